@@ -1,0 +1,1 @@
+"""What a trained run says about the particles: metrics, averages, figures."""

@@ -1,0 +1,283 @@
+"""Every setting of the program, written once: a dataclass field with its sentence of help.
+
+The same field is the command-line flag (``z_dim`` is ``--z-dim``), the key in ``config.json`` and the row in the manual.
+Imports neither torch nor pandas, so that ``emsvae --help`` answers at once.
+"""
+
+import dataclasses
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from tyro.conf import Positional, arg
+
+from emspatialvae.errors import EmsvaeError
+
+T = TypeVar("T")
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Poses = Literal["auto", "overwrite", "keep"]
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """Which particles are read."""
+
+    particles: Positional[Path]
+    """particles.star (RELION 3.0 to 5), particles.cs (cryoSPARC) or a bare stack .mrcs."""
+    project_dir: Path | None = None
+    """RELION or cryoSPARC project root that paths in the file are relative to; found by itself when the file lies inside it."""
+    passthrough: Path | None = None
+    """cryoSPARC passthrough .cs with the fields that the first one lacks, joined on uid."""
+    pixel_size_A: Annotated[float | None, arg(name="pixel-size-a")] = None
+    """Pixel size in angstrom; needed only where the file does not say it."""
+    limit: int | None = None
+    """Use the first N particles only."""
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """How images are made ready for the model."""
+
+    box: int | None = None
+    """Fourier-crop the images to this many pixels [default: 64, or the stack's own box if smaller]."""
+    mask_diameter_A: Annotated[float | None, arg(name="mask-diameter-a")] = None
+    """Diameter of the circular mask; the background outside sets mean 0 and s.d. 1 [default: 0.9 of the box]."""
+    invert: Literal["auto", "yes", "no"] = "auto"
+    """Multiply by -1 so that particles are bright; auto looks at the images and says what it found."""
+    ctf: Literal["auto", "none"] = "auto"
+    """auto: flip the phases where CTF parameters are known and not yet applied; none: leave the CTF alone."""
+    hot_pixel_sd: float = 6.0
+    """Lone pixels that stand out by this many s.d. are replaced by the median of their neighbours; 0 = never."""
+    cache: Path | None = None
+    """Where the prepared images are kept [default: cache/ in the run folder]; can be deleted at any time."""
+    cache_dtype: Literal["float16", "float32"] = "float16"
+    """Number format of the prepared images."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The spatial-VAE of Bepler et al. 2019."""
+
+    z_dim: int = 2
+    """Number of content coordinates z."""
+    decoder: Literal["spatial", "vanilla"] = "spatial"
+    """spatial: a function of (coordinates, z), the paper's generator; vanilla: z to pixels, the baseline without pose."""
+    rotate: bool = True
+    """Infer the in-plane rotation theta."""
+    translate: bool = True
+    """Infer the shift."""
+    hidden: int = 256
+    """Units per hidden layer of the decoder."""
+    layers: int = 2
+    """Hidden layers of the decoder."""
+    encoder_hidden: int = 256
+    """Units per hidden layer of the encoder."""
+    encoder_layers: int = 2
+    """Hidden layers of the encoder."""
+    activation: Literal["tanh", "relu", "silu"] = "tanh"
+    """Non-linearity of both networks."""
+    noise: Literal["unit", "fitted", "bernoulli"] = "unit"
+    """Pixel likelihood: Gaussian with s.d. 1, Gaussian with a log-variance per pixel from the decoder, or Bernoulli for
+    images in [0, 1]."""
+    non_negative: bool = False
+    """Softplus on the decoder's mean, against learning the background."""
+    residual: bool = False
+    """Residual hidden layers in both networks."""
+    squared_coordinates: bool = False
+    """Also feed x^2, y^2 and xy to the spatial decoder."""
+    bilinear: bool = False
+    """Also feed the products of coordinates and z to the spatial decoder."""
+    theta_prior_rad: float = 3.141592653589793
+    """S.d. of the prior on theta."""
+    theta_kl: Literal["no-mean", "full"] = "no-mean"
+    """KL of theta without a penalty on its mean (eq. 3 of the paper), or of the full Gaussian."""
+    max_shift_A: Annotated[float | None, arg(name="max-shift-a")] = None
+    """Largest shift considered; half of it is the prior's s.d. [default: a fifth of the box]."""
+    shift_prior_px: float | None = None
+    """S.d. of the shift prior in prepared pixels; set alone, it puts no limit on the shift [default: half of the largest
+    shift]."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the model is trained."""
+
+    epochs: int | None = None
+    """Passes over the particles [default: until the held-out ELBO has settled, at most --max-epochs]."""
+    max_epochs: int = 500
+    """Hard limit when --epochs is not given."""
+    patience: int = 10
+    """Without --epochs: stop when the held-out ELBO has not risen for this many epochs."""
+    batch_size: int = 100
+    """Particles per optimiser step."""
+    learning_rate: float = 1e-3
+    """Of Adam."""
+    z_delay: int = 2
+    """Epochs during which z is held at zero, so that the consensus is aligned first."""
+    augment_rotation: bool = True
+    """Turn the encoder's input by a random angle and take it out of the predicted pose."""
+    infer_turns: int = 8
+    """At inference the encoder looks at each particle turned by this many angles and the best pose is kept."""
+    holdout: float = 0.1
+    """Fraction of the particles held out to watch the ELBO."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the matrix products; auto takes bfloat16 where the processor multiplies it fast."""
+    checkpoint_minutes: float = 3.0
+    """A killed run loses at most this much."""
+    device: Device = "auto"
+    """Where to compute."""
+    seed: int = 0
+    """Same seed, same numbers (on a CPU)."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that defines a run: what ``config.json`` holds and what ``emsvae train`` takes."""
+
+    input: InputConfig
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    poses: Poses = "auto"
+    """auto: write rlnAnglePsi and rlnOrigin, but never over the poses of a 3-D refinement; overwrite: always; keep: never,
+    write emsvae columns instead."""
+
+
+@dataclass(frozen=True)
+class SimulateConfig:
+    """A stack with known truth."""
+
+    kind: Positional[Literal["hinge"]]
+    """hinge: two rigid domains, one angle between them."""
+    out: Path
+    """Folder for particles.mrcs, particles.star and truth.star."""
+    particles: int = 20_000
+    """How many."""
+    box: int = 40
+    """Pixels along an edge."""
+    snr: float = 0.1
+    """Variance of the signal over variance of the noise, over all pixels."""
+    shift_px: float = 2.0
+    """S.d. of the shift along each axis, in pixels."""
+    span_deg: float = 90.0
+    """The hinge moves over this range."""
+    pixel_size_A: Annotated[float, arg(name="pixel-size-a")] = 4.0
+    """Written into the STAR file."""
+    seed: int = 1
+    """Same seed, same bytes."""
+    force: bool = False
+    """Replace what is there."""
+
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    # Bepler et al. 2019, section 4.4 and the appendix: negative-stain EM (antibody, CODH/ACS).
+    "paper": {
+        "prepare": {"ctf": "none", "hot_pixel_sd": 0.0},
+        "model": {
+            "z_dim": 20,
+            "hidden": 1000,
+            "layers": 2,
+            "encoder_hidden": 1000,
+            "encoder_layers": 2,
+            "activation": "tanh",
+            "noise": "unit",
+            "theta_kl": "no-mean",
+            "shift_prior_px": 4.0,
+        },
+        "train": {
+            "epochs": 500,
+            "batch_size": 100,
+            "learning_rate": 1e-4,
+            "z_delay": 2,
+            "augment_rotation": True,
+            "infer_turns": 1,
+        },
+    }
+}
+
+
+def with_preset(config: RunConfig, name: str) -> RunConfig:
+    """The configuration with a preset's settings put in (flags that the user gives come after and win)."""
+    if name not in PRESETS:
+        raise EmsvaeError(f"there is no preset {name!r}; expected one of: {', '.join(PRESETS)}")
+    parts = {part: dataclasses.replace(getattr(config, part), **values) for part, values in PRESETS[name].items()}
+    return dataclasses.replace(config, **parts)
+
+
+def check(config: RunConfig) -> RunConfig:
+    """Refuse settings that cannot work, before anything is read; returns the configuration unchanged."""
+    m, t, p = config.model, config.train, config.prepare
+    positive = {
+        "--z-dim": m.z_dim,
+        "--hidden": m.hidden,
+        "--layers": m.layers,
+        "--encoder-hidden": m.encoder_hidden,
+        "--encoder-layers": m.encoder_layers,
+        "--batch-size": t.batch_size,
+        "--learning-rate": t.learning_rate,
+        "--epochs": t.epochs,
+        "--max-epochs": t.max_epochs,
+        "--patience": t.patience,
+        "--infer-turns": t.infer_turns,
+        "--limit": config.input.limit,
+        "--pixel-size-a": config.input.pixel_size_A,
+        "--mask-diameter-a": p.mask_diameter_A,
+        "--max-shift-a": m.max_shift_A,
+        "--shift-prior-px": m.shift_prior_px,
+        "--theta-prior-rad": m.theta_prior_rad,
+    }
+    for flag, value in positive.items():
+        if value is not None and not value > 0:
+            raise EmsvaeError(f"{flag} is {value}; expected a number above 0")
+    if p.box is not None and p.box < 16:
+        raise EmsvaeError(f"--box is {p.box}; expected at least 16 pixels")
+    if not 0 <= t.holdout < 1:
+        raise EmsvaeError(f"--holdout is {t.holdout}; expected a fraction from 0 to below 1")
+    if m.decoder == "vanilla" and (m.squared_coordinates or m.bilinear):
+        raise EmsvaeError("--decoder vanilla has no coordinates; leave --squared-coordinates and --bilinear out")
+    return config
+
+
+def to_json(config: Any) -> Any:
+    """Dataclasses, paths and tuples as plain JSON values."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, Path):
+        return str(config)
+    if isinstance(config, list | tuple):
+        return [to_json(item) for item in config]
+    return config
+
+
+def from_json(cls: type[T], values: dict[str, Any]) -> T:
+    """The dataclass ``cls`` from what `to_json` made of it.
+
+    Raises
+    ------
+    EmsvaeError
+        An unknown or missing key: the file was written by another version, or edited.
+    """
+    hints = get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise EmsvaeError(f"unknown setting {unknown[0]!r} for {cls.__name__}; was it written by a newer version?")
+    try:
+        return cls(**{key: _value_from_json(hints[key], value) for key, value in values.items()})
+    except TypeError as error:
+        raise EmsvaeError(f"a setting of {cls.__name__} is missing: {error}") from None
+
+
+def _value_from_json(hint: Any, value: Any) -> Any:
+    if get_origin(hint) is Annotated:
+        return _value_from_json(get_args(hint)[0], value)
+    if get_origin(hint) in (Union, types.UnionType) and value is not None:
+        hint = next(choice for choice in get_args(hint) if choice is not type(None))
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_json(hint, value)
+    if hint is Path and value is not None:
+        return Path(value)
+    if get_origin(hint) is tuple:
+        return tuple(value)
+    return value

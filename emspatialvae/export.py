@@ -1,0 +1,247 @@
+"""Results back into the files they came from: STAR, .cs, .csv and stacks of aligned images.
+
+Labels: what RELION has a label for goes under RELION's label, the rest under ``emsvae*``. Poses of a 3-D refinement are
+protected: unless ``--poses overwrite`` is given, ours then go under ``emsvae*`` labels too.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emspatialvae import geometry, imaging
+from emspatialvae.config import Poses
+from emspatialvae.errors import EmsvaeError, RunFolderError
+from emspatialvae.infer import Latents
+from emspatialvae.io import cs, star
+from emspatialvae.io.atomic import atomic_path
+from emspatialvae.io.mrc import StackWriter
+from emspatialvae.loading import particle_block
+from emspatialvae.particles import ParticleStack
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHUNK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of results: where it goes and its values, shape [n]."""
+
+    label: str
+    values: NDArray[Any]
+    digits: str = ".6f"
+
+
+def protects_poses(stack: ParticleStack, poses: Poses) -> bool:
+    """Whether the poses in the file must be left as they are."""
+    return poses == "keep" or (poses == "auto" and stack.has_3d_pose)
+
+
+def result_columns(latents: Latents, stack: ParticleStack, poses: Poses) -> list[Column]:
+    """The columns that are added to a STAR file; the pose under RELION's labels where that is allowed."""
+    psi_deg, origin_A = geometry.to_relion(latents.pose, latents.pixel_size_A)
+    rln = "emsvae" if protects_poses(stack, poses) else "rln"
+    origin, x_label, y_label = origin_A, "OriginXAngst", "OriginYAngst"
+    if rln == "rln" and _has_pixel_origins(stack):
+        origin, x_label, y_label = origin_A / stack.pixel_size_A[: len(latents), None], "OriginX", "OriginY"
+    return [
+        Column(f"{rln}AnglePsi", psi_deg),
+        Column(f"{rln}{x_label}", origin[:, 0]),
+        Column(f"{rln}{y_label}", origin[:, 1]),
+        Column(f"{rln}LogLikeliContribution", latents.log_likelihood, ".6e"),
+        *[Column(f"emsvaeZ{k + 1}", z) for k, z in enumerate(latents.z.T)],
+        *[Column(f"emsvaeZStd{k + 1}", sd) for k, sd in enumerate(latents.z_sd.T)],
+        Column("emsvaeThetaStd", np.degrees(latents.theta_sd_rad)),
+        Column("emsvaeShiftStdAngst", np.sqrt((latents.shift_sd_px**2).mean(1)) * latents.pixel_size_A),
+        Column("emsvaeUsed", latents.used.astype(int), "d"),
+    ]
+
+
+def _has_pixel_origins(stack: ParticleStack) -> bool:
+    """RELION 3.0: no optics table, offsets in pixels. In later files those labels are silently ignored."""
+    if not isinstance(stack.metadata, star.StarFile) or stack.metadata.version is not None:
+        return False
+    labels = particle_block(stack.metadata).labels
+    return all(block.name != "optics" for block in stack.metadata.blocks) and "rlnOriginXAngst" not in labels
+
+
+def write_star(latents: Latents, stack: ParticleStack, destination: Path, *, poses: Poses = "auto", force: bool = False) -> None:
+    """Write the input with our columns; for a .cs file or a bare stack, a new RELION 3.1 file.
+
+    Rows that were not used (bad images, or beyond ``--limit``) keep what they had; in new columns they get 0, and
+    ``emsvaeUsed`` 0. Every byte of every other cell of a STAR file stays.
+    """
+    _check_finite(latents)
+    columns = result_columns(latents, stack, poses)
+    if not isinstance(stack.metadata, star.StarFile):
+        star.write_new(destination, _new_tables(stack, columns), overwrite=force)
+        return
+    block = particle_block(stack.metadata)
+    cells = {}
+    for column in columns:
+        known = column.label in block.labels
+        texts = block.columns(column.label)[column.label] if known else ["0"] * block.n_rows
+        for row, (value, used) in enumerate(zip(column.values.tolist(), latents.used.tolist(), strict=True)):
+            if used or column.label == "emsvaeUsed":
+                texts[row] = format(value, column.digits)
+        cells[column.label] = texts
+    star.write_with_columns(stack.metadata, block.name, cells, destination, overwrite=force)
+
+
+def _check_finite(latents: Latents) -> None:
+    for name, values in vars(latents).items():
+        array = np.asarray(values.shift_px if name == "pose" else values)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise EmsvaeError(f"{name} holds NaN or infinity, which RELION would read as a number; train again with a lower --learning-rate")
+
+
+def _new_tables(stack: ParticleStack, columns: list[Column]) -> "Mapping[str, pd.DataFrame]":
+    """Optics and particles of a new RELION 3.1 file, with what is known of the particles."""
+    import pandas as pd
+
+    first = [int(np.flatnonzero(stack.optics_of == group)[0]) if np.any(stack.optics_of == group) else 0 for group in range(len(stack.optics))]
+    optics = pd.DataFrame(
+        {
+            "rlnOpticsGroup": np.arange(len(stack.optics)) + 1,
+            "rlnOpticsGroupName": [group.name for group in stack.optics],
+            "rlnImagePixelSize": [group.pixel_size_A for group in stack.optics],
+            "rlnImageSize": [stack.files[stack.file_of[row]].width for row in first],
+            "rlnImageDimensionality": 2,
+        }
+    )
+    table: dict[str, Any] = {
+        "rlnImageName": [f"{i + 1:06d}@{stack.paths[f]}" for i, f in zip(stack.index_of, stack.file_of, strict=True)],
+        "rlnOpticsGroup": stack.optics_of + 1,
+    }
+    if stack.ctf is not None and stack.ctf.known.all():
+        optics["rlnVoltage"] = stack.ctf.voltage_kV[first]
+        optics["rlnSphericalAberration"] = stack.ctf.cs_mm[first]
+        optics["rlnAmplitudeContrast"] = stack.ctf.amplitude_contrast[first]
+        table |= {
+            "rlnDefocusU": stack.ctf.defocus_u_A,
+            "rlnDefocusV": stack.ctf.defocus_v_A,
+            "rlnDefocusAngle": np.degrees(stack.ctf.astigmatism_rad),
+            "rlnPhaseShift": np.degrees(stack.ctf.phase_shift_rad),
+        }
+    table |= {column.label: column.values for column in columns}
+    return {"optics": optics, "particles": pd.DataFrame(table)}
+
+
+def write_cs(latents: Latents, stack: ParticleStack, destination: Path, *, poses: Poses = "auto", force: bool = False) -> None:
+    """Write the input .cs with ``alignments2D`` and ``emsvae`` fields; every other field and row as it came.
+
+    Raises
+    ------
+    EmsvaeError
+        The particles did not come from a .cs file.
+    """
+    if not isinstance(stack.metadata, np.ndarray):
+        raise EmsvaeError(f"{stack.source} is not a .cs file, so there is no .cs to write back; use --star")
+    _check_finite(latents)
+    array, n = stack.metadata, len(latents)
+    own_pixels = latents.pose.scaled(latents.pixel_size_A / stack.pixel_size_A[:n])
+    pose_rad, shift_px = geometry.to_cryosparc(own_pixels)
+    group = "emsvae" if poses == "keep" else "alignments2D"
+    fields = {
+        f"{group}/pose": pose_rad.astype(np.float32),
+        f"{group}/shift": shift_px.astype(np.float32),
+        f"{group}/psize_A": stack.pixel_size_A[:n].astype(np.float32),
+        "emsvae/z": latents.z.astype(np.float32),
+        "emsvae/z_std": latents.z_sd.astype(np.float32),
+        "emsvae/theta_std_rad": latents.theta_sd_rad.astype(np.float32),
+        "emsvae/shift_std_A": (latents.shift_sd_px * latents.pixel_size_A).astype(np.float32),
+    }
+    merged = {}
+    for name, values in fields.items():
+        whole = array[name].copy() if name in (array.dtype.names or ()) else np.zeros((len(array), *values.shape[1:]), values.dtype)
+        whole[:n][latents.used] = values[latents.used]
+        merged[name] = whole
+    merged["emsvae/used"] = np.pad(latents.used, (0, len(array) - n)).astype(np.uint32)
+    cs.write_cs(destination, cs.with_fields(array, merged), overwrite=force)
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+def write_csv(latents: Latents, destination: Path, *, force: bool = False) -> None:
+    """``latents.csv``: one row per particle, units in the names, enough digits to read it back exactly."""
+    table = latents_table(latents)
+    with atomic_path(destination, overwrite=force) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.9g")
+
+
+def latents_table(latents: Latents) -> "pd.DataFrame":
+    """The results as a table; theta and shift in our own convention (see `emspatialvae.geometry`)."""
+    import pandas as pd
+
+    shift_A, shift_sd_A = latents.pose.shift_px * latents.pixel_size_A, latents.shift_sd_px * latents.pixel_size_A
+    columns: dict[str, Any] = {"image_name": latents.names, "used": latents.used.astype(int)}
+    columns |= {f"z{k + 1}": z for k, z in enumerate(latents.z.T)}
+    columns |= {f"z{k + 1}_sd": sd for k, sd in enumerate(latents.z_sd.T)}
+    columns |= {"theta_rad": latents.pose.theta_rad, "theta_sd_rad": latents.theta_sd_rad}
+    columns |= {"shift_x_A": shift_A[:, 0], "shift_y_A": shift_A[:, 1]}
+    columns |= {"shift_x_sd_A": shift_sd_A[:, 0], "shift_y_sd_A": shift_sd_A[:, 1]}
+    return pd.DataFrame(columns | {"log_likelihood": latents.log_likelihood})
+
+
+def read_csv(file: Path, z_dim: int, pixel_size_A: float) -> Latents:
+    """What `write_csv` wrote.
+
+    Raises
+    ------
+    RunFolderError
+        The table is missing or damaged.
+    """
+    import pandas as pd
+
+    if not file.is_file():
+        raise RunFolderError(f"{file} is missing: the run has no results yet; finish it with `emsvae train ... --resume`")
+    try:
+        table = pd.read_csv(file, dtype={"image_name": str}, float_precision="round_trip")
+        z, z_sd = ([table[f"z{k + 1}{end}"] for k in range(z_dim)] for end in ("", "_sd"))
+        shift, shift_sd = table[["shift_x_A", "shift_y_A"]], table[["shift_x_sd_A", "shift_y_sd_A"]]
+        return Latents(
+            names=table["image_name"].to_numpy(dtype=object),
+            used=table["used"].to_numpy(dtype=bool),
+            z=np.stack(z, 1),
+            z_sd=np.stack(z_sd, 1),
+            pose=geometry.Pose2D(table["theta_rad"].to_numpy(), shift.to_numpy() / pixel_size_A),
+            theta_sd_rad=table["theta_sd_rad"].to_numpy(),
+            shift_sd_px=shift_sd.to_numpy() / pixel_size_A,
+            log_likelihood=table["log_likelihood"].to_numpy(),
+            pixel_size_A=pixel_size_A,
+        )
+    except (KeyError, ValueError) as error:
+        raise RunFolderError(f"{file} is damaged ({error}); run `emsvae train ... --resume` to write it again") from None
+
+
+# ------------------------------------------------------------------------------------------------------------- images
+
+
+def write_aligned(
+    latents: Latents,
+    stack: ParticleStack,
+    destination: Path,
+    *,
+    force: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write the raw, full-size images with rotation and shift taken out, in particle order; unused ones as they are."""
+    if len(stack.boxes) > 1:
+        raise EmsvaeError(f"{stack.source} has boxes of {stack.boxes} px, one aligned stack has one; export the optics groups apart")
+    n, box = len(latents), stack.boxes[0]
+    pose = latents.pose.scaled(latents.pixel_size_A / stack.pixel_size_A[:n])
+    size = max(1, CHUNK_BYTES // (4 * box**2))
+    with StackWriter(destination, n, box, float(stack.pixel_size_A[0]), overwrite=force) as writer:
+        for start in range(0, n, size):
+            rows = np.arange(start, min(start + size, n))
+            images = stack.images(rows)
+            used = latents.used[rows]
+            images[used] = imaging.align(images[used], pose[rows[used]])
+            writer.append(np.nan_to_num(images, posinf=0, neginf=0))
+            progress(len(rows))

@@ -1,0 +1,152 @@
+"""Pure functions on stacks of images, ``float32 [n, box, box]``, with the centre at ``box // 2``.
+
+Box sizes are changed in Fourier space only: averaging pixels would move the centre by half a pixel.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from emspatialvae import geometry
+from emspatialvae.geometry import Pose2D
+
+Images = NDArray[np.float32]
+
+
+def circular_mask(box: int, radius_px: float) -> NDArray[np.bool_]:
+    """True within ``radius_px`` of the centre; shape [box, box]."""
+    x, y = geometry.pixel_grid(box)
+    return x**2 + y**2 <= radius_px**2
+
+
+def fourier_resampling(box_in: int, box_out: int, step: float | None = None) -> NDArray[np.float32]:
+    """Matrix M that resamples one axis by its Fourier series: ``image_out = M @ image_in @ M.T``.
+
+    Output pixel j lies at ``(j - box_out // 2) * step`` input pixels from the input's centre. Frequencies above the new
+    Nyquist are left out, the Nyquist itself counts half on either side, so that the result is real and the pixel at the centre
+    stays at the centre. With the default step this is plain Fourier cropping; any other step serves stacks whose pixel size
+    differs from the one wanted.
+
+    Parameters
+    ----------
+    box_in, box_out
+        Pixels before and after.
+    step
+        Output pixel size over input pixel size, at least 1 [default: ``box_in / box_out``].
+
+    Returns
+    -------
+    Shape [box_out, box_in].
+    """
+    step = box_in / box_out if step is None else step
+    if step < 1 - 1e-9 or (box_out - 1) * step > box_in:
+        raise ValueError(f"{box_out} pixels at a step of {step:.4g} do not lie within a box of {box_in}")
+    highest = box_in / (2 * step)
+    k = np.arange(1, int(np.floor(highest + 1e-9)) + 1)
+    # A frequency on the Nyquist of either sampling is shared by +k and -k: its cosine counts once, not twice.
+    weight = np.where(np.isclose(k, highest) | (2 * k == box_in), 1.0, 2.0)
+    distance = step * geometry.pixel_axis(box_out)[:, None] - geometry.pixel_axis(box_in)[None, :]
+    series = 1 + np.tensordot(np.cos(2 * np.pi / box_in * distance[..., None] * k), weight, 1)
+    return (series / box_in).astype(np.float32)
+
+
+def fourier_crop(images: Images, box: int) -> Images:
+    """Reduce the box of images [n, b, b] to ``box`` pixels, keeping the field of view and the mean."""
+    matrix = fourier_resampling(images.shape[-1], box)
+    return matrix @ images @ matrix.T
+
+
+def background(images: Images, radius_px: float) -> tuple[Images, Images]:
+    """Mean and s.d. of each image outside a circle; two arrays of shape [n]."""
+    outside = images[:, ~circular_mask(images.shape[-1], radius_px)]
+    return outside.mean(1), outside.std(1)
+
+
+def normalise(images: Images, radius_px: float) -> Images:
+    """Background mean 0 and s.d. 1 outside the circle (RELION's rule, ``relion_preprocess --norm --bg_radius``).
+
+    A noise-free background (s.d. below a thousandth of the image's own) would be blown up beyond all bounds; such an image is
+    scaled by its own s.d. instead.
+    """
+    mean, sd = background(images, radius_px)
+    whole_sd = images.std((1, 2))
+    scale = np.where(sd > 1e-3 * whole_sd, sd, whole_sd)
+    return (images - mean[:, None, None]) / np.where(scale > 0, scale, 1)[:, None, None]
+
+
+def unusable(images: Images) -> NDArray[np.bool_]:
+    """True for images that are constant or hold NaN or infinity; shape [n]."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        spread = images.max((1, 2)) - images.min((1, 2))
+    return ~np.isfinite(spread) | (spread == 0)
+
+
+def replace_hot_pixels(images: Images, sd: float) -> tuple[Images, NDArray[np.int64]]:
+    """Replace lone pixels that leave both the image and their neighbourhood by more than ``sd`` s.d. of the image.
+
+    A bright particle stands out together with its neighbours and stays; a hot or dead pixel or an X-ray hit does not.
+
+    Returns
+    -------
+    The images (copied only where something changed) and the number of pixels replaced in each, shape [n].
+    """
+    mean, spread = images.mean((1, 2), keepdims=True), images.std((1, 2), keepdims=True)
+    candidates = np.argwhere(np.abs(images - mean) > sd * spread)
+    replaced = np.zeros(len(images), dtype=np.int64)
+    out = images
+    for n, row, column in candidates:
+        patch = images[n, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+        # The pixel itself is in the patch; with 4 to 9 values its weight in the median is that of one neighbour.
+        neighbours = float(np.median(patch))
+        if abs(float(images[n, row, column]) - neighbours) > sd * float(spread[n, 0, 0]):
+            out = images.copy() if out is images else out
+            out[n, row, column] = neighbours
+            replaced[n] += 1
+    return out, replaced
+
+
+def brightness_of_centre(images: Images, radius_px: float) -> tuple[float, float]:
+    """By how much the inner half of the mask is brighter than the background, and the standard error of that.
+
+    Both in units of the background's s.d., averaged over the images; a negative value means dark particles.
+    """
+    mean, sd = background(images, radius_px)
+    inner = images[:, circular_mask(images.shape[-1], radius_px / 2)].mean(1)
+    difference = (inner - mean) / np.where(sd > 0, sd, 1)
+    # Without a second image to compare with, one image can say nothing about its own scatter.
+    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else np.inf
+    return float(difference.mean()), float(error)
+
+
+def align(images: ArrayLike, pose: Pose2D, fill: float = 0.0, order: int = 3) -> Images:
+    """Take rotation and shift out: the image as the object's own frame sees it.
+
+    Parameters
+    ----------
+    images
+        Shape [n, box, box].
+    pose
+        n poses, shifts in pixels of these images.
+    fill
+        Value for what lies outside the image.
+    order
+        Degree of the interpolating spline.
+    """
+    stack = np.asarray(images, dtype=np.float32)
+    x, y = geometry.pixel_grid(stack.shape[-1])
+    centre = stack.shape[-1] // 2
+    out = np.empty_like(stack)
+    for n, image in enumerate(stack):
+        theta, (shift_x, shift_y) = pose.theta_rad[n], pose.shift_px[n]
+        at_x, at_y = geometry.object_to_image_xy(x, y, np.cos(theta), np.sin(theta), shift_x, shift_y)
+        ndimage.map_coordinates(image, [at_y + centre, at_x + centre], out[n], order=order, mode="constant", cval=fill)
+    return out
+
+
+def radial_average(images: Images) -> Images:
+    """Mean over rings one pixel wide about the centre; shape [n, box // 2 + 1]."""
+    x, y = geometry.pixel_grid(images.shape[-1])
+    ring = np.rint(np.hypot(x, y)).astype(int)
+    kept = ring <= images.shape[-1] // 2
+    count = np.bincount(ring[kept])
+    return np.stack([np.bincount(ring[kept], image[kept]) / count for image in images]).astype(np.float32)

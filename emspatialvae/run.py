@@ -1,0 +1,224 @@
+"""`RunDir`: the folder that a training run lives in.
+
+    particles_emsvae/
+      config.json      settings, what was decided about the images, what was assumed
+      metrics.csv      train and held-out ELBO per epoch
+      checkpoint.pt    state of model, optimiser and random numbers; loads with ``weights_only=True``
+      latents.csv      z, theta, shift per particle, in particle order
+      particles.star   the input with our columns
+      run.log          what was printed
+      figures/         pictures
+      cache/           prepared images; can be deleted
+"""
+
+import csv
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emspatialvae import __version__
+from emspatialvae.config import RunConfig, from_json, to_json
+from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
+from emspatialvae.io.atomic import atomic_path
+from emspatialvae.prepare import Preparation
+
+if TYPE_CHECKING:
+    from emspatialvae.model.spatial_vae import ImageSpec
+
+FORMAT = 1
+"""Number of the run folder's layout; a newer one is refused."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``config.json`` holds."""
+
+    config: RunConfig
+    preparation: Preparation
+    images: "ImageSpec"
+    n_particles: int
+    assumed: tuple[str, ...]
+
+
+class RunDir:
+    """A run folder that exists; `create` makes one, the constructor opens one.
+
+    Raises
+    ------
+    RunFolderError
+        ``path`` is not a run folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "config.json").is_file():
+            raise RunFolderError(f"{path} is not a run folder (no config.json in it); give the folder that `emsvae train` made")
+
+    @classmethod
+    def create(cls, path: Path, manifest: Manifest, *, force: bool = False) -> "RunDir":
+        """Make the folder and write ``config.json``; with ``force`` an older run in it is removed first.
+
+        Raises
+        ------
+        OutputExistsError
+            There is something at ``path`` and ``force`` is false.
+        RunFolderError
+            There is something at ``path`` that is not a run: it is not removed, whatever was asked.
+        """
+        path = Path(path)
+        cls.check_free(path, force=force)
+        if path.exists():
+            shutil.rmtree(path)
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise EmsvaeError(f"{path} cannot be made ({error.strerror}); choose another --out") from error
+        content = {"format": FORMAT, "emspatialvae": __version__, **to_json(manifest)}
+        with atomic_path(path / "config.json") as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+        return cls(path)
+
+    @staticmethod
+    def check_free(path: Path, *, force: bool) -> None:
+        """Raise as `create` would, without touching anything: to fail before hours of work, not after."""
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return
+        if not force:
+            raise OutputExistsError(path)
+        if not (path / "config.json").is_file():
+            raise RunFolderError(f"{path} is not a run folder, so --force does not remove it; choose another --out")
+
+    @property
+    def manifest(self) -> Manifest:
+        """The settings of the run.
+
+        Raises
+        ------
+        RunFolderError
+            ``config.json`` is damaged or of a newer version.
+        """
+        from emspatialvae.model.spatial_vae import ImageSpec
+
+        file = self.path / "config.json"
+        try:
+            content = json.loads(file.read_text())
+        except ValueError as error:
+            raise RunFolderError(f"{file} is damaged ({error}); train again") from None
+        if content.get("format", FORMAT + 1) > FORMAT:
+            raise RunFolderError(
+                f"{file} has format {content.get('format')}, written by emspatialvae {content.get('emspatialvae')}; "
+                f"this is {__version__} and reads formats up to {FORMAT}: update it"
+            )
+        try:
+            return Manifest(
+                config=from_json(RunConfig, content["config"]),
+                preparation=from_json(Preparation, content["preparation"]),
+                images=from_json(ImageSpec, content["images"]),
+                n_particles=content["n_particles"],
+                assumed=tuple(content["assumed"]),
+            )
+        except (KeyError, TypeError, EmsvaeError) as error:
+            raise RunFolderError(f"{file} is damaged ({error}); train again") from None
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the pictures."""
+        return self.path / "figures"
+
+    @property
+    def star(self) -> Path:
+        """The input with our columns."""
+        return self.path / "particles.star"
+
+    @property
+    def latents(self) -> Path:
+        """The table of results."""
+        return self.path / "latents.csv"
+
+    def log(self, message: str) -> None:
+        """Append a line to ``run.log``, with the time."""
+        with (self.path / "run.log").open("a") as stream:
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")
+
+    # ---------------------------------------------------------------------------------------------------- metrics
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Add the row of one epoch to ``metrics.csv``."""
+        file = self.path / "metrics.csv"
+        new = not file.exists()
+        with file.open("a", newline="") as stream:
+            writer = csv.DictWriter(stream, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Rows of ``metrics.csv``; empty cells are NaN."""
+        file = self.path / "metrics.csv"
+        if not file.exists():
+            return []
+        with file.open(newline="") as stream:
+            return [{k: float(v) if v else float("nan") for k, v in row.items()} for row in csv.DictReader(stream)]
+
+    def forget_metrics_after(self, epoch: int) -> None:
+        """Drop the rows of epochs that a resumed run will do again."""
+        file = self.path / "metrics.csv"
+        if not file.exists():
+            return
+        with file.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        with atomic_path(file, overwrite=True) as temporary, temporary.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]) if rows else [])
+            writer.writeheader()
+            writer.writerows(row for row in rows if int(row["epoch"]) <= epoch)
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Write ``checkpoint.pt`` whole or not at all; ``state`` holds tensors, numbers, strings, lists and dicts only."""
+        import torch
+
+        with atomic_path(self.path / "checkpoint.pt", overwrite=True) as temporary:
+            torch.save({"format": FORMAT, **state}, temporary)
+
+    def load_checkpoint(self) -> dict[str, Any]:
+        """What `save_checkpoint` wrote.
+
+        Raises
+        ------
+        RunFolderError
+            There is none, or it is damaged.
+        """
+        import torch
+
+        file = self.path / "checkpoint.pt"
+        if not file.is_file():
+            raise RunFolderError(f"{self.path} holds no checkpoint.pt yet; start it anew with --force instead of --resume")
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises anything from EOFError to UnpicklingError here
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RunFolderError(f"{file} is damaged ({reason[:120]}); train again") from error
+
+
+def load_state(module: Any, state: dict[str, Any], where: Path) -> None:
+    """Put a state dict into a module.
+
+    Raises
+    ------
+    RunFolderError
+        The names or shapes differ: the checkpoint belongs to another model.
+    """
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        found = " ".join(str(error).split())
+        raise RunFolderError(f"{where / 'checkpoint.pt'} belongs to another model than config.json says ({found[:160]})") from None
+
+
+def default_out(particles: Path) -> Path:
+    """``particles.star`` in any folder is trained into ``particles_emsvae`` in the current one."""
+    return Path(f"{particles.stem}_emsvae")
