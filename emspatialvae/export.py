@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from emspatialvae import geometry, imaging
 from emspatialvae.config import Poses
-from emspatialvae.errors import EmsvaeError, RunFolderError
+from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
 from emspatialvae.infer import Latents
 from emspatialvae.io import cs, star
 from emspatialvae.io.atomic import atomic_path
@@ -245,3 +245,9 @@ def write_aligned(
             images[used] = imaging.align(images[used], pose[rows[used]])
             writer.append(np.nan_to_num(images, posinf=0, neginf=0))
             progress(len(rows))
+
+
+def check_free(destination: Path, *, force: bool) -> None:
+    """Raise `OutputExistsError` where a result would replace something, before the work is done."""
+    if destination.exists() and not force:
+        raise OutputExistsError(destination)
