@@ -68,7 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-_USERS_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EPIPE}
+_USERS_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EPIPE,
+}
 
 
 def _explain(error: OSError) -> str:
@@ -159,10 +169,10 @@ class InferCommand:
 def infer(argv: list[str]) -> int:
     """``emsvae infer``."""
     asked = _parse(InferCommand, argv)
-    from emspatialvae import workflow
+    from emspatialvae.results import infer_other
     from emspatialvae.run import RunDir
 
-    workflow.infer_other(RunDir(asked.run), asked.input, asked.out, poses=asked.poses, force=asked.force)
+    infer_other(RunDir(asked.run), asked.input, asked.out, poses=asked.poses, force=asked.force)
     return 0
 
 
@@ -191,12 +201,12 @@ class ExportCommand:
 def export(argv: list[str]) -> int:
     """``emsvae export``."""
     asked = _parse(ExportCommand, argv)
-    from emspatialvae import workflow
+    from emspatialvae.results import export_run
 
     wanted = {key: path for key in ("star", "cs", "csv", "aligned") if (path := getattr(asked, key)) is not None}
     if not wanted:
         raise EmsvaeError("nothing to export; give --star, --cs, --csv or --aligned with a file name")
-    workflow.export_run(asked.run, wanted, poses=asked.poses, project_dir=asked.project_dir, force=asked.force)
+    export_run(asked.run, wanted, poses=asked.poses, project_dir=asked.project_dir, force=asked.force)
     return 0
 
 
@@ -241,7 +251,9 @@ def simulate(argv: list[str]) -> int:
     from emspatialvae.simulate import simulate_stack
 
     out = simulate_stack(asked)
-    print(f"{asked.particles:,} particles of {asked.box} px, SNR {asked.snr}: {out}/particles.star, truth in {out}/truth.star")
+    print(
+        f"{asked.particles:,} particles of {asked.box} px, SNR {asked.snr}: {out}/particles.star, truth in {out}/truth.star"
+    )
     return 0
 
 
@@ -262,9 +274,9 @@ class EvaluateCommand:
 def evaluate(argv: list[str]) -> int:
     """``emsvae evaluate``."""
     asked = _parse(EvaluateCommand, argv)
-    from emspatialvae import workflow
+    from emspatialvae.judge import evaluate_run
 
-    judged = workflow.evaluate_run(asked.run, asked.truth, asked.oracle_particles)
+    judged = evaluate_run(asked.run, asked.truth, asked.oracle_particles)
     if asked.json:
         oracle = None if judged.oracle is None else judged.oracle.as_dict()
         print(json.dumps({**judged.evaluation.as_dict(), "oracle": oracle, "cramer_rao": judged.cramer_rao}, indent=2))
@@ -286,9 +298,9 @@ class DemoCommand:
 def demo(argv: list[str]) -> int:
     """``emsvae demo``."""
     asked = _parse(DemoCommand, argv)
-    from emspatialvae import workflow
+    from emspatialvae.demo import demo as run_demo
 
-    return 0 if workflow.demo(asked.out, force=asked.force) else 130
+    return 0 if run_demo(asked.out, force=asked.force) else 130
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

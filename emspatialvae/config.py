@@ -270,13 +270,15 @@ def from_json(cls: type[T], values: dict[str, Any]) -> T:
 
 
 def _value_from_json(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
     if get_origin(hint) is Annotated:
         return _value_from_json(get_args(hint)[0], value)
-    if get_origin(hint) in (Union, types.UnionType) and value is not None:
+    if get_origin(hint) in (Union, types.UnionType):
         hint = next(choice for choice in get_args(hint) if choice is not type(None))
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_json(hint, value)
-    if hint is Path and value is not None:
+    if hint is Path:
         return Path(value)
     if get_origin(hint) is tuple:
         return tuple(value)

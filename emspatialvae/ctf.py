@@ -36,7 +36,7 @@ class CtfParams:
     @property
     def known(self) -> NDArray[np.bool_]:
         """True for particles with every parameter present; shape [n]."""
-        return np.isfinite(np.stack(list(vars(self).values()))).all(0)
+        return np.asarray(np.isfinite(np.stack(list(vars(self).values()))).all(0))
 
 
 def wavelength_A(voltage_kV: Floats) -> Floats:

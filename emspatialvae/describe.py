@@ -43,7 +43,8 @@ def _contents(table: ParticleStack) -> Iterator[str]:
     counts = Counter(table.optics_of.tolist())
     for number, group in enumerate(table.optics):
         done = ", phase-flipped" if group.phase_flipped else ", CTF-multiplied" if group.ctf_premultiplied else ""
-        yield f"optics group {group.name}: {counts[number]:,} particles, {group.pixel_size_A:.4g} A per pixel{done}"
+        size = "pixel size unknown" if np.isnan(group.pixel_size_A) else f"{group.pixel_size_A:.4g} A per pixel"
+        yield f"optics group {group.name}: {counts[number]:,} particles, {size}{done}"
     if table.ctf is None:
         yield "no CTF parameters"
     else:
@@ -55,8 +56,7 @@ def _contents(table: ParticleStack) -> Iterator[str]:
         yield "no poses"
     else:
         kind = "of a 3-D refinement" if table.has_3d_pose else "in the plane"
-        shift_A = table.pose.shift_px * table.pixel_size_A[:, None]
-        yield f"poses {kind}; shifts {np.sqrt((shift_A**2).mean()):.2f} A rms per axis"
+        yield f"poses {kind}; shifts {np.sqrt((table.pose.shift_px**2).mean()):.2f} px rms per axis"
 
 
 def run_text(path: Path) -> str:
@@ -65,7 +65,9 @@ def run_text(path: Path) -> str:
     manifest, metrics = run.manifest, run.metrics()
     lines = [f"{path}: a run on {manifest.config.input.particles}, {manifest.n_particles:,} particles"]
     lines += [f"  {sentence}" for sentence in manifest.assumed]
-    lines.append(f"  z-dim {manifest.config.model.z_dim}, decoder {manifest.config.model.decoder}, noise {manifest.config.model.noise}")
+    lines.append(
+        f"  z-dim {manifest.config.model.z_dim}, decoder {manifest.config.model.decoder}, noise {manifest.config.model.noise}"
+    )
     if metrics:
         last = metrics[-1]
         held_out = f", held-out {last['test_elbo']:.2f}" if np.isfinite(last["test_elbo"]) else ""

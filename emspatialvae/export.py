@@ -19,8 +19,8 @@ from emspatialvae.infer import Latents
 from emspatialvae.io import cs, star
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.io.mrc import StackWriter
-from emspatialvae.loading import particle_block
 from emspatialvae.particles import ParticleStack
+from emspatialvae.sources import particle_block
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +35,27 @@ class Column:
     label: str
     values: NDArray[Any]
     digits: str = ".6f"
+
+
+def write(
+    latents: Latents, stack: ParticleStack, destination: Path, *, poses: Poses = "auto", force: bool = False
+) -> None:
+    """Write results in the format that the ending of ``destination`` names: .star, .cs or .csv."""
+    check_destination(destination, force=force)
+    WRITERS[destination.suffix](latents, stack, destination, poses=poses, force=force)
+
+
+def check_destination(destination: Path, *, force: bool) -> None:
+    """Refuse a name that tells no format, or that is taken, before the work is done."""
+    if destination.suffix not in WRITERS:
+        raise EmsvaeError(f"{destination}: cannot tell the format; expected a name ending in {', '.join(WRITERS)}")
+    check_free(destination, force=force)
+
+
+def check_free(destination: Path, *, force: bool) -> None:
+    """Raise `OutputExistsError` where a result would replace something, before the work is done."""
+    if destination.exists() and not force:
+        raise OutputExistsError(destination)
 
 
 def protects_poses(stack: ParticleStack, poses: Poses) -> bool:
@@ -70,7 +91,9 @@ def _has_pixel_origins(stack: ParticleStack) -> bool:
     return all(block.name != "optics" for block in stack.metadata.blocks) and "rlnOriginXAngst" not in labels
 
 
-def write_star(latents: Latents, stack: ParticleStack, destination: Path, *, poses: Poses = "auto", force: bool = False) -> None:
+def write_star(
+    latents: Latents, stack: ParticleStack, destination: Path, *, poses: Poses = "auto", force: bool = False
+) -> None:
     """Write the input with our columns; for a .cs file or a bare stack, a new RELION 3.1 file.
 
     Rows that were not used (bad images, or beyond ``--limit``) keep what they had; in new columns they get 0, and
@@ -97,14 +120,19 @@ def _check_finite(latents: Latents) -> None:
     for name, values in vars(latents).items():
         array = np.asarray(values.shift_px if name == "pose" else values)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise EmsvaeError(f"{name} holds NaN or infinity, which RELION would read as a number; train again with a lower --learning-rate")
+            raise EmsvaeError(
+                f"{name} holds NaN or infinity, which RELION would read as a number; train again with a lower --learning-rate"
+            )
 
 
 def _new_tables(stack: ParticleStack, columns: list[Column]) -> "Mapping[str, pd.DataFrame]":
     """Optics and particles of a new RELION 3.1 file, with what is known of the particles."""
     import pandas as pd
 
-    first = [int(np.flatnonzero(stack.optics_of == group)[0]) if np.any(stack.optics_of == group) else 0 for group in range(len(stack.optics))]
+    first = [
+        int(np.flatnonzero(stack.optics_of == group)[0]) if np.any(stack.optics_of == group) else 0
+        for group in range(len(stack.optics))
+    ]
     optics = pd.DataFrame(
         {
             "rlnOpticsGroup": np.arange(len(stack.optics)) + 1,
@@ -132,7 +160,9 @@ def _new_tables(stack: ParticleStack, columns: list[Column]) -> "Mapping[str, pd
     return {"optics": optics, "particles": pd.DataFrame(table)}
 
 
-def write_cs(latents: Latents, stack: ParticleStack, destination: Path, *, poses: Poses = "auto", force: bool = False) -> None:
+def write_cs(
+    latents: Latents, stack: ParticleStack, destination: Path, *, poses: Poses = "auto", force: bool = False
+) -> None:
     """Write the input .cs with ``alignments2D`` and ``emsvae`` fields; every other field and row as it came.
 
     Raises
@@ -158,7 +188,11 @@ def write_cs(latents: Latents, stack: ParticleStack, destination: Path, *, poses
     }
     merged = {}
     for name, values in fields.items():
-        whole = array[name].copy() if name in (array.dtype.names or ()) else np.zeros((len(array), *values.shape[1:]), values.dtype)
+        whole = (
+            array[name].copy()
+            if name in (array.dtype.names or ())
+            else np.zeros((len(array), *values.shape[1:]), values.dtype)
+        )
         whole[:n][latents.used] = values[latents.used]
         merged[name] = whole
     merged["emsvae/used"] = np.pad(latents.used, (0, len(array) - n)).astype(np.uint32)
@@ -168,8 +202,10 @@ def write_cs(latents: Latents, stack: ParticleStack, destination: Path, *, poses
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
-def write_csv(latents: Latents, destination: Path, *, force: bool = False) -> None:
-    """``latents.csv``: one row per particle, units in the names, enough digits to read it back exactly."""
+def write_csv(
+    latents: Latents, stack: ParticleStack, destination: Path, *, poses: Poses = "auto", force: bool = False
+) -> None:
+    """``latents.csv``: one row per particle, units in the names, nine digits. Stack and poses change nothing here."""
     table = latents_table(latents)
     with atomic_path(destination, overwrite=force) as temporary:
         table.to_csv(temporary, index=False, float_format="%.9g")
@@ -200,7 +236,9 @@ def read_csv(file: Path, z_dim: int, pixel_size_A: float) -> Latents:
     import pandas as pd
 
     if not file.is_file():
-        raise RunFolderError(f"{file} is missing: the run has no results yet; finish it with `emsvae train ... --resume`")
+        raise RunFolderError(
+            f"{file} is missing: the run has no results yet; finish it with `emsvae train ... --resume`"
+        )
     try:
         table = pd.read_csv(file, dtype={"image_name": str}, float_precision="round_trip")
         z, z_sd = ([table[f"z{k + 1}{end}"] for k in range(z_dim)] for end in ("", "_sd"))
@@ -217,7 +255,9 @@ def read_csv(file: Path, z_dim: int, pixel_size_A: float) -> Latents:
             pixel_size_A=pixel_size_A,
         )
     except (KeyError, ValueError) as error:
-        raise RunFolderError(f"{file} is damaged ({error}); run `emsvae train ... --resume` to write it again") from None
+        raise RunFolderError(
+            f"{file} is damaged ({error}); run `emsvae train ... --resume` to write it again"
+        ) from None
 
 
 # ------------------------------------------------------------------------------------------------------------- images
@@ -233,8 +273,10 @@ def write_aligned(
 ) -> None:
     """Write the raw, full-size images with rotation and shift taken out, in particle order; unused ones as they are."""
     if len(stack.boxes) > 1:
-        raise EmsvaeError(f"{stack.source} has boxes of {stack.boxes} px, one aligned stack has one; export the optics groups apart")
-    n, box = len(latents), stack.boxes[0]
+        raise EmsvaeError(
+            f"{stack.source} has boxes of {stack.boxes} px, one aligned stack has one; export the optics groups apart"
+        )
+    n, box = len(latents), max(stack.boxes)
     pose = latents.pose.scaled(latents.pixel_size_A / stack.pixel_size_A[:n])
     size = max(1, CHUNK_BYTES // (4 * box**2))
     with StackWriter(destination, n, box, float(stack.pixel_size_A[0]), overwrite=force) as writer:
@@ -247,7 +289,4 @@ def write_aligned(
             progress(len(rows))
 
 
-def check_free(destination: Path, *, force: bool) -> None:
-    """Raise `OutputExistsError` where a result would replace something, before the work is done."""
-    if destination.exists() and not force:
-        raise OutputExistsError(destination)
+WRITERS = {".star": write_star, ".cs": write_cs, ".csv": write_csv}

@@ -86,7 +86,8 @@ class Pose2D:
 
     def inverse(self) -> "Pose2D":
         """The poses that undo these: object and image change places."""
-        x, y = rotate_xy(*self.shift_px.T, np.cos(self.theta_rad), -np.sin(self.theta_rad))
+        shift_x, shift_y = self.shift_px.T
+        x, y = rotate_xy(shift_x, shift_y, np.cos(self.theta_rad), -np.sin(self.theta_rad))
         return Pose2D(-self.theta_rad, -np.stack([x, y], -1))
 
 
@@ -120,7 +121,8 @@ def to_paper(pose: Pose2D, box: int) -> tuple[Floats, Floats]:
     boxes the grid's centre lies half a pixel from ours. Both are taken into account.
     """
     half, off = (box - 1) / 2, (box - 1) / 2 - box // 2
-    x, y = rotate_xy(*(pose.shift_px - off).T, np.cos(pose.theta_rad), -np.sin(pose.theta_rad))
+    shift_x, shift_y = (pose.shift_px - off).T
+    x, y = rotate_xy(shift_x, shift_y, np.cos(pose.theta_rad), -np.sin(pose.theta_rad))
     return np.asarray(pose.theta_rad), np.stack([-off - x, off + y], -1) / half
 
 

@@ -50,10 +50,15 @@ def fourier_resampling(box_in: int, box_out: int, step: float | None = None) -> 
     return (series / box_in).astype(np.float32)
 
 
+def resample(images: Images, matrix: NDArray[np.float32]) -> Images:
+    """Apply a matrix [box_out, box_in] of `fourier_resampling` to both axes of images [n, box_in, box_in]."""
+    return np.asarray(matrix @ images @ matrix.T, dtype=np.float32)
+
+
 def fourier_crop(images: Images, box: int) -> Images:
     """Reduce the box of images [n, b, b] to ``box`` pixels, keeping the field of view and the mean."""
     matrix = fourier_resampling(images.shape[-1], box)
-    return matrix @ images @ matrix.T
+    return resample(images, matrix)
 
 
 def background(images: Images, radius_px: float) -> tuple[Images, Images]:
@@ -71,7 +76,8 @@ def normalise(images: Images, radius_px: float) -> Images:
     mean, sd = background(images, radius_px)
     whole_sd = images.std((1, 2))
     scale = np.where(sd > 1e-3 * whole_sd, sd, whole_sd)
-    return (images - mean[:, None, None]) / np.where(scale > 0, scale, 1)[:, None, None]
+    scale = np.where(scale > 0, scale, np.float32(1))
+    return np.asarray((images - mean[:, None, None]) / scale[:, None, None], dtype=np.float32)
 
 
 def unusable(images: Images) -> NDArray[np.bool_]:

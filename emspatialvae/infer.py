@@ -14,6 +14,9 @@ from emspatialvae.geometry import Floats, Pose2D
 from emspatialvae.model.spatial_vae import SpatialVAE
 from emspatialvae.run import RunDir, load_state
 
+Portion = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]
+"""Some of a stack: rows [k], prepared images [k, box, box], usable [k]."""
+
 
 @dataclass(frozen=True, eq=False)
 class Latents:
@@ -42,12 +45,7 @@ class Latents:
         return len(self.names)
 
     def __getitem__(self, rows: Any) -> "Latents":
-        return Latents(
-            **{
-                key: value if key == "pixel_size_A" else value[rows]
-                for key, value in vars(self).items()
-            }
-        )
+        return Latents(**{key: value if key == "pixel_size_A" else value[rows] for key, value in vars(self).items()})
 
 
 def load_model(run: RunDir) -> SpatialVAE:
@@ -66,7 +64,7 @@ def load_model(run: RunDir) -> SpatialVAE:
 
 def infer(
     model: SpatialVAE,
-    portions: Iterable[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]],
+    portions: Iterable[Portion],
     names: NDArray[Any],
     pixel_size_A: float,
     config: TrainConfig,
@@ -76,7 +74,7 @@ def infer(
     Parameters
     ----------
     portions
-        ``(rows [k], images [k, box, box], usable [k])``, in any order, each row once: see `emspatialvae.prepare.prepare`.
+        In any order, each row once: see `emspatialvae.prepare.prepare`.
     names
         Image names in particle order; shape [n].
     pixel_size_A

@@ -1,27 +1,20 @@
 """`load_particles`: from a STAR file, a .cs file or a bare stack to a `ParticleStack`.
 
-Each of the three kinds has one reader that turns its columns into the common table; finding the stacks on the disk and checking
-what they hold comes after and is the same for all.
+`emspatialvae.sources` reads the metadata; finding the stacks on the disk and checking what they hold is the same for every kind.
 """
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from emspatialvae import geometry
 from emspatialvae.config import InputConfig
-from emspatialvae.ctf import CtfParams
 from emspatialvae.errors import ParticleFileError
-from emspatialvae.io import cs, mrc
-from emspatialvae.io.star import StarBlock, StarFile
-from emspatialvae.particles import OpticsGroup, ParticleStack
-
-PARTICLE_BLOCKS = ("particles", "images", "")
+from emspatialvae.io import mrc
+from emspatialvae.particles import ParticleStack
+from emspatialvae.sources import read_cs_source, read_stack_source, read_star_source
 
 
 def load_particles(config: InputConfig, *, open_stacks: bool = True) -> ParticleStack:
@@ -32,7 +25,8 @@ def load_particles(config: InputConfig, *, open_stacks: bool = True) -> Particle
     config
         Which file, and what the user knows better than the file.
     open_stacks
-        False: do not look for the images (``files`` stays empty), for questions about the metadata alone.
+        False: do not look for the images (``files`` stays empty) and let unknown pixel sizes be NaN, for questions about
+        the metadata alone.
 
     Raises
     ------
@@ -54,262 +48,13 @@ def load_particles(config: InputConfig, *, open_stacks: bool = True) -> Particle
     return _with_open_stacks(stack, config) if open_stacks else stack
 
 
-# --------------------------------------------------------------------------------------------------------------- STAR
-
-
-def particle_block(star: StarFile) -> StarBlock:
-    """The block that lists particle images.
-
-    Raises
-    ------
-    ParticleFileError
-        There is none.
-    """
-    for block in star.blocks:
-        if block.name in PARTICLE_BLOCKS and "rlnImageName" in block.labels:
-            return block
-    found = ", ".join(f"data_{block.name} with {len(block.labels)} labels" for block in star.blocks) or "nothing"
-    raise ParticleFileError(
-        f"{star.path}: no block of particles; found {found}, expected data_particles (or data_images, data_) "
-        "with _rlnImageName; give the particles file, not micrographs or a model"
-    )
-
-
-def read_star_source(config: InputConfig) -> ParticleStack:
-    """Read RELION 3.0 (one block) or 3.1 and later (optics and particles, in either order)."""
-    star = StarFile.read(config.particles)
-    block = particle_block(star)
-    notes = ["line ends are CRLF, which RELION cannot read; what is written back has LF"] if star.crlf else []
-    names, paths, file_of, index_of = _split_image_names(block.columns("rlnImageName")["rlnImageName"], star.path)
-    optics_table = next((b for b in star.blocks if b.name == "optics"), None)
-    if optics_table is not None and "rlnOpticsGroup" in block.labels:
-        optics, optics_of, beam = _star_optics(star.path, block, optics_table, config)
-    else:
-        optics, optics_of, beam = _star_without_optics(star.path, block, config)
-    angles = [_floats(block, label) for label in ("rlnAngleRot", "rlnAngleTilt")]
-    return ParticleStack(
-        source=star.path,
-        kind="star",
-        names=names,
-        paths=paths,
-        file_of=file_of,
-        index_of=index_of,
-        optics=optics,
-        optics_of=optics_of,
-        ctf=_star_ctf(block, beam),
-        pose=_star_pose(block, np.array([group.pixel_size_A for group in optics])[optics_of]),
-        has_3d_pose=any(a is not None and bool(np.any(a != 0)) for a in angles),
-        metadata=star,
-        notes=tuple(notes),
-    )
-
-
-def _split_image_names(
-    image_names: list[str], source: Path
-) -> tuple[NDArray[Any], tuple[str, ...], NDArray[np.int32], NDArray[np.int64]]:
-    """``N@path`` to names, the paths that occur, and for each row the path's number and the 0-based image index."""
-    codes: dict[str, int] = {}
-    file_of, index_of = np.empty(len(image_names), np.int32), np.empty(len(image_names), np.int64)
-    for row, name in enumerate(image_names):
-        number, at, path = name.partition("@")
-        if not (at and path and number.isdecimal() and int(number) > 0):
+def _check_pixel_sizes(stack: ParticleStack) -> None:
+    for number in np.unique(stack.optics_of):
+        if np.isnan(stack.optics[number].pixel_size_A):
+            of_group = f" of optics group {stack.optics[number].name}" if len(stack.optics) > 1 else ""
             raise ParticleFileError(
-                f"{source}: image name {name!r} of particle {row + 1}; expected N@stack.mrcs with N counted from 1"
+                f"{stack.source}: the pixel size{of_group} is missing; give it in angstrom with --pixel-size-a"
             )
-        file_of[row], index_of[row] = codes.setdefault(path, len(codes)), int(number) - 1
-    return np.array(image_names, dtype=object), tuple(codes), file_of, index_of
-
-
-def _floats(block: StarBlock, label: str) -> NDArray[np.float64] | None:
-    """A column as numbers, None when the block has no such label."""
-    if label not in block.labels:
-        return None
-    values = block.columns(label)[label]
-    try:
-        return np.array(values, dtype=np.float64)
-    except ValueError as error:
-        raise ParticleFileError(f"data_{block.name}: column {label} holds {error}; expected numbers") from None
-
-
-def _star_optics(
-    source: Path, block: StarBlock, table: StarBlock, config: InputConfig
-) -> tuple[tuple[OpticsGroup, ...], NDArray[np.int32], dict[str, NDArray[np.float64]]]:
-    """Optics groups, each particle's group, and voltage, Cs and amplitude contrast per particle."""
-    numbers = table.columns("rlnOpticsGroup")["rlnOpticsGroup"]
-    names = table.columns("rlnOpticsGroupName")["rlnOpticsGroupName"] if "rlnOpticsGroupName" in table.labels else numbers
-    row_of = {int(float(number)): row for row, number in enumerate(numbers)}
-    wanted = [int(float(number)) for number in block.columns("rlnOpticsGroup")["rlnOpticsGroup"]]
-    missing = sorted(set(wanted) - set(row_of))
-    if missing:
-        raise ParticleFileError(
-            f"{source}: particles belong to optics group {missing[0]}, data_optics has {sorted(row_of)}; repair the file"
-        )
-    optics_of = np.array([row_of[number] for number in wanted], dtype=np.int32)
-    sizes = _floats(table, "rlnImagePixelSize")
-    flags = {
-        key: _floats(table, label)
-        for key, label in {
-            "phase_flipped": "rlnCtfDataArePhaseFlipped",
-            "ctf_premultiplied": "rlnCtfDataAreCtfPremultiplied",
-        }.items()
-    }
-    groups = tuple(
-        OpticsGroup(
-            name=names[row],
-            pixel_size_A=_known_pixel_size(config, None if sizes is None else sizes[row], f"{source}, optics group {names[row]}"),
-            **{key: bool(values[row]) for key, values in flags.items() if values is not None},
-        )
-        for row in range(len(numbers))
-    )
-    beam = {label: _floats(table, label) for label in BEAM_LABELS}
-    return groups, optics_of, {label: values[optics_of] for label, values in beam.items() if values is not None}
-
-
-def _star_without_optics(
-    source: Path, block: StarBlock, config: InputConfig
-) -> tuple[tuple[OpticsGroup, ...], NDArray[np.int32], dict[str, NDArray[np.float64]]]:
-    """RELION 3.0: pixel size in A = 1e4 * rlnDetectorPixelSize (um) / rlnMagnification, the beam in the particle table."""
-    detector, magnification = _floats(block, "rlnDetectorPixelSize"), _floats(block, "rlnMagnification")
-    beam = {label: values for label in BEAM_LABELS if (values := _floats(block, label)) is not None}
-    if detector is None or magnification is None or config.pixel_size_A is not None:
-        size = _known_pixel_size(config, None, str(source))
-        return (OpticsGroup("opticsGroup1", size),), np.zeros(block.n_rows, np.int32), beam
-    sizes, optics_of = np.unique(1e4 * detector / magnification, return_inverse=True)
-    groups = tuple(OpticsGroup(f"opticsGroup{n + 1}", _known_pixel_size(config, size, str(source))) for n, size in enumerate(sizes))
-    return groups, optics_of.astype(np.int32), beam
-
-
-def _known_pixel_size(config: InputConfig, found: float | None, where: str) -> float:
-    """The user's word, else the file's, else an error."""
-    size = config.pixel_size_A if config.pixel_size_A is not None else found
-    if size is None or not np.isfinite(size) or size <= 0:
-        raise ParticleFileError(f"{where}: pixel size {'missing' if size is None else size}; give it with --pixel-size-a")
-    return float(size)
-
-
-BEAM_LABELS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
-
-
-def _star_ctf(block: StarBlock, beam: dict[str, NDArray[np.float64]]) -> CtfParams | None:
-    if "rlnDefocusU" not in block.labels:
-        return None
-    unknown = np.full(block.n_rows, np.nan)
-
-    def column(label: str, otherwise: NDArray[np.float64]) -> NDArray[np.float64]:
-        values = _floats(block, label)
-        return otherwise if values is None else values
-
-    return CtfParams(
-        defocus_u_A=(defocus_u := column("rlnDefocusU", unknown)),
-        defocus_v_A=column("rlnDefocusV", defocus_u),
-        astigmatism_rad=np.radians(column("rlnDefocusAngle", np.zeros(block.n_rows))),
-        phase_shift_rad=np.radians(column("rlnPhaseShift", np.zeros(block.n_rows))),
-        voltage_kV=beam.get("rlnVoltage", unknown),
-        cs_mm=beam.get("rlnSphericalAberration", unknown),
-        amplitude_contrast=beam.get("rlnAmplitudeContrast", unknown),
-    )
-
-
-def _star_pose(block: StarBlock, pixel_size_A: NDArray[np.float64]) -> geometry.Pose2D | None:
-    """The poses in the file; offsets in angstrom win over offsets in pixels, as in RELION 3.1 and later."""
-    psi = _floats(block, "rlnAnglePsi")
-    if psi is None:
-        return None
-    for x, y, unit_A in (
-        ("rlnOriginXAngst", "rlnOriginYAngst", pixel_size_A),
-        ("rlnOriginX", "rlnOriginY", np.ones(block.n_rows)),
-    ):
-        origin_x, origin_y = _floats(block, x), _floats(block, y)
-        if origin_x is not None and origin_y is not None:
-            return geometry.from_relion(psi, np.stack([origin_x, origin_y], -1), unit_A)
-    return geometry.from_relion(psi, np.zeros((block.n_rows, 2)), pixel_size_A)
-
-
-# -------------------------------------------------------------------------------------------------------- cryoSPARC
-
-
-def read_cs_source(config: InputConfig) -> ParticleStack:
-    """Read a cryoSPARC particle table, with its passthrough joined on uid where one is given."""
-    array = cs.read_cs(config.particles)
-    if config.passthrough is not None:
-        array = cs.join_passthrough(array, cs.read_cs(config.passthrough))
-    fields = array.dtype.names or ()
-    for field in ("blob/path", "blob/idx"):
-        if field not in fields:
-            raise ParticleFileError(
-                f"{config.particles}: no field {field} (found {len(fields)} fields, first {', '.join(fields[:3])}); "
-                "give the job's passthrough file with --passthrough"
-            )
-    spelled, file_of = np.unique(array["blob/path"], return_inverse=True)
-    pixel_size_A = np.full(len(array), config.pixel_size_A or np.nan)
-    if config.pixel_size_A is None and "blob/psize_A" in fields:
-        pixel_size_A = array["blob/psize_A"].astype(np.float64)
-    # One optics group per set of recording conditions, as RELION wants them.
-    beam = [array[f].astype(np.float64) for f in ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast") if f in fields]
-    kinds, optics_of = np.unique(np.stack([pixel_size_A, *beam], 1), axis=0, return_inverse=True)
-    sizes = [_known_pixel_size(config, float(kind[0]), str(config.particles)) for kind in kinds]
-    return ParticleStack(
-        source=config.particles,
-        kind="cs",
-        names=np.array([f"{i + 1:06d}@{cs.decode_path(path)}" for i, path in zip(array["blob/idx"].tolist(), array["blob/path"].tolist(), strict=True)], dtype=object),
-        paths=tuple(cs.decode_path(path) for path in spelled.tolist()),
-        file_of=file_of.astype(np.int32),
-        index_of=array["blob/idx"].astype(np.int64),
-        optics=tuple(OpticsGroup(f"opticsGroup{n + 1}", size) for n, size in enumerate(sizes)),
-        optics_of=optics_of.reshape(-1).astype(np.int32),
-        ctf=_cs_ctf(array),
-        pose=_cs_pose(array, pixel_size_A),
-        metadata=array,
-    )
-
-
-def _cs_ctf(array: NDArray[Any]) -> CtfParams | None:
-    fields = {
-        "defocus_u_A": "ctf/df1_A",
-        "defocus_v_A": "ctf/df2_A",
-        "astigmatism_rad": "ctf/df_angle_rad",
-        "phase_shift_rad": "ctf/phase_shift_rad",
-        "voltage_kV": "ctf/accel_kv",
-        "cs_mm": "ctf/cs_mm",
-        "amplitude_contrast": "ctf/amp_contrast",
-    }
-    if not set(fields.values()) <= set(array.dtype.names or ()):
-        return None
-    return CtfParams(**{ours: array[theirs].astype(np.float64) for ours, theirs in fields.items()})
-
-
-def _cs_pose(array: NDArray[Any], pixel_size_A: NDArray[np.float64]) -> geometry.Pose2D | None:
-    if not {"alignments2D/pose", "alignments2D/shift", "alignments2D/psize_A"} <= set(array.dtype.names or ()):
-        return None
-    pose = geometry.from_cryosparc(array["alignments2D/pose"], array["alignments2D/shift"])
-    return pose.scaled(array["alignments2D/psize_A"].astype(np.float64) / pixel_size_A)
-
-
-# ------------------------------------------------------------------------------------------------------- bare stack
-
-
-def read_stack_source(config: InputConfig) -> ParticleStack:
-    """A bare stack: every image of the file in order, nothing else known."""
-    header = mrc.read_header(config.particles)
-    if config.particles.suffix.lower() == ".mrc" and header.n_images == header.width == header.height:
-        raise ParticleFileError(
-            f"{config.particles}: {header.n_images} sections of {header.width} x {header.height} look like a volume; "
-            "expected a stack of particle images (rename it to .mrcs if it is one)"
-        )
-    n = header.n_images
-    return ParticleStack(
-        source=config.particles,
-        kind="mrc",
-        names=np.array([f"{i + 1:06d}@{config.particles.name}" for i in range(n)], dtype=object),
-        paths=(str(config.particles),),
-        file_of=np.zeros(n, np.int32),
-        index_of=np.arange(n, dtype=np.int64),
-        optics=(OpticsGroup("opticsGroup1", _known_pixel_size(config, header.pixel_size_A, str(config.particles))),),
-        optics_of=np.zeros(n, np.int32),
-    )
-
-
-# ------------------------------------------------------------------------------------------------------- the images
 
 
 def _notes_on_names(stack: ParticleStack) -> Iterable[str]:
@@ -344,13 +89,12 @@ def find_stack(spelled: str, config: InputConfig) -> Path:
 
 def _with_open_stacks(stack: ParticleStack, config: InputConfig) -> ParticleStack:
     """The stack with every header read and checked against what the table asks of it."""
+    _check_pixel_sizes(stack)
     used = np.unique(stack.file_of)
     renumber = np.zeros(len(stack.paths), np.int32)
     renumber[used] = np.arange(len(used))
     files = tuple(mrc.read_header(find_stack(stack.paths[f], config)) for f in used)
-    stack = replace(
-        stack, paths=tuple(stack.paths[f] for f in used), file_of=renumber[stack.file_of], files=files
-    )
+    stack = replace(stack, paths=tuple(stack.paths[f] for f in used), file_of=renumber[stack.file_of], files=files)
     sizes = np.array([file.n_images for file in files])
     beyond = np.flatnonzero(stack.index_of >= sizes[stack.file_of])
     if len(beyond):
@@ -361,7 +105,9 @@ def _with_open_stacks(stack: ParticleStack, config: InputConfig) -> ParticleStac
         )
     for file in files:
         if file.width != file.height:
-            raise ParticleFileError(f"{file.path}: images are {file.width} x {file.height} pixels; expected square ones")
+            raise ParticleFileError(
+                f"{file.path}: images are {file.width} x {file.height} pixels; expected square ones"
+            )
     return stack
 
 

@@ -98,7 +98,9 @@ class ParticleStack:
         wanted = np.arange(len(self))[rows]
         boxes = {self.files[f].width for f in np.unique(self.file_of[wanted])}
         if len(boxes) > 1:
-            raise ParticleFileError(f"{self.source}: images of {sorted(boxes)} pixels do not fit into one array; use --box")
+            raise ParticleFileError(
+                f"{self.source}: images of {sorted(boxes)} pixels do not fit into one array; use --box"
+            )
         out = np.empty((len(wanted), *(2 * [boxes.pop() if boxes else 0])), dtype=np.float32)
         for f in np.unique(self.file_of[wanted]):
             here = np.flatnonzero(self.file_of[wanted] == f)

@@ -70,7 +70,10 @@ def decide(stack: ParticleStack, config: PrepareConfig, *, bernoulli: bool = Fal
             f"a mask of {diameter_A:.4g} A is {2 * radius:.1f} pixels across in a box of {box} ({box * pixel_size_A:.4g} A); "
             "choose --mask-diameter-a between 8 pixels and the box"
         )
-    said.append(f"mask {diameter_A:.4g} A across ({2 * radius:.1f} px)" + ("" if config.mask_diameter_A else ", assumed: 0.9 of the box"))
+    said.append(
+        f"mask {diameter_A:.4g} A across ({2 * radius:.1f} px)"
+        + ("" if config.mask_diameter_A else ", assumed: 0.9 of the box")
+    )
     flip, sentence = _decide_ctf(stack, config)
     said.append(sentence)
     preparation = Preparation(box, pixel_size_A, radius, False, flip, config.hot_pixel_sd, not bernoulli)
@@ -100,7 +103,9 @@ def _decide_size(stack: ParticleStack, config: PrepareConfig) -> tuple[int, floa
         )
     said = [f"pixel size {', '.join(f'{p:.4g}' for p in sorted({p for _, p in kinds}))} A"]
     if len(kinds) > 1 or box != common:
-        said.append(f"Fourier-cropped from {', '.join(f'{w}' for w in stack.boxes)} to {box} px of {pixel_size_A:.4g} A")
+        said.append(
+            f"Fourier-cropped from {', '.join(f'{w}' for w in stack.boxes)} to {box} px of {pixel_size_A:.4g} A"
+        )
     else:
         said.append(f"box {box} px, used as it is")
     return box, pixel_size_A, said
@@ -122,19 +127,26 @@ def _decide_ctf(stack: ParticleStack, config: PrepareConfig) -> tuple[bool, str]
     if all(done):
         return False, "CTF left alone: the phases are flipped already"
     if any(done):
-        raise ParticleFileError(f"{stack.source}: some optics groups are phase-flipped and some are not; use --ctf none")
+        raise ParticleFileError(
+            f"{stack.source}: some optics groups are phase-flipped and some are not; use --ctf none"
+        )
     return True, "CTF: phases flipped"
 
 
 def _decide_contrast(stack: ParticleStack, preparation: Preparation, config: PrepareConfig) -> tuple[bool, str]:
     if config.invert != "auto":
-        return config.invert == "yes", f"contrast {'inverted' if config.invert == 'yes' else 'kept'} (--invert {config.invert})"
+        return (
+            config.invert == "yes",
+            f"contrast {'inverted' if config.invert == 'yes' else 'kept'} (--invert {config.invert})",
+        )
     if not preparation.normalise:
         return False, "contrast kept"
     rows = np.unique(np.linspace(0, len(stack) - 1, min(len(stack), SAMPLE)).astype(int))
     images = np.concatenate([batch[usable] for _, batch, usable in prepare(stack.subset(rows), preparation)])
     if not len(images):
-        raise ParticleFileError(f"{stack.source}: every image looked at is constant or holds NaN; there is nothing to learn from")
+        raise ParticleFileError(
+            f"{stack.source}: every image looked at is constant or holds NaN; there is nothing to learn from"
+        )
     brighter, error = imaging.brightness_of_centre(images, preparation.mask_radius_px)
     found = f"the centre is {brighter:+.3f} +- {error:.3f} background s.d. against the outside"
     if not np.isfinite(error) or abs(brighter) < 3 * error:
@@ -164,8 +176,7 @@ def prepare_chunk(
         raw = ctf.flip_phases(raw, stack.ctf[rows], pixel_size_A)
     step = preparation.pixel_size_A / pixel_size_A
     if raw.shape[-1] != preparation.box or abs(step - 1) > 1e-6:
-        matrix = imaging.fourier_resampling(raw.shape[-1], preparation.box, max(step, 1.0))
-        raw = matrix @ raw @ matrix.T
+        raw = imaging.resample(raw, imaging.fourier_resampling(raw.shape[-1], preparation.box, max(step, 1.0)))
     images = imaging.normalise(raw, preparation.mask_radius_px) if preparation.normalise else raw
     if not preparation.normalise and (images.min() < 0 or images.max() > 1):
         raise EmsvaeError(

@@ -37,14 +37,18 @@ class TrainingBar:
         self.open_end, self.say = open_end, say
         self.terminal = sys.stderr.isatty()
         # The rate and time left count from here on, also in a resumed run.
-        self.bar: Any = tqdm(total=total, unit="particle", unit_scale=True, disable=not self.terminal, smoothing=0.1, dynamic_ncols=True)
+        self.bar: Any = tqdm(
+            total=total, unit="particle", unit_scale=True, disable=not self.terminal, smoothing=0.1, dynamic_ncols=True
+        )
         self.epoch, self.seen, self.said = -1, 0, time.monotonic()
         self.began = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.close()
 
     def show(self, progress: "Progress", particles: int, means: list[float]) -> None:
@@ -53,7 +57,9 @@ class TrainingBar:
         self.bar.update(particles)
         elbo, fit, kl_z, kl_theta, kl_shift = means
         line = f"ELBO {elbo:.2f} = {fit:.2f} - KL {kl_z:.2f} z, {kl_theta:.2f} theta, {kl_shift:.2f} shift"
-        self.bar.set_description(f"epoch {progress.epoch + 1}{', until settled' if self.open_end else ''}", refresh=False)
+        self.bar.set_description(
+            f"epoch {progress.epoch + 1}{', until settled' if self.open_end else ''}", refresh=False
+        )
         self.bar.set_postfix_str(line, refresh=False)
         if not self.terminal and progress.epoch != self.epoch and time.monotonic() - self.said > 10:
             rate = self.seen / (time.monotonic() - self.began)

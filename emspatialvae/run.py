@@ -1,14 +1,14 @@
 """`RunDir`: the folder that a training run lives in.
 
-    particles_emsvae/
-      config.json      settings, what was decided about the images, what was assumed
-      metrics.csv      train and held-out ELBO per epoch
-      checkpoint.pt    state of model, optimiser and random numbers; loads with ``weights_only=True``
-      latents.csv      z, theta, shift per particle, in particle order
-      particles.star   the input with our columns
-      run.log          what was printed
-      figures/         pictures
-      cache/           prepared images; can be deleted
+particles_emsvae/
+  config.json      settings, what was decided about the images, what was assumed
+  metrics.csv      train and held-out ELBO per epoch
+  checkpoint.pt    state of model, optimiser and random numbers; loads with ``weights_only=True``
+  latents.csv      z, theta, shift per particle, in particle order
+  particles.star   the input with our columns
+  run.log          what was printed
+  figures/         pictures
+  cache/           prepared images; can be deleted
 """
 
 import csv
@@ -55,7 +55,9 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         if not (self.path / "config.json").is_file():
-            raise RunFolderError(f"{path} is not a run folder (no config.json in it); give the folder that `emsvae train` made")
+            raise RunFolderError(
+                f"{path} is not a run folder (no config.json in it); give the folder that `emsvae train` made"
+            )
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest, *, force: bool = False) -> "RunDir":
@@ -196,7 +198,9 @@ class RunDir:
 
         file = self.path / "checkpoint.pt"
         if not file.is_file():
-            raise RunFolderError(f"{self.path} holds no checkpoint.pt yet; start it anew with --force instead of --resume")
+            raise RunFolderError(
+                f"{self.path} holds no checkpoint.pt yet; start it anew with --force instead of --resume"
+            )
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises anything from EOFError to UnpicklingError here
@@ -216,7 +220,9 @@ def load_state(module: Any, state: dict[str, Any], where: Path) -> None:
         module.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as error:
         found = " ".join(str(error).split())
-        raise RunFolderError(f"{where / 'checkpoint.pt'} belongs to another model than config.json says ({found[:160]})") from None
+        raise RunFolderError(
+            f"{where / 'checkpoint.pt'} belongs to another model than config.json says ({found[:160]})"
+        ) from None
 
 
 def default_out(particles: Path) -> Path:

@@ -91,7 +91,9 @@ class Trainer:
         """One optimiser step, the batch taken in parts so that memory stays bounded and hidden layers in the cache."""
         turns = 2 * math.pi * torch.rand(len(rows), generator=self.generator) * self.config.augment_rotation
         totals = []
-        for part, turn in zip(np.split(rows, range(self.part, len(rows), self.part)), turns.split(self.part), strict=True):
+        for part, turn in zip(
+            np.split(rows, range(self.part, len(rows), self.part)), turns.split(self.part), strict=True
+        ):
             elbo = self._elbo(part, self.generator, turn)
             (-elbo.total.sum() / len(rows)).backward()
             totals.append(torch.stack([elbo.total, *vars(elbo).values()]).detach().sum(1))
@@ -135,7 +137,9 @@ class Trainer:
         p.best_elbo = watched if better else p.best_elbo
         p.stale_epochs = 0 if better else p.stale_epochs + 1
         if p.epoch >= self.limit:
-            p.stopped = f"{self.limit} epochs done" + ("" if self.config.epochs else " (--max-epochs); the ELBO had not settled")
+            p.stopped = f"{self.limit} epochs done" + (
+                "" if self.config.epochs else " (--max-epochs); the ELBO had not settled"
+            )
         elif self.config.epochs is None and p.stale_epochs >= self.config.patience:
             p.stopped = f"settled: no better ELBO for {self.config.patience} epochs"
 
@@ -146,7 +150,9 @@ class Trainer:
             return None
         generator = torch.Generator().manual_seed(self.config.seed)
         sums = torch.zeros(len(PARTS), dtype=torch.float64)
-        for rows in np.split(self.test_rows, range(self.config.batch_size, len(self.test_rows), self.config.batch_size)):
+        for rows in np.split(
+            self.test_rows, range(self.config.batch_size, len(self.test_rows), self.config.batch_size)
+        ):
             elbo = self._elbo(rows, generator, None)
             sums += torch.stack([elbo.total, *vars(elbo).values()]).sum(1).cpu().double()
         return (sums / len(self.test_rows)).tolist()
@@ -154,7 +160,10 @@ class Trainer:
     def _raise_not_finite(self, rows: NDArray[np.int64]) -> None:
         with torch.no_grad():
             elbo = self._elbo(rows, torch.Generator().manual_seed(0), None).total.cpu().numpy()
-        names = ", ".join(str(name) for name in self.names[rows[~np.isfinite(elbo)]][:5]) or "no single particle of the batch"
+        names = (
+            ", ".join(str(name) for name in self.names[rows[~np.isfinite(elbo)]][:5])
+            or "no single particle of the batch"
+        )
         self.optimiser.zero_grad()
         raise EmsvaeError(
             f"the ELBO is no longer a number in epoch {self.progress.epoch + 1}, for {names}; look at these images, or lower "
@@ -182,7 +191,11 @@ class Trainer:
         self.generator.set_state(state["generator"])
         self.progress = Progress(**state["progress"])
         self.run.forget_metrics_after(self.progress.epoch)
-        if self.progress.epoch < self.limit and self.progress.stopped != "" and not self.progress.stopped.startswith("settled"):
+        if (
+            self.progress.epoch < self.limit
+            and self.progress.stopped != ""
+            and not self.progress.stopped.startswith("settled")
+        ):
             self.progress.stopped = ""
 
 

@@ -1,33 +1,29 @@
-"""What one command does from beginning to end, without parsing or printing: the rooms below, put in order.
+"""A training run from beginning to end: read, prepare, train, infer, write, draw.
 
-Command line and plugin call these. ``say`` receives each sentence for the user; `progress` shows a bar on a terminal.
+Command line and plugin call these; ``say`` receives each sentence for the user.
 """
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from emspatialvae import config as configuration
-from emspatialvae import export, geometry
+from emspatialvae import export
 from emspatialvae.config import InputConfig, RunConfig
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
 from emspatialvae.loading import load_particles
 from emspatialvae.particles import ParticleStack
-from emspatialvae.prepare import PreparedImages, Preparation, decide, prepare, prepared_images
+from emspatialvae.prepare import Preparation, PreparedImages, decide, prepared_images
 from emspatialvae.run import Manifest, RunDir
 
 if TYPE_CHECKING:
-    from emspatialvae.analysis.metrics import Evaluation
-    from emspatialvae.infer import Latents
+    from emspatialvae.model.spatial_vae import ImageSpec
     from emspatialvae.train import Trainer
 
 Say = Callable[[str], None]
-
-DEMO_EPOCHS = 30
 
 RESUMABLE = {"particles", "project_dir", "cache", "epochs", "max_epochs", "patience", "checkpoint_minutes", "device"}
 """Settings that may change when a run is resumed: where things lie, how long to train."""
@@ -45,9 +41,19 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
     config = dataclasses.replace(config, input=_absolute(config.input))
     images, shift_said = _image_spec(config, preparation)
     precision = str(compute.pick_precision(config.train.precision, device)).removeprefix("torch.")
-    assumed = (*stack.notes, *said, shift_said, f"device {device}, matrix products in {precision}", _poses_said(config, stack))
+    assumed = (
+        *stack.notes,
+        *said,
+        shift_said,
+        f"device {device}, matrix products in {precision}",
+        _poses_said(config, stack),
+    )
     run = RunDir.create(out, Manifest(config, preparation, images, len(stack), assumed), force=force)
-    _report(run, say, f"{stack.source}: {len(stack):,} particles in {len(stack.files)} stack(s), {len(stack.optics)} optics group(s)")
+    _report(
+        run,
+        say,
+        f"{stack.source}: {len(stack):,} particles in {len(stack.files)} stack(s), {len(stack.optics)} optics group(s)",
+    )
     for sentence in assumed:
         _report(run, say, f"  {sentence}")
     return run, stack
@@ -74,12 +80,16 @@ def open_run(config: RunConfig, out: Path, *, say: Say = print) -> tuple[RunDir,
                 )
     stack = load_particles(config.input)
     if len(stack) != manifest.n_particles:
-        raise RunFolderError(f"{config.input.particles} now has {len(stack)} particles, the run has {manifest.n_particles}; train anew with --force")
+        raise RunFolderError(
+            f"{config.input.particles} now has {len(stack)} particles, the run has {manifest.n_particles}; train anew with --force"
+        )
     _report(run, say, f"going on with {out}")
     return run, stack
 
 
-def train_run(run: RunDir, stack: ParticleStack, train: configuration.TrainConfig, *, resume: bool = False, say: Say = print) -> bool:
+def train_run(
+    run: RunDir, stack: ParticleStack, train: configuration.TrainConfig, *, resume: bool = False, say: Say = print
+) -> bool:
     """Train until done, then infer, write the results and draw the figures.
 
     Returns
@@ -98,7 +108,11 @@ def train_run(run: RunDir, stack: ParticleStack, train: configuration.TrainConfi
     bad = np.flatnonzero(~images.usable)
     if len(bad):
         listed = ", ".join(str(name) for name in stack.names[bad[:5]])
-        _report(run, say, f"{len(bad)} images are constant or hold NaN and are left out of training: {listed}{' ...' if len(bad) > 5 else ''}")
+        _report(
+            run,
+            say,
+            f"{len(bad)} images are constant or hold NaN and are left out of training: {listed}{' ...' if len(bad) > 5 else ''}",
+        )
     if len(bad) == len(stack):
         raise ParticleFileError(f"{stack.source}: every image is constant or holds NaN; there is nothing to learn from")
     torch.manual_seed(train.seed)
@@ -115,7 +129,11 @@ def _fit(trainer: "Trainer", run: RunDir, say: Say) -> bool:
     """Run the trainer under a progress bar; False when interrupted."""
     from emspatialvae.progress import TrainingBar
 
-    with TrainingBar(trainer.limit * len(trainer.train_rows), open_end=trainer.config.epochs is None, say=lambda line: _report(run, say, line)) as bar:
+    with TrainingBar(
+        trainer.limit * len(trainer.train_rows),
+        open_end=trainer.config.epochs is None,
+        say=lambda line: _report(run, say, line),
+    ) as bar:
         trainer.show = bar.show
         try:
             trainer.fit()
@@ -137,7 +155,7 @@ def open_images(run: RunDir, stack: ParticleStack, *, say: Say = print) -> Prepa
 def finish_run(run: RunDir, stack: ParticleStack, images: PreparedImages, *, say: Say = print) -> None:
     """Results and figures of a trained run: ``latents.csv``, ``particles.star`` (and ``.cs``), ``figures/``."""
     from emspatialvae.analysis import report
-    from emspatialvae.infer import infer, load_model
+    from emspatialvae.infer import Portion, infer, load_model
     from emspatialvae.progress import bar
 
     manifest = run.manifest
@@ -145,199 +163,21 @@ def finish_run(run: RunDir, stack: ParticleStack, images: PreparedImages, *, say
     chunks = np.array_split(np.arange(len(stack)), max(1, len(stack) // 1024))
     with bar(len(stack), "inferring poses") as progress:
 
-        def portions():  # noqa: ANN202
+        def portions() -> Iterator[Portion]:
             for rows in chunks:
                 yield rows, images.batch(rows)[:, 0], images.usable[rows]
                 progress(len(rows))
 
         latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, manifest.config.train)
-    export.write_csv(latents, run.latents, force=True)
-    write_results(latents, stack, run.path / "particles", manifest.config, force=True)
+    export.write(latents, stack, run.latents, force=True)
+    export.write(latents, stack, run.star, poses=manifest.config.poses, force=True)
+    if stack.kind == "cs":
+        export.write(latents, stack, run.star.with_suffix(".cs"), poses=manifest.config.poses, force=True)
     report.draw(run, model, images, latents)
     _report(run, say, f"results: {run.star}, {run.latents}, figures in {run.figures}")
 
 
-def write_results(latents: "Latents", stack: ParticleStack, stem: Path, config: RunConfig, *, force: bool) -> list[Path]:
-    """Write the STAR file, and for a .cs source the .cs file, beside each other; returns what was written."""
-    written = [stem.with_suffix(".star")]
-    export.write_star(latents, stack, written[0], poses=config.poses, force=force)
-    if stack.kind == "cs":
-        written.append(stem.with_suffix(".cs"))
-        export.write_cs(latents, stack, written[1], poses=config.poses, force=force)
-    return written
-
-
-def infer_other(run: RunDir, source: InputConfig, out: Path, *, poses: configuration.Poses, force: bool, say: Say = print) -> None:
-    """Infer the particles of another file with a trained model, prepared as the run's own were, and write them to ``out``."""
-    from emspatialvae import compute
-    from emspatialvae.infer import infer, load_model
-    from emspatialvae.progress import bar
-
-    if out.suffix not in (".star", ".cs", ".csv"):
-        raise EmsvaeError(f"--out {out}: expected a name ending in .star, .cs or .csv")
-    export.check_free(out, force=force)
-    compute.keep_freed_memory()
-    manifest, model = run.manifest, load_model(run)
-    stack = load_particles(source)
-    check_fits(stack, manifest.preparation, run)
-    with bar(len(stack), "inferring poses") as progress:
-
-        def portions():  # noqa: ANN202
-            for rows, images, usable in prepare(stack, manifest.preparation):
-                yield rows, images, usable
-                progress(len(rows))
-
-        latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, manifest.config.train)
-    write_one(latents, stack, out, poses=poses, force=force)
-    say(f"{len(latents):,} particles, {int((~latents.used).sum())} unusable: {out}")
-
-
-def write_one(latents: "Latents", stack: ParticleStack, out: Path, *, poses: configuration.Poses, force: bool) -> None:
-    """Write results in the format that the ending of ``out`` names."""
-    if out.suffix == ".csv":
-        export.write_csv(latents, out, force=force)
-    else:
-        {".star": export.write_star, ".cs": export.write_cs}[out.suffix](latents, stack, out, poses=poses, force=force)
-
-
-def check_fits(stack: ParticleStack, preparation: Preparation, run: RunDir) -> None:
-    """Refuse a stack that the run's model cannot look at: its field of view must hold the model's at the same scale."""
-    field_A = preparation.box * preparation.pixel_size_A
-    widths = np.array([file.width for file in stack.files])[stack.file_of]
-    smallest = float((widths * stack.pixel_size_A).min())
-    if smallest < field_A * (1 - 1e-3) or stack.pixel_size_A.max() > preparation.pixel_size_A * (1 + 1e-3):
-        raise ParticleFileError(
-            f"{stack.source}: {smallest:.4g} A across at {stack.pixel_size_A.max():.4g} A per pixel; the model of {run.path} needs "
-            f"{field_A:.4g} A at {preparation.pixel_size_A:.4g} A or finer; extract the particles in a larger box"
-        )
-
-
-def read_run(path: Path, project_dir: Path | None = None) -> tuple[RunDir, "Latents", ParticleStack]:
-    """A run with its results and its particles."""
-    run = RunDir(path)
-    manifest = run.manifest
-    latents = export.read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
-    source = manifest.config.input
-    stack = load_particles(dataclasses.replace(source, project_dir=project_dir or source.project_dir))
-    if len(stack) != len(latents):
-        raise RunFolderError(f"{stack.source} now has {len(stack)} particles, the run has {len(latents)}; train anew with --force")
-    return run, latents, stack
-
-
-def export_run(
-    path: Path,
-    wanted: dict[str, Path],
-    *,
-    poses: configuration.Poses | None = None,
-    project_dir: Path | None = None,
-    force: bool = False,
-    say: Say = print,
-) -> None:
-    """Write the results of a run; ``wanted`` maps star, cs, csv and aligned to the files to make."""
-    from emspatialvae.progress import bar
-
-    for destination in wanted.values():
-        export.check_free(destination, force=force)
-    run, latents, stack = read_run(path, project_dir)
-    poses = poses or run.manifest.config.poses
-    for kind, destination in wanted.items():
-        if kind == "aligned":
-            with bar(len(stack), "aligning") as progress:
-                export.write_aligned(latents, stack, destination, force=force, progress=progress)
-        elif kind == "csv":
-            export.write_csv(latents, destination, force=force)
-        else:
-            write = {"star": export.write_star, "cs": export.write_cs}[kind]
-            write(latents, stack, destination, poses=poses, force=force)
-        say(f"{len(latents):,} particles: {destination}")
-
-
-def demo(out: Path, *, force: bool = False, say: Say = print) -> bool:
-    """Simulate, train, write and judge, with settings that take about two minutes on a laptop."""
-    from emspatialvae.simulate import simulate_stack
-
-    say("1. simulating 3,000 hinged particles, 32 px, SNR 1, random rotation, shifts of 1 px")
-    simulated = configuration.SimulateConfig("hinge", out, particles=3000, box=32, snr=1.0, shift_px=1.0, force=force)
-    simulate_stack(simulated)
-    say("2. training (emsvae train)")
-    model = configuration.ModelConfig(z_dim=1, hidden=128, max_shift_A=4 * simulated.pixel_size_A)
-    train = configuration.TrainConfig(epochs=DEMO_EPOCHS)
-    run, stack = start_run(RunConfig(InputConfig(out / "particles.star"), model=model, train=train), out / "run", say=say)
-    finished = train_run(run, stack, train, say=say)
-    say("3. against the truth (emsvae evaluate)")
-    judged = evaluate_run(run.path, out / "truth.star", oracle_particles=0)
-    say(judged.evaluation.table(cramer_rao=judged.cramer_rao))
-    say(f"STAR file for RELION: {run.star}\nfigures: {run.figures}\nopen it: napari {run.path}   (pip install -e '.[napari]')")
-    return finished
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """An evaluation and the yardsticks that were at hand."""
-
-    evaluation: "Evaluation"
-    oracle: "Evaluation | None"
-    cramer_rao: dict[str, float] | None
-
-
-def evaluate_run(path: Path, truth: Path, oracle_particles: int) -> Judged:
-    """Compare a run's results with the truth, joined on the image names.
-
-    Parameters
-    ----------
-    truth
-        STAR file with ``emsvaeTrueZ1..`` and RELION's pose labels, as `emspatialvae.simulate` writes it.
-    oracle_particles
-        Also run the Bayes oracle on this many particles when ``simulation.json`` lies beside the truth; 0 = do not.
-    """
-    from emspatialvae.analysis.metrics import evaluate_latents
-    from emspatialvae.oracle import oracle_of_stack
-    from emspatialvae.simulate import load_simulation
-
-    run = RunDir(path)
-    preparation = run.manifest.preparation
-    latents = export.read_csv(run.latents, run.manifest.config.model.z_dim, preparation.pixel_size_A)
-    true_z, true_pose, names, pixel_size_A = _read_truth(truth)
-    row_of = {name: row for row, name in enumerate(names)}
-    for table, where in ((names, truth), (latents.names, run.latents)):
-        if len(set(table)) != len(table):
-            raise ParticleFileError(f"{where}: image names repeat; expected each once, because particles are joined on them")
-    missing = [name for name in latents.names if name not in row_of]
-    if missing:
-        raise ParticleFileError(f"{truth}: {len(missing)} of {len(latents)} particles of {path} are not in it, the first is {missing[0]}")
-    latents = latents[latents.used]
-    rows = np.array([row_of[name] for name in latents.names])
-    # Errors of shifts are given in pixels of the original images, whatever the box that the model saw.
-    pose = latents.pose.scaled(preparation.pixel_size_A / pixel_size_A[rows])
-    evaluation = evaluate_latents(latents.z, pose, true_z[rows], true_pose[rows])
-    beside = truth.parent / "simulation.json"
-    if not beside.is_file():
-        return Judged(evaluation, None, None)
-    oracle = None
-    if oracle_particles > 0:
-        some, z, oracle_pose = oracle_of_stack(truth.parent, oracle_particles)
-        oracle = evaluate_latents(z, oracle_pose, true_z[some], true_pose[some])
-    return Judged(evaluation, oracle, load_simulation(beside).cramer_rao)
-
-
-def _read_truth(truth: Path) -> tuple[np.ndarray, geometry.Pose2D, list[str], np.ndarray]:
-    from emspatialvae.io.star import StarFile
-    from emspatialvae.loading import particle_block
-
-    if truth.suffix != ".star" or not truth.is_file():
-        raise ParticleFileError(f"--truth {truth}: no such STAR file; `emsvae simulate` writes truth.star")
-    stack = load_particles(InputConfig(truth), open_stacks=False)
-    assert isinstance(stack.metadata, StarFile)
-    block = particle_block(stack.metadata)
-    labels = [label for label in block.labels if label.startswith("emsvaeTrueZ")]
-    if not labels or stack.pose is None:
-        raise ParticleFileError(f"{truth}: no emsvaeTrueZ1 or no rlnAnglePsi; expected the truth.star of `emsvae simulate`")
-    columns = block.columns(*labels)
-    true_z = np.stack([np.array(columns[label], dtype=np.float64) for label in labels], 1)
-    return true_z, stack.pose, stack.names.tolist(), stack.pixel_size_A
-
-
-def _image_spec(config: RunConfig, preparation: Preparation):  # noqa: ANN202
+def _image_spec(config: RunConfig, preparation: Preparation) -> "tuple[ImageSpec, str]":
     """Shift prior and limit in prepared pixels, and a sentence about them."""
     from emspatialvae.model.spatial_vae import ImageSpec
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -49,29 +48,38 @@ def learning_curve(metrics: Sequence[Mapping[str, float]], z_delay: int) -> Figu
         axes.grid(alpha=0.3)
         if 0 < z_delay < len(epoch):
             axes.axvspan(epoch[0] - 0.5, z_delay + 0.5, color="0.9", zorder=0)
-    bottom.text(0.01, 0.03, "grey: z held at zero" if 0 < z_delay < len(epoch) else "", transform=bottom.transAxes, fontsize=8)
+    bottom.text(
+        0.01, 0.03, "grey: z held at zero" if 0 < z_delay < len(epoch) else "", transform=bottom.transAxes, fontsize=8
+    )
     return figure
 
 
 def z_scatter(z: Floats, colour: Floats, colour_label: str) -> Figure:
-    """Particles in content space; z [n, d], coloured by [n]. One dimension is drawn against the colour, more pairwise."""
+    """Particles in content space; z [n, d], coloured by [n]. One dimension is drawn as a histogram over the colour."""
     d = z.shape[1]
-    pairs = [(0, 0)] if d == 1 else [(i, i + 1) for i in range(0, min(d, 6) - 1, 1 if d < 4 else 2)]
-    figure = Figure(figsize=(5.2 * len(pairs) + 0.8, 5), layout="constrained")
     size = float(np.clip(2e4 / len(z), 1, 30))
-    last = None
-    for axes, (i, j) in zip(np.atleast_1d(figure.subplots(1, len(pairs))), pairs, strict=True):
-        if d == 1:
-            axes.scatter(z[:, 0], colour, s=size, alpha=0.6, linewidths=0, rasterized=True)
-            axes.set_ylabel(colour_label)
-        else:
-            last = axes.scatter(z[:, i], z[:, j], c=colour, s=size, alpha=0.6, linewidths=0, cmap="viridis", rasterized=True)
+    if d == 1:
+        figure = Figure(figsize=(6.5, 5.5), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
+        top.hist(z[:, 0], bins=min(60, 5 + len(z) // 20), color="C0")
+        top.set_ylabel("particles")
+        bottom.scatter(z[:, 0], colour, s=size, alpha=0.5, linewidths=0, rasterized=True)
+        bottom.set_ylabel(colour_label)
+        bottom.set_xlabel("z1")
+    else:
+        pairs = [(i, i + 1) for i in range(0, min(d, 6) - 1, 1 if d < 4 else 2)]
+        figure = Figure(figsize=(5.2 * len(pairs) + 0.8, 5), layout="constrained")
+        for axes, (i, j) in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
+            drawn = axes.scatter(
+                z[:, i], z[:, j], c=colour, s=size, alpha=0.6, linewidths=0, cmap="viridis", rasterized=True
+            )
+            axes.set_xlabel(f"z{i + 1}")
             axes.set_ylabel(f"z{j + 1}")
             axes.set_aspect("equal", "datalim")
-        axes.set_xlabel(f"z{i + 1}")
+            if (i, j) == pairs[-1]:
+                figure.colorbar(drawn, ax=figure.axes, label=colour_label, shrink=0.85)
+    for axes in figure.axes:
         axes.grid(alpha=0.3)
-    if last is not None:
-        figure.colorbar(last, ax=figure.axes, label=colour_label, shrink=0.85)
     figure.suptitle(f"Content of {len(z):,} particles, rotation and shift taken out", fontsize=10)
     return figure
 
@@ -125,6 +133,3 @@ def _picture(axes: Axes, image: Floats, *, colorbar: bool = False) -> Any:
     if colorbar and axes.figure is not None:
         axes.figure.colorbar(drawn, ax=axes, shrink=0.85)
     return drawn
-
-
-matplotlib.rcParams["axes.unicode_minus"] = False

@@ -30,7 +30,8 @@ def draw(run: RunDir, model: SpatialVAE, images: PreparedImages, latents: Latent
         figures.save(figures.learning_curve(metrics, run.manifest.config.train.z_delay), folder / "learning_curve.png")
     shown = rows[:: max(1, len(rows) // 50_000)]
     figures.save(
-        figures.z_scatter(latents.z[shown], latents.log_likelihood[shown], "log-likelihood (nats)"), folder / "z_scatter.png"
+        figures.z_scatter(latents.z[shown], latents.log_likelihood[shown], "log-likelihood (nats)"),
+        folder / "z_scatter.png",
     )
     figures.save(_reconstructions(model, images, latents, rows), folder / "reconstructions.png")
     figures.save(_manifold(model, latents, rows), folder / "manifold.png")
@@ -45,7 +46,12 @@ def canonical(model: SpatialVAE, z: np.ndarray) -> np.ndarray:
         model.render(Content(still.z[i : i + 64], still.theta_rad[i : i + 64], still.shift_px[i : i + 64]))[:, 0]
         for i in range(0, len(z), 64)
     ]
-    return torch.cat(parts).numpy()
+    return within_mask(model, torch.cat(parts).numpy())
+
+
+def within_mask(model: SpatialVAE, images: np.ndarray) -> np.ndarray:
+    """Images [n, box, box] with the corners at zero, where the model never saw a pixel and draws whatever it likes."""
+    return np.where(imaging.circular_mask(model.images.box, model.images.mask_radius_px), images, 0)
 
 
 def _reconstructions(model: SpatialVAE, images: PreparedImages, latents: Latents, rows: np.ndarray):  # noqa: ANN202
@@ -60,7 +66,7 @@ def _reconstructions(model: SpatialVAE, images: PreparedImages, latents: Latents
         [str(name).split("@")[0] for name in latents.names[picked]],
         {
             "raw": raw,
-            "model,\nsame pose": model.render(posed)[:, 0].numpy(),
+            "model,\nsame pose": within_mask(model, model.render(posed)[:, 0].numpy()),
             "aligned": imaging.align(raw, pose),
             "model,\nno pose": canonical(model, latents.z[picked]),
         },
@@ -70,9 +76,13 @@ def _reconstructions(model: SpatialVAE, images: PreparedImages, latents: Latents
 def _manifold(model: SpatialVAE, latents: Latents, rows: np.ndarray):  # noqa: ANN202
     z, shape = manifold.grid(latents.z[rows], TILES)
     many = latents.z.shape[1] > 2
-    across, up = ("first principal axis of z", "second principal axis of z") if many else ("z1", "z2" if shape[0] > 1 else "")
+    across, up = (
+        ("first principal axis of z", "second principal axis of z") if many else ("z1", "z2" if shape[0] > 1 else "")
+    )
     title = "What the model draws across content space (equally probable steps)"
-    return figures.tiles(canonical(model, z), shape, title, f"{across} \N{RIGHTWARDS ARROW}", f"{up} \N{RIGHTWARDS ARROW}" if up else "")
+    return figures.tiles(
+        canonical(model, z), shape, title, f"{across} \N{RIGHTWARDS ARROW}", f"{up} \N{RIGHTWARDS ARROW}" if up else ""
+    )
 
 
 def _averages(model: SpatialVAE, images: PreparedImages, latents: Latents, rows: np.ndarray):  # noqa: ANN202
@@ -84,4 +94,6 @@ def _averages(model: SpatialVAE, images: PreparedImages, latents: Latents, rows:
         before += raw.sum(0)
         after += imaging.align(raw, latents.pose[part]).sum(0)
     some = picked[:: max(1, len(picked) // 200)]
-    return figures.averages(before / len(picked), after / len(picked), canonical(model, latents.z[some]).mean(0), len(picked))
+    return figures.averages(
+        before / len(picked), after / len(picked), canonical(model, latents.z[some]).mean(0), len(picked)
+    )

@@ -71,8 +71,13 @@ class MlpEncoder(nn.Module):
         """Look at images [n, c, box, box], each turned by an angle [n] first; the posterior is that of the image as given."""
         view = images if turn_rad is None else turn_images(images, turn_rad)
         turn_rad = images.new_zeros(len(images)) if turn_rad is None else turn_rad
-        mean, log_sd = self.layers(view.flatten(2)[:, :, self.mask].flatten(1)).float().chunk(2, 1)
-        (z, theta, shift), (z_log_sd, theta_log_sd, shift_log_sd) = mean.split(self.parts, 1), log_sd.split(self.parts, 1)
+        # One row per image costs nothing beside the decoder's row per pixel, and bfloat16 would round an angle to a degree.
+        with torch.autocast(images.device.type, enabled=False):
+            mean, log_sd = self.layers(view.float().flatten(2)[:, :, self.mask].flatten(1)).chunk(2, 1)
+        (z, theta, shift), (z_log_sd, theta_log_sd, shift_log_sd) = (
+            mean.split(self.parts, 1),
+            log_sd.split(self.parts, 1),
+        )
         return AmortisedPosterior(
             z=DiagonalGaussian(z, z_log_sd),
             theta=DiagonalGaussian(theta, theta_log_sd) if self.parts[1] else None,

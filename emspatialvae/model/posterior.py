@@ -130,5 +130,5 @@ class AmortisedPosterior:
         theta_rad = zero if theta is None else theta[:, 0] - self.turn_rad
         if shift is None:
             return Content(z, theta_rad, torch.stack([zero, zero], 1))
-        cos, sin = torch.cos(self.turn_rad), torch.sin(self.turn_rad)
-        return Content(z, theta_rad, torch.stack(geometry.rotate_xy(*shift.unbind(1), cos, -sin), 1))
+        x, y = geometry.rotate_xy(shift[:, 0], shift[:, 1], torch.cos(self.turn_rad), -torch.sin(self.turn_rad))
+        return Content(z, theta_rad, torch.stack([x, y], 1))

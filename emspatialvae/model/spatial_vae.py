@@ -62,6 +62,7 @@ class SpatialVAE(nn.Module):
 
     points: Tensor
     mask: Tensor
+    decoder: Decoder
 
     def __init__(self, config: ModelConfig, images: ImageSpec) -> None:
         super().__init__()
@@ -96,8 +97,9 @@ class SpatialVAE(nn.Module):
     @property
     def floats_per_particle(self) -> int:
         """Size of the widest hidden layer for one particle."""
-        wide = isinstance(self.decoder, SpatialDecoder)
-        return int(self.mask.sum()) * self.decoder.from_points.out_features if wide else self.mask.numel()
+        decoder = self.decoder
+        pixels = int(self.mask.sum())
+        return pixels * (decoder.from_points.out_features if isinstance(decoder, SpatialDecoder) else 1)
 
     def decode(self, content: Content) -> Tensor:
         """Likelihood parameters at the pixels within the mask; shape [n, p, outputs]."""

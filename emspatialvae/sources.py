@@ -1,0 +1,288 @@
+"""The three kinds of particle files, each turned into the same table: STAR, cryoSPARC's .cs, a bare stack.
+
+None of them looks for the images; `emspatialvae.loading` does.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emspatialvae import geometry
+from emspatialvae.config import InputConfig
+from emspatialvae.ctf import CtfParams
+from emspatialvae.errors import ParticleFileError
+from emspatialvae.io import cs, mrc
+from emspatialvae.io.star import StarBlock, StarFile
+from emspatialvae.particles import OpticsGroup, ParticleStack
+
+PARTICLE_BLOCKS = ("particles", "images", "")
+BEAM_LABELS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+
+
+# --------------------------------------------------------------------------------------------------------------- STAR
+
+
+def particle_block(star: StarFile) -> StarBlock:
+    """The block that lists particle images.
+
+    Raises
+    ------
+    ParticleFileError
+        There is none.
+    """
+    for block in star.blocks:
+        if block.name in PARTICLE_BLOCKS and "rlnImageName" in block.labels:
+            return block
+    found = ", ".join(f"data_{block.name} with {len(block.labels)} labels" for block in star.blocks) or "nothing"
+    raise ParticleFileError(
+        f"{star.path}: no block of particles; found {found}, expected data_particles (or data_images, data_) "
+        "with _rlnImageName; give the particles file, not micrographs or a model"
+    )
+
+
+def read_star_source(config: InputConfig) -> ParticleStack:
+    """Read RELION 3.0 (one block) or 3.1 and later (optics and particles, in either order)."""
+    star = StarFile.read(config.particles)
+    block = particle_block(star)
+    notes = ["line ends are CRLF, which RELION cannot read; what is written back has LF"] if star.crlf else []
+    names, paths, file_of, index_of = _split_image_names(block.columns("rlnImageName")["rlnImageName"], star.path)
+    optics_table = next((b for b in star.blocks if b.name == "optics"), None)
+    if optics_table is not None and "rlnOpticsGroup" not in block.labels:
+        notes.append("particles do not say their optics group; the only one in the file is taken for all")
+    if optics_table is not None:
+        optics, optics_of, beam = _star_optics(star.path, block, optics_table, config)
+    else:
+        optics, optics_of, beam = _star_without_optics(star.path, block, config)
+    angles = [_floats(block, label) for label in ("rlnAngleRot", "rlnAngleTilt")]
+    return ParticleStack(
+        source=star.path,
+        kind="star",
+        names=names,
+        paths=paths,
+        file_of=file_of,
+        index_of=index_of,
+        optics=optics,
+        optics_of=optics_of,
+        ctf=_star_ctf(block, beam),
+        pose=_star_pose(block, np.array([group.pixel_size_A for group in optics])[optics_of]),
+        has_3d_pose=any(a is not None and bool(np.any(a != 0)) for a in angles),
+        metadata=star,
+        notes=tuple(notes),
+    )
+
+
+def _split_image_names(
+    image_names: list[str], source: Path
+) -> tuple[NDArray[Any], tuple[str, ...], NDArray[np.int32], NDArray[np.int64]]:
+    """``N@path`` to names, the paths that occur, and for each row the path's number and the 0-based image index."""
+    codes: dict[str, int] = {}
+    file_of, index_of = np.empty(len(image_names), np.int32), np.empty(len(image_names), np.int64)
+    for row, name in enumerate(image_names):
+        number, at, path = name.partition("@")
+        if not (at and path and number.isdecimal() and int(number) > 0):
+            raise ParticleFileError(
+                f"{source}: image name {name!r} of particle {row + 1}; expected N@stack.mrcs with N counted from 1"
+            )
+        file_of[row], index_of[row] = codes.setdefault(path, len(codes)), int(number) - 1
+    return np.array(image_names, dtype=object), tuple(codes), file_of, index_of
+
+
+def _floats(block: StarBlock, label: str) -> NDArray[np.float64] | None:
+    """A column as numbers, None when the block has no such label."""
+    if label not in block.labels:
+        return None
+    values = block.columns(label)[label]
+    try:
+        return np.array(values, dtype=np.float64)
+    except ValueError as error:
+        raise ParticleFileError(f"data_{block.name}: column {label} holds {error}; expected numbers") from None
+
+
+def _star_optics(
+    source: Path, block: StarBlock, table: StarBlock, config: InputConfig
+) -> tuple[tuple[OpticsGroup, ...], NDArray[np.int32], dict[str, NDArray[np.float64]]]:
+    """Optics groups, each particle's group, and voltage, Cs and amplitude contrast per particle."""
+    numbers = table.columns("rlnOpticsGroup")["rlnOpticsGroup"]
+    names = (
+        table.columns("rlnOpticsGroupName")["rlnOpticsGroupName"] if "rlnOpticsGroupName" in table.labels else numbers
+    )
+    row_of = {int(float(number)): row for row, number in enumerate(numbers)}
+    if "rlnOpticsGroup" in block.labels:
+        wanted = [int(float(number)) for number in block.columns("rlnOpticsGroup")["rlnOpticsGroup"]]
+    elif len(numbers) == 1:
+        wanted = [int(float(numbers[0]))] * block.n_rows
+    else:
+        raise ParticleFileError(
+            f"{source}: particles have no rlnOpticsGroup, data_optics has {len(numbers)} groups; add the column"
+        )
+    missing = sorted(set(wanted) - set(row_of))
+    if missing:
+        raise ParticleFileError(
+            f"{source}: particles belong to optics group {missing[0]}, data_optics has {sorted(row_of)}; repair the file"
+        )
+    optics_of = np.array([row_of[number] for number in wanted], dtype=np.int32)
+    sizes = _floats(table, "rlnImagePixelSize")
+    flags = {
+        key: _floats(table, label)
+        for key, label in {
+            "phase_flipped": "rlnCtfDataArePhaseFlipped",
+            "ctf_premultiplied": "rlnCtfDataAreCtfPremultiplied",
+        }.items()
+    }
+    groups = tuple(
+        OpticsGroup(
+            name=names[row],
+            pixel_size_A=_pixel_size(config, None if sizes is None else sizes[row]),
+            **{key: bool(values[row]) for key, values in flags.items() if values is not None},
+        )
+        for row in range(len(numbers))
+    )
+    beam = {label: _floats(table, label) for label in BEAM_LABELS}
+    return groups, optics_of, {label: values[optics_of] for label, values in beam.items() if values is not None}
+
+
+def _star_without_optics(
+    source: Path, block: StarBlock, config: InputConfig
+) -> tuple[tuple[OpticsGroup, ...], NDArray[np.int32], dict[str, NDArray[np.float64]]]:
+    """RELION 3.0: pixel size in A = 1e4 * rlnDetectorPixelSize (um) / rlnMagnification, the beam in the particle table."""
+    detector, magnification = _floats(block, "rlnDetectorPixelSize"), _floats(block, "rlnMagnification")
+    beam = {label: values for label in BEAM_LABELS if (values := _floats(block, label)) is not None}
+    if detector is None or magnification is None or config.pixel_size_A is not None:
+        size = _pixel_size(config, None)
+        return (OpticsGroup("opticsGroup1", size),), np.zeros(block.n_rows, np.int32), beam
+    sizes, optics_of = np.unique(1e4 * detector / magnification, return_inverse=True)
+    groups = tuple(OpticsGroup(f"opticsGroup{n + 1}", _pixel_size(config, size)) for n, size in enumerate(sizes))
+    return groups, optics_of.astype(np.int32), beam
+
+
+def _pixel_size(config: InputConfig, found: float | None) -> float:
+    """The user's word, else the file's, else NaN (`emspatialvae.loading` asks for it)."""
+    size = config.pixel_size_A if config.pixel_size_A is not None else found
+    return float(size) if size is not None and np.isfinite(size) and size > 0 else float("nan")
+
+
+def _star_ctf(block: StarBlock, beam: dict[str, NDArray[np.float64]]) -> CtfParams | None:
+    if "rlnDefocusU" not in block.labels:
+        return None
+    unknown = np.full(block.n_rows, np.nan)
+
+    def column(label: str, otherwise: NDArray[np.float64]) -> NDArray[np.float64]:
+        values = _floats(block, label)
+        return otherwise if values is None else values
+
+    return CtfParams(
+        defocus_u_A=(defocus_u := column("rlnDefocusU", unknown)),
+        defocus_v_A=column("rlnDefocusV", defocus_u),
+        astigmatism_rad=np.radians(column("rlnDefocusAngle", np.zeros(block.n_rows))),
+        phase_shift_rad=np.radians(column("rlnPhaseShift", np.zeros(block.n_rows))),
+        voltage_kV=beam.get("rlnVoltage", unknown),
+        cs_mm=beam.get("rlnSphericalAberration", unknown),
+        amplitude_contrast=beam.get("rlnAmplitudeContrast", unknown),
+    )
+
+
+def _star_pose(block: StarBlock, pixel_size_A: NDArray[np.float64]) -> geometry.Pose2D | None:
+    """The poses in the file; offsets in angstrom win over offsets in pixels, as in RELION 3.1 and later."""
+    psi = _floats(block, "rlnAnglePsi")
+    if psi is None:
+        return None
+    for x, y, unit_A in (
+        ("rlnOriginXAngst", "rlnOriginYAngst", pixel_size_A),
+        ("rlnOriginX", "rlnOriginY", np.ones(block.n_rows)),
+    ):
+        origin_x, origin_y = _floats(block, x), _floats(block, y)
+        if origin_x is not None and origin_y is not None:
+            return geometry.from_relion(psi, np.stack([origin_x, origin_y], -1), unit_A)
+    return geometry.from_relion(psi, np.zeros((block.n_rows, 2)), pixel_size_A)
+
+
+# -------------------------------------------------------------------------------------------------------- cryoSPARC
+
+
+def read_cs_source(config: InputConfig) -> ParticleStack:
+    """Read a cryoSPARC particle table, with its passthrough joined on uid where one is given."""
+    array = cs.read_cs(config.particles)
+    if config.passthrough is not None:
+        array = cs.join_passthrough(array, cs.read_cs(config.passthrough))
+    fields = array.dtype.names or ()
+    for field in ("blob/path", "blob/idx"):
+        if field not in fields:
+            raise ParticleFileError(
+                f"{config.particles}: no field {field} (found {len(fields)} fields, first {', '.join(fields[:3])}); "
+                "give the job's passthrough file with --passthrough"
+            )
+    spelled, file_of = np.unique(array["blob/path"], return_inverse=True)
+    pixel_size_A = np.full(len(array), config.pixel_size_A or np.nan)
+    if config.pixel_size_A is None and "blob/psize_A" in fields:
+        pixel_size_A = array["blob/psize_A"].astype(np.float64)
+    # One optics group per set of recording conditions, as RELION wants them.
+    beam = [array[f].astype(np.float64) for f in ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast") if f in fields]
+    kinds, optics_of = np.unique(np.stack([pixel_size_A, *beam], 1), axis=0, return_inverse=True)
+    sizes = [_pixel_size(config, float(kind[0])) for kind in kinds]
+    return ParticleStack(
+        source=config.particles,
+        kind="cs",
+        names=np.array(
+            [
+                f"{i + 1:06d}@{cs.decode_path(path)}"
+                for i, path in zip(array["blob/idx"].tolist(), array["blob/path"].tolist(), strict=True)
+            ],
+            dtype=object,
+        ),
+        paths=tuple(cs.decode_path(path) for path in spelled.tolist()),
+        file_of=file_of.astype(np.int32),
+        index_of=array["blob/idx"].astype(np.int64),
+        optics=tuple(OpticsGroup(f"opticsGroup{n + 1}", size) for n, size in enumerate(sizes)),
+        optics_of=optics_of.reshape(-1).astype(np.int32),
+        ctf=_cs_ctf(array),
+        pose=_cs_pose(array, pixel_size_A),
+        metadata=array,
+    )
+
+
+def _cs_ctf(array: NDArray[Any]) -> CtfParams | None:
+    fields = {
+        "defocus_u_A": "ctf/df1_A",
+        "defocus_v_A": "ctf/df2_A",
+        "astigmatism_rad": "ctf/df_angle_rad",
+        "phase_shift_rad": "ctf/phase_shift_rad",
+        "voltage_kV": "ctf/accel_kv",
+        "cs_mm": "ctf/cs_mm",
+        "amplitude_contrast": "ctf/amp_contrast",
+    }
+    if not set(fields.values()) <= set(array.dtype.names or ()):
+        return None
+    return CtfParams(**{ours: array[theirs].astype(np.float64) for ours, theirs in fields.items()})
+
+
+def _cs_pose(array: NDArray[Any], pixel_size_A: NDArray[np.float64]) -> geometry.Pose2D | None:
+    if not {"alignments2D/pose", "alignments2D/shift", "alignments2D/psize_A"} <= set(array.dtype.names or ()):
+        return None
+    pose = geometry.from_cryosparc(array["alignments2D/pose"], array["alignments2D/shift"])
+    return pose.scaled(array["alignments2D/psize_A"].astype(np.float64) / pixel_size_A)
+
+
+# ------------------------------------------------------------------------------------------------------- bare stack
+
+
+def read_stack_source(config: InputConfig) -> ParticleStack:
+    """A bare stack: every image of the file in order, nothing else known."""
+    header = mrc.read_header(config.particles)
+    if config.particles.suffix.lower() == ".mrc" and header.n_images == header.width == header.height:
+        raise ParticleFileError(
+            f"{config.particles}: {header.n_images} sections of {header.width} x {header.height} look like a volume; "
+            "expected a stack of particle images (rename it to .mrcs if it is one)"
+        )
+    n = header.n_images
+    return ParticleStack(
+        source=config.particles,
+        kind="mrc",
+        names=np.array([f"{i + 1:06d}@{config.particles.name}" for i in range(n)], dtype=object),
+        paths=(str(config.particles),),
+        file_of=np.zeros(n, np.int32),
+        index_of=np.arange(n, dtype=np.int64),
+        optics=(OpticsGroup("opticsGroup1", _pixel_size(config, header.pixel_size_A)),),
+        optics_of=np.zeros(n, np.int32),
+    )
