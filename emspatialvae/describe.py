@@ -34,7 +34,7 @@ def _kind(table: ParticleStack) -> str:
     if table.kind == "star":
         assert isinstance(table.metadata, StarFile)
         optics = any(block.name == "optics" for block in table.metadata.blocks)
-        return "RELION 3.1 or later (optics and particles)" if optics else "RELION 3.0 (one table)"
+        return "RELION 3.1 or later (optics and particles)" if optics else "RELION, one table without optics"
     return {"cs": "cryoSPARC particles", "mrc": "a bare image stack"}[table.kind]
 
 
@@ -56,7 +56,9 @@ def _contents(table: ParticleStack) -> Iterator[str]:
         yield "no poses"
     else:
         kind = "of a 3-D refinement" if table.has_3d_pose else "in the plane"
-        yield f"poses {kind}; shifts {np.sqrt((table.pose.shift_px**2).mean()):.2f} px rms per axis"
+        rms_px = np.sqrt((table.pose.shift_px**2).mean())
+        # Offsets in angstrom are no pixels until the pixel size is known.
+        yield f"poses {kind}" + (f"; shifts {rms_px:.2f} px rms per axis" if np.isfinite(rms_px) else "")
 
 
 def run_text(path: Path) -> str:

@@ -137,7 +137,7 @@ def _new_tables(stack: ParticleStack, columns: list[Column]) -> "Mapping[str, pd
         {
             "rlnOpticsGroup": np.arange(len(stack.optics)) + 1,
             "rlnOpticsGroupName": [group.name for group in stack.optics],
-            "rlnImagePixelSize": [group.pixel_size_A for group in stack.optics],
+            "rlnImagePixelSize": np.array([group.pixel_size_A for group in stack.optics], np.float32),
             "rlnImageSize": [stack.files[stack.file_of[row]].width for row in first],
             "rlnImageDimensionality": 2,
         }
@@ -147,14 +147,16 @@ def _new_tables(stack: ParticleStack, columns: list[Column]) -> "Mapping[str, pd
         "rlnOpticsGroup": stack.optics_of + 1,
     }
     if stack.ctf is not None and stack.ctf.known.all():
-        optics["rlnVoltage"] = stack.ctf.voltage_kV[first]
-        optics["rlnSphericalAberration"] = stack.ctf.cs_mm[first]
-        optics["rlnAmplitudeContrast"] = stack.ctf.amplitude_contrast[first]
+        # cryoSPARC holds float32; as such the numbers are written in the few digits that they have.
+        known = {name: values.astype(np.float32) for name, values in vars(stack.ctf).items()}
+        optics["rlnVoltage"] = known["voltage_kV"][first]
+        optics["rlnSphericalAberration"] = known["cs_mm"][first]
+        optics["rlnAmplitudeContrast"] = known["amplitude_contrast"][first]
         table |= {
-            "rlnDefocusU": stack.ctf.defocus_u_A,
-            "rlnDefocusV": stack.ctf.defocus_v_A,
-            "rlnDefocusAngle": np.degrees(stack.ctf.astigmatism_rad),
-            "rlnPhaseShift": np.degrees(stack.ctf.phase_shift_rad),
+            "rlnDefocusU": known["defocus_u_A"],
+            "rlnDefocusV": known["defocus_v_A"],
+            "rlnDefocusAngle": np.degrees(known["astigmatism_rad"]),
+            "rlnPhaseShift": np.degrees(known["phase_shift_rad"]),
         }
     table |= {column.label: column.values for column in columns}
     return {"optics": optics, "particles": pd.DataFrame(table)}

@@ -114,11 +114,10 @@ def replace_hot_pixels(images: Images, sd: float) -> tuple[Images, NDArray[np.in
 def brightness_of_centre(images: Images, radius_px: float) -> tuple[float, float]:
     """By how much the inner half of the mask is brighter than the background, and the standard error of that.
 
-    Both in units of the background's s.d., averaged over the images; a negative value means dark particles.
+    Averaged over the images, in their own units (background s.d. after `normalise`); negative means dark particles.
     """
-    mean, sd = background(images, radius_px)
-    inner = images[:, circular_mask(images.shape[-1], radius_px / 2)].mean(1)
-    difference = (inner - mean) / np.where(sd > 0, sd, 1)
+    mean, _ = background(images, radius_px)
+    difference = images[:, circular_mask(images.shape[-1], radius_px / 2)].mean(1) - mean
     # Without a second image to compare with, one image can say nothing about its own scatter.
     error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else np.inf
     return float(difference.mean()), float(error)

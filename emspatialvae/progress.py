@@ -5,12 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from tqdm import tqdm
-
-if TYPE_CHECKING:
-    from emspatialvae.train import Progress
 
 
 @contextmanager
@@ -51,17 +48,15 @@ class TrainingBar:
     ) -> None:
         self.bar.close()
 
-    def show(self, progress: "Progress", particles: int, means: list[float]) -> None:
-        """After a step: ``means`` are the ELBO and its parts over the epoch so far, in nats per particle."""
+    def show(self, epoch: int, particles: int, means: list[float]) -> None:
+        """After a step of the ``epoch`` (from 0): ``means`` are the ELBO and its parts over the epoch so far, in nats per particle."""
         self.seen += particles
         self.bar.update(particles)
         elbo, fit, kl_z, kl_theta, kl_shift = means
         line = f"ELBO {elbo:.2f} = {fit:.2f} - KL {kl_z:.2f} z, {kl_theta:.2f} theta, {kl_shift:.2f} shift"
-        self.bar.set_description(
-            f"epoch {progress.epoch + 1}{', until settled' if self.open_end else ''}", refresh=False
-        )
+        self.bar.set_description(f"epoch {epoch + 1}{', until settled' if self.open_end else ''}", refresh=False)
         self.bar.set_postfix_str(line, refresh=False)
-        if not self.terminal and progress.epoch != self.epoch and time.monotonic() - self.said > 10:
+        if not self.terminal and epoch != self.epoch and time.monotonic() - self.said > 10:
             rate = self.seen / (time.monotonic() - self.began)
-            self.say(f"epoch {progress.epoch + 1}: {line}; {rate:.0f} particles/s")
-            self.epoch, self.said = progress.epoch, time.monotonic()
+            self.say(f"epoch {epoch + 1}: {line}; {rate:.0f} particles/s")
+            self.epoch, self.said = epoch, time.monotonic()

@@ -1,9 +1,13 @@
 """The training loop, on one screen, and the state it can be resumed from."""
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -38,6 +42,25 @@ class Progress:
     """Why the training ended; empty while it has not."""
 
 
+@contextmanager
+def _noticing_interrupts() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into an answer instead of an exception in the middle of a step; the second one is raised."""
+    noticed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        noticed.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, notice)
+    try:
+        yield lambda: bool(noticed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Trainer:
     """Trains a model on prepared images and keeps the run folder up to date.
 
@@ -48,7 +71,8 @@ class Trainer:
     names
         Image names, for messages; shape [n].
     show
-        Called after every step with the progress, particles per second, and the means of `PARTS` so far in the epoch.
+        Called after every step with the epoch (from 0), the particles of the step, and the means of `PARTS` over the epoch
+        so far.
     """
 
     def __init__(
@@ -58,7 +82,7 @@ class Trainer:
         names: NDArray[Any],
         config: TrainConfig,
         run: RunDir,
-        show: Callable[[Progress, int, list[float]], None] = lambda *_: None,
+        show: Callable[[int, int, list[float]], None] = lambda *_: None,
     ) -> None:
         self.config, self.run, self.images, self.names, self.show = config, run, images, names, show
         self.device = compute.pick_device(config.device)
@@ -71,21 +95,26 @@ class Trainer:
         self.limit = config.epochs or config.max_epochs
         self.part = compute.part_size(config.batch_size, model.floats_per_particle, self.device, self.dtype)
 
-    def fit(self) -> Progress:
-        """Train until the epochs are done or the ELBO has settled; an interrupt leaves a checkpoint and passes on."""
+    def fit(self) -> bool:
+        """Train until the epochs are done or the ELBO has settled; False when the user interrupted.
+
+        An interrupt (Ctrl-C) ends the training after the current step, so that the checkpoint is one of a whole step; a second
+        one ends the program.
+        """
+        self.save()
         saved = time.monotonic()
-        try:
+        with _noticing_interrupts() as interrupted:
             while not self.progress.stopped:
-                batches = self._batches(self.progress.epoch)
-                for rows in batches[self.progress.step :]:
+                for rows in self._batches(self.progress.epoch)[self.progress.step :]:
                     self._step(rows)
-                    if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
+                    if interrupted() or time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
                         self.save()
                         saved = time.monotonic()
+                    if interrupted():
+                        return False
                 self._end_epoch()
-        finally:
-            self.save()
-        return self.progress
+        self.save()
+        return True
 
     def _step(self, rows: NDArray[np.int64]) -> None:
         """One optimiser step, the batch taken in parts so that memory stays bounded and hidden layers in the cache."""
@@ -105,7 +134,7 @@ class Trainer:
         self.progress.sums = [a + b for a, b in zip(self.progress.sums, sums, strict=True)]
         self.progress.step += 1
         seen = min(self.progress.step * self.config.batch_size, len(self.train_rows))
-        self.show(self.progress, len(rows), [s / seen for s in self.progress.sums])
+        self.show(self.progress.epoch, len(rows), [s / seen for s in self.progress.sums])
 
     def _elbo(self, rows: NDArray[np.int64], generator: torch.Generator, turns: torch.Tensor | None) -> Elbo:
         images = torch.from_numpy(self.images.batch(rows)).to(self.device)
@@ -191,11 +220,8 @@ class Trainer:
         self.generator.set_state(state["generator"])
         self.progress = Progress(**state["progress"])
         self.run.forget_metrics_after(self.progress.epoch)
-        if (
-            self.progress.epoch < self.limit
-            and self.progress.stopped != ""
-            and not self.progress.stopped.startswith("settled")
-        ):
+        settled = self.config.epochs is None and self.progress.stale_epochs >= self.config.patience
+        if not settled and self.progress.epoch < self.limit:
             self.progress.stopped = ""
 
 

@@ -135,11 +135,7 @@ def _fit(trainer: "Trainer", run: RunDir, say: Say) -> bool:
         say=lambda line: _report(run, say, line),
     ) as bar:
         trainer.show = bar.show
-        try:
-            trainer.fit()
-        except KeyboardInterrupt:
-            return False
-    return True
+        return trainer.fit()
 
 
 def open_images(run: RunDir, stack: ParticleStack, *, say: Say = print) -> PreparedImages:

@@ -73,7 +73,7 @@ class MlpEncoder(nn.Module):
         turn_rad = images.new_zeros(len(images)) if turn_rad is None else turn_rad
         # One row per image costs nothing beside the decoder's row per pixel, and bfloat16 would round an angle to a degree.
         with torch.autocast(images.device.type, enabled=False):
-            mean, log_sd = self.layers(view.float().flatten(2)[:, :, self.mask].flatten(1)).chunk(2, 1)
+            mean, log_sd = self.layers(view.flatten(2)[:, :, self.mask].flatten(1)).chunk(2, 1)
         (z, theta, shift), (z_log_sd, theta_log_sd, shift_log_sd) = (
             mean.split(self.parts, 1),
             log_sd.split(self.parts, 1),

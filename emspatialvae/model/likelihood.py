@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,7 +36,7 @@ class UnitGaussian(Likelihood):
 
     def log_prob(self, output: Tensor, y: Tensor) -> Tensor:
         """``-1/2 sum (y - mean)^2 - p c / 2 log(2 pi)``."""
-        error = (y - self.mean(output.float())).flatten(1)
+        error = (y - self.mean(_full(output))).flatten(1)
         return -0.5 * (error**2).sum(1) - 0.5 * math.log(2 * math.pi) * error.shape[1]
 
 
@@ -57,7 +58,7 @@ class FittedGaussian(Likelihood):
 
     def log_prob(self, output: Tensor, y: Tensor) -> Tensor:
         """``-1/2 sum [(y - mean)^2 / variance + log variance + log(2 pi)]``."""
-        output = output.float()
+        output = _full(output)
         log_variance = output[..., self.channels :]
         per_pixel = (y - self.mean(output)) ** 2 * (-log_variance).exp() + log_variance + math.log(2 * math.pi)
         return -0.5 * per_pixel.flatten(1).sum(1)
@@ -76,7 +77,12 @@ class Bernoulli(Likelihood):
 
     def log_prob(self, output: Tensor, y: Tensor) -> Tensor:
         """``sum y log p + (1 - y) log(1 - p)``."""
-        return -F.binary_cross_entropy_with_logits(output.float(), y, reduction="none").flatten(1).sum(1)
+        return -F.binary_cross_entropy_with_logits(_full(output), y, reduction="none").flatten(1).sum(1)
+
+
+def _full(output: Tensor) -> Tensor:
+    """Half-precision outputs as float32: sums over a thousand pixels need it."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def build_likelihood(noise: str, channels: int, non_negative: bool) -> Likelihood:
