@@ -9,7 +9,7 @@ import numpy as np
 from emspatialvae.config import InputConfig, PrepareConfig
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.io.star import StarFile
-from emspatialvae.loading import load_particles
+from emspatialvae.loading import load_particles, open_stacks_of
 from emspatialvae.particles import ParticleStack
 from emspatialvae.prepare import decide
 from emspatialvae.run import RunDir
@@ -22,7 +22,7 @@ def particles_text(source: InputConfig, prepare: PrepareConfig) -> str:
     lines += ["odd:", *(f"  {note}" for note in table.notes)] if table.notes else ["odd: nothing"]
     lines.append("train would:")
     try:
-        stack = load_particles(source)
+        stack = open_stacks_of(table, source)
         _, said = decide(stack, prepare)
         lines += [f"  {line}" for line in (f"read images of {', '.join(map(str, stack.boxes))} px", *said)]
     except EmsvaeError as error:

@@ -45,7 +45,7 @@ def load_particles(config: InputConfig, *, open_stacks: bool = True) -> Particle
     stack = replace(stack, notes=(*stack.notes, *_notes_on_names(stack)))
     if config.limit is not None:
         stack = stack.subset(slice(config.limit))
-    return _with_open_stacks(stack, config) if open_stacks else stack
+    return open_stacks_of(stack, config) if open_stacks else stack
 
 
 def _check_pixel_sizes(stack: ParticleStack) -> None:
@@ -87,8 +87,8 @@ def find_stack(spelled: str, config: InputConfig) -> Path:
     )
 
 
-def _with_open_stacks(stack: ParticleStack, config: InputConfig) -> ParticleStack:
-    """The stack with every header read and checked against what the table asks of it."""
+def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
+    """Find every stack of a table, read its header, and check it against what the table asks of it."""
     _check_pixel_sizes(stack)
     used = np.unique(stack.file_of)
     renumber = np.zeros(len(stack.paths), np.int32)

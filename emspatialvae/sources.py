@@ -18,7 +18,22 @@ from emspatialvae.io.star import StarBlock, StarFile
 from emspatialvae.particles import OpticsGroup, ParticleStack
 
 PARTICLE_BLOCKS = ("particles", "images", "")
-BEAM_LABELS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+BEAM = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+OPTICS_NUMBERS = (
+    "rlnOpticsGroup",
+    "rlnImagePixelSize",
+    "rlnCtfDataArePhaseFlipped",
+    "rlnCtfDataAreCtfPremultiplied",
+    *BEAM,
+)
+NUMBERS = (
+    *("rlnOpticsGroup", "rlnDetectorPixelSize", "rlnMagnification", *BEAM),
+    *("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift"),
+    *("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginX", "rlnOriginY"),
+)
+"""Columns of the particle table that are read where they exist."""
+
+Numbers = dict[str, NDArray[np.float64]]
 
 
 # --------------------------------------------------------------------------------------------------------------- STAR
@@ -47,15 +62,16 @@ def read_star_source(config: InputConfig) -> ParticleStack:
     star = StarFile.read(config.particles)
     block = particle_block(star)
     notes = ["line ends are CRLF, which RELION cannot read; what is written back has LF"] if star.crlf else []
-    names, paths, file_of, index_of = _split_image_names(block.columns("rlnImageName")["rlnImageName"], star.path)
-    optics_table = next((b for b in star.blocks if b.name == "optics"), None)
-    if optics_table is not None and "rlnOpticsGroup" not in block.labels:
-        notes.append("particles do not say their optics group; the only one in the file is taken for all")
-    if optics_table is not None:
-        optics, optics_of, beam = _star_optics(star.path, block, optics_table, config)
+    # One pass over the file for all that is wanted of a million rows.
+    texts, numbers = block.read(["rlnImageName"], [label for label in NUMBERS if label in block.labels])
+    names, paths, file_of, index_of = _split_image_names(texts["rlnImageName"], star.path)
+    table = next((b for b in star.blocks if b.name == "optics"), None)
+    if table is None:
+        optics, optics_of, beam = _star_without_optics(block, numbers, config)
     else:
-        optics, optics_of, beam = _star_without_optics(star.path, block, config)
-    angles = [_floats(block, label) for label in ("rlnAngleRot", "rlnAngleTilt")]
+        optics, optics_of, beam = _star_optics(block, numbers, table, config)
+        if "rlnOpticsGroup" not in block.labels:
+            notes.append("particles do not say their optics group; the only one in the file is taken for all")
     return ParticleStack(
         source=star.path,
         kind="star",
@@ -65,9 +81,9 @@ def read_star_source(config: InputConfig) -> ParticleStack:
         index_of=index_of,
         optics=optics,
         optics_of=optics_of,
-        ctf=_star_ctf(block, beam),
-        pose=_star_pose(block, np.array([group.pixel_size_A for group in optics])[optics_of]),
-        has_3d_pose=any(a is not None and bool(np.any(a != 0)) for a in angles),
+        ctf=_star_ctf(numbers, beam, block.n_rows),
+        pose=_star_pose(numbers, np.array([group.pixel_size_A for group in optics])[optics_of]),
+        has_3d_pose=any(np.any(numbers[label] != 0) for label in ("rlnAngleRot", "rlnAngleTilt") if label in numbers),
         metadata=star,
         notes=tuple(notes),
     )
@@ -89,70 +105,57 @@ def _split_image_names(
     return np.array(image_names, dtype=object), tuple(codes), file_of, index_of
 
 
-def _floats(block: StarBlock, label: str) -> NDArray[np.float64] | None:
-    """A column as numbers, None when the block has no such label."""
-    if label not in block.labels:
-        return None
-    values = block.columns(label)[label]
-    try:
-        return np.array(values, dtype=np.float64)
-    except ValueError as error:
-        raise ParticleFileError(f"data_{block.name}: column {label} holds {error}; expected numbers") from None
-
-
 def _star_optics(
-    source: Path, block: StarBlock, table: StarBlock, config: InputConfig
-) -> tuple[tuple[OpticsGroup, ...], NDArray[np.int32], dict[str, NDArray[np.float64]]]:
+    block: StarBlock, numbers: Numbers, table: StarBlock, config: InputConfig
+) -> tuple[tuple[OpticsGroup, ...], NDArray[np.int32], Numbers]:
     """Optics groups, each particle's group, and voltage, Cs and amplitude contrast per particle."""
-    numbers = table.columns("rlnOpticsGroup")["rlnOpticsGroup"]
-    names = (
-        table.columns("rlnOpticsGroupName")["rlnOpticsGroupName"] if "rlnOpticsGroupName" in table.labels else numbers
-    )
-    row_of = {int(float(number)): row for row, number in enumerate(numbers)}
-    if "rlnOpticsGroup" in block.labels:
-        wanted = [int(float(number)) for number in block.columns("rlnOpticsGroup")["rlnOpticsGroup"]]
-    elif len(numbers) == 1:
-        wanted = [int(float(numbers[0]))] * block.n_rows
+    wanted = [label for label in OPTICS_NUMBERS if label in table.labels]
+    named = [label for label in ("rlnOpticsGroupName",) if label in table.labels]
+    if "rlnOpticsGroup" not in table.labels:
+        raise ParticleFileError(f"{block.path}: data_optics has no rlnOpticsGroup; repair the file")
+    texts, optics = table.read(named, wanted)
+    row_of = {int(number): row for row, number in enumerate(optics["rlnOpticsGroup"])}
+    if "rlnOpticsGroup" in numbers:
+        group_of = numbers["rlnOpticsGroup"].astype(int)
+    elif len(row_of) == 1:
+        group_of = np.full(block.n_rows, next(iter(row_of)))
     else:
         raise ParticleFileError(
-            f"{source}: particles have no rlnOpticsGroup, data_optics has {len(numbers)} groups; add the column"
+            f"{block.path}: particles have no rlnOpticsGroup, data_optics has {len(row_of)} groups; add the column"
         )
-    missing = sorted(set(wanted) - set(row_of))
+    missing = sorted(set(np.unique(group_of).tolist()) - set(row_of))
     if missing:
         raise ParticleFileError(
-            f"{source}: particles belong to optics group {missing[0]}, data_optics has {sorted(row_of)}; repair the file"
+            f"{block.path}: particles belong to optics group {missing[0]}, data_optics has {sorted(row_of)}; repair the file"
         )
-    optics_of = np.array([row_of[number] for number in wanted], dtype=np.int32)
-    sizes = _floats(table, "rlnImagePixelSize")
-    flags = {
-        key: _floats(table, label)
-        for key, label in {
-            "phase_flipped": "rlnCtfDataArePhaseFlipped",
-            "ctf_premultiplied": "rlnCtfDataAreCtfPremultiplied",
-        }.items()
-    }
     groups = tuple(
         OpticsGroup(
-            name=names[row],
-            pixel_size_A=_pixel_size(config, None if sizes is None else sizes[row]),
-            **{key: bool(values[row]) for key, values in flags.items() if values is not None},
+            name=texts["rlnOpticsGroupName"][row] if named else str(number),
+            pixel_size_A=_pixel_size(
+                config, optics["rlnImagePixelSize"][row] if "rlnImagePixelSize" in optics else None
+            ),
+            phase_flipped="rlnCtfDataArePhaseFlipped" in optics and bool(optics["rlnCtfDataArePhaseFlipped"][row]),
+            ctf_premultiplied="rlnCtfDataAreCtfPremultiplied" in optics
+            and bool(optics["rlnCtfDataAreCtfPremultiplied"][row]),
         )
-        for row in range(len(numbers))
+        for number, row in row_of.items()
     )
-    beam = {label: _floats(table, label) for label in BEAM_LABELS}
-    return groups, optics_of, {label: values[optics_of] for label, values in beam.items() if values is not None}
+    values, inverse = np.unique(group_of, return_inverse=True)
+    optics_of = np.array([row_of[value] for value in values.tolist()], dtype=np.int32)[inverse]
+    return groups, optics_of, {label: optics[label][optics_of] for label in BEAM if label in optics}
 
 
 def _star_without_optics(
-    source: Path, block: StarBlock, config: InputConfig
-) -> tuple[tuple[OpticsGroup, ...], NDArray[np.int32], dict[str, NDArray[np.float64]]]:
+    block: StarBlock, numbers: Numbers, config: InputConfig
+) -> tuple[tuple[OpticsGroup, ...], NDArray[np.int32], Numbers]:
     """RELION 3.0: pixel size in A = 1e4 * rlnDetectorPixelSize (um) / rlnMagnification, the beam in the particle table."""
-    detector, magnification = _floats(block, "rlnDetectorPixelSize"), _floats(block, "rlnMagnification")
-    beam = {label: values for label in BEAM_LABELS if (values := _floats(block, label)) is not None}
-    if detector is None or magnification is None or config.pixel_size_A is not None:
+    beam = {label: numbers[label] for label in BEAM if label in numbers}
+    if config.pixel_size_A is not None or not {"rlnDetectorPixelSize", "rlnMagnification"} <= set(numbers):
         size = _pixel_size(config, None)
         return (OpticsGroup("opticsGroup1", size),), np.zeros(block.n_rows, np.int32), beam
-    sizes, optics_of = np.unique(1e4 * detector / magnification, return_inverse=True)
+    with np.errstate(divide="ignore"):
+        found = 1e4 * numbers["rlnDetectorPixelSize"] / numbers["rlnMagnification"]
+    sizes, optics_of = np.unique(found, return_inverse=True)
     groups = tuple(OpticsGroup(f"opticsGroup{n + 1}", _pixel_size(config, size)) for n, size in enumerate(sizes))
     return groups, optics_of.astype(np.int32), beam
 
@@ -163,39 +166,30 @@ def _pixel_size(config: InputConfig, found: float | None) -> float:
     return float(size) if size is not None and np.isfinite(size) and size > 0 else float("nan")
 
 
-def _star_ctf(block: StarBlock, beam: dict[str, NDArray[np.float64]]) -> CtfParams | None:
-    if "rlnDefocusU" not in block.labels:
+def _star_ctf(numbers: Numbers, beam: Numbers, n: int) -> CtfParams | None:
+    if "rlnDefocusU" not in numbers:
         return None
-    unknown = np.full(block.n_rows, np.nan)
-
-    def column(label: str, otherwise: NDArray[np.float64]) -> NDArray[np.float64]:
-        values = _floats(block, label)
-        return otherwise if values is None else values
-
+    zero, unknown = np.zeros(n), np.full(n, np.nan)
     return CtfParams(
-        defocus_u_A=(defocus_u := column("rlnDefocusU", unknown)),
-        defocus_v_A=column("rlnDefocusV", defocus_u),
-        astigmatism_rad=np.radians(column("rlnDefocusAngle", np.zeros(block.n_rows))),
-        phase_shift_rad=np.radians(column("rlnPhaseShift", np.zeros(block.n_rows))),
+        defocus_u_A=numbers["rlnDefocusU"],
+        defocus_v_A=numbers.get("rlnDefocusV", numbers["rlnDefocusU"]),
+        astigmatism_rad=np.radians(numbers.get("rlnDefocusAngle", zero)),
+        phase_shift_rad=np.radians(numbers.get("rlnPhaseShift", zero)),
         voltage_kV=beam.get("rlnVoltage", unknown),
         cs_mm=beam.get("rlnSphericalAberration", unknown),
         amplitude_contrast=beam.get("rlnAmplitudeContrast", unknown),
     )
 
 
-def _star_pose(block: StarBlock, pixel_size_A: NDArray[np.float64]) -> geometry.Pose2D | None:
+def _star_pose(numbers: Numbers, pixel_size_A: NDArray[np.float64]) -> geometry.Pose2D | None:
     """The poses in the file; offsets in angstrom win over offsets in pixels, as in RELION 3.1 and later."""
-    psi = _floats(block, "rlnAnglePsi")
-    if psi is None:
+    if "rlnAnglePsi" not in numbers:
         return None
-    for x, y, unit_A in (
-        ("rlnOriginXAngst", "rlnOriginYAngst", pixel_size_A),
-        ("rlnOriginX", "rlnOriginY", np.ones(block.n_rows)),
-    ):
-        origin_x, origin_y = _floats(block, x), _floats(block, y)
-        if origin_x is not None and origin_y is not None:
-            return geometry.from_relion(psi, np.stack([origin_x, origin_y], -1), unit_A)
-    return geometry.from_relion(psi, np.zeros((block.n_rows, 2)), pixel_size_A)
+    psi, one = numbers["rlnAnglePsi"], np.ones(len(pixel_size_A))
+    for x, y, unit_A in (("rlnOriginXAngst", "rlnOriginYAngst", pixel_size_A), ("rlnOriginX", "rlnOriginY", one)):
+        if x in numbers and y in numbers:
+            return geometry.from_relion(psi, np.stack([numbers[x], numbers[y]], -1), unit_A)
+    return geometry.from_relion(psi, np.zeros((len(psi), 2)), one)
 
 
 # -------------------------------------------------------------------------------------------------------- cryoSPARC

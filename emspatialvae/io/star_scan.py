@@ -5,10 +5,13 @@ pairs, and a blank line ends the rows of a loop. Files are streamed; a table is 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.io.star_text import line_chunks, words
@@ -50,7 +53,13 @@ class StarBlock:
     first_line: int
 
     def columns(self, *labels: str) -> dict[str, list[str]]:
-        """Cells of the named columns exactly as in the file, quotes stripped: label -> [n_rows] strings.
+        """Cells of the named columns exactly as in the file, quotes stripped: label -> [n_rows] strings; see `read`."""
+        return self.read(texts=labels)[0]
+
+    def read(
+        self, texts: Sequence[str] = (), numbers: Sequence[str] = ()
+    ) -> tuple[dict[str, list[str]], dict[str, NDArray[np.float64]]]:
+        """Read columns in one pass, some as they are written and some as numbers: label -> [n_rows], for both.
 
         The number of columns of **every** row is checked here (and in `write_with_columns`), not by `StarFile.read`.
 
@@ -59,21 +68,34 @@ class StarBlock:
         KeyError
             A label that is not in ``labels``.
         ParticleFileError
-            A row with more or fewer cells than there are labels, or a file that changed since it was scanned.
+            A row with more or fewer cells than there are labels, a number that is none, or a file that changed since it
+            was scanned.
         """
-        missing = [label for label in labels if label not in self.labels]
+        missing = [label for label in (*texts, *numbers) if label not in self.labels]
         if missing:
             raise KeyError(f"{missing[0]} is not among the columns of data_{self.name} in {self.path}")
-        at = {label: self.labels.index(label) for label in labels}
-        out: dict[str, list[str]] = {label: [] for label in labels}
+        at = {label: self.labels.index(label) for label in (*texts, *numbers)}
+        cells: dict[str, list[str]] = {label: [] for label in texts}
+        values: dict[str, list[NDArray[np.float64]]] = {label: [np.empty(0)] for label in numbers}
         n_rows = 0
         for rows in self._rows():
             n_rows += len(rows)
-            for label, column in at.items():
+            for label in texts:
                 # One decoding per column and chunk, not per cell; a cell never holds a line end.
-                out[label] += b"\n".join([row[column] for row in rows]).decode("utf-8", "surrogateescape").split("\n")
+                column = b"\n".join([row[at[label]] for row in rows])
+                cells[label] += column.decode("utf-8", "surrogateescape").split("\n")
+            for label in numbers:
+                values[label].append(self._as_numbers(label, [row[at[label]] for row in rows]))
         self.check_n_rows(n_rows)
-        return out
+        return cells, {label: np.concatenate(parts) for label, parts in values.items()}
+
+    def _as_numbers(self, label: str, column: list[bytes]) -> NDArray[np.float64]:
+        try:
+            return np.array(column).astype(np.float64)
+        except ValueError as error:
+            raise ParticleFileError(
+                f"{self.path}: column {label} of data_{self.name} holds text ({error}); expected numbers"
+            ) from None
 
     def _rows(self) -> Iterator[list[list[bytes]]]:
         """Chunks of at least one row, each split into cells, comments left out and counts checked."""

@@ -57,4 +57,4 @@ def viewer(request):
     pytest.importorskip("pytestqt", reason="pytest-qt is not installed")
     if os.environ.get("QT_QPA_PLATFORM") == "offscreen":
         pytest.skip('no display, so no GL canvas; run under xvfb-run -a -s "-screen 0 1600x1000x24"')
-    return request.getfixturevalue("make_napari_viewer")()
+    return request.getfixturevalue("make_napari_viewer")(show=True)

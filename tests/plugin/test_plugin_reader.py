@@ -195,7 +195,7 @@ def test_several_boxes_and_pixel_sizes_share_one_grid(tmp_path):
         ("data_particles\nloop_\n_rlnCoordinateX #1\n1\n2\n\n", "no block of particles"),
         ("data_\nloop_\n_rlnImageName #1\nno_number.mrcs\n\n", "expected N@stack.mrcs"),
         ("data_\nloop_\n_rlnImageName #1\n1@missing.mrcs\n\n", "missing.mrcs not found"),
-        ("not a star file", ""),
+        ("not a star file", "a STAR file starts with data_"),
     ],
 )
 def test_a_broken_star_file_says_what_is_wrong_in_one_line(tmp_path, text, message):
@@ -215,7 +215,7 @@ def layers_of(run):
 def test_run_layers_and_their_pixels(trained_run):
     layers = layers_of(trained_run)
     assert list(layers) == ["particles", "reconstruction", "aligned"]
-    run, latents, stack = read_run(trained_run)
+    _, latents, stack = read_run(trained_run)
     raw = stack.images(slice(None))
     np.testing.assert_array_equal(np.asarray(layers["particles"][0]), raw)
     pose = latents.pose.scaled(latents.pixel_size_A / 4.0)

@@ -19,7 +19,7 @@ def model():
 
 
 def test_napari_finds_the_reader_by_itself(model, simulated):
-    (layer,) = model.open(str(simulated / "particles.star"))
+    (layer,) = model.open(str(simulated / "particles.star"), plugin=None)
     assert layer.name == "particles"
     assert [str(unit) for unit in layer.units] == ["pixel", "angstrom", "angstrom"]
     assert model.dims.range[0][:2] == (0, 59)
@@ -37,7 +37,7 @@ def test_layers_of_a_run_share_the_slider_and_lie_on_each_other(model, trained_r
 def test_a_broken_file_is_an_error_message_not_a_crash(model, tmp_path):
     (tmp_path / "broken.star").write_text("data_particles\nloop_\n_rlnCoordinateX #1\n1\n2\n\n")
     with pytest.raises(Exception, match=r"ParticleFileError: .*broken\.star: no block of particles"):
-        model.open(str(tmp_path / "broken.star"))
+        model.open(str(tmp_path / "broken.star"), plugin=None)
     assert not model.layers
 
 

@@ -1,0 +1,89 @@
+"""Our CTF is RELION's, number by number, and lies the same way in an image."""
+
+import shutil
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emspatialvae.ctf import CtfParams, ctf_2d
+from emspatialvae.io.mrc import StackWriter, read_header, read_images
+from emspatialvae.io.star import write_new
+
+pytestmark = [
+    pytest.mark.oracle,
+    pytest.mark.skipif(shutil.which("relion_project") is None, reason="RELION is not installed"),
+]
+
+BOX, PIXEL_SIZE_A = 48, 1.5
+# Defocus U, V (A), angle (deg), phase shift (deg): astigmatism of 500 to 2000 A.
+CASES = np.array(
+    [
+        (15000.0, 14500.0, 25.0, 0.0),
+        (9000.0, 7000.0, -60.0, 90.0),
+        (22000.0, 21000.0, 80.0, 45.0),
+        (12000.0, 10500.0, 140.0, 120.0),
+        (11000.0, 12800.0, 10.0, 0.0),
+    ]
+)
+
+
+def relion(program, *arguments, cwd):
+    done = subprocess.run([program, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def params(cases, voltage_kV, cs_mm, amplitude_contrast):
+    beam = (np.full(len(cases), value) for value in (voltage_kV, cs_mm, amplitude_contrast))
+    return CtfParams(cases[:, 0], cases[:, 1], *np.radians(cases[:, 2:]).T, *beam)
+
+
+@pytest.mark.parametrize("voltage_kV", [300.0, 200.0])
+def test_relion_filters_an_image_as_we_would(tmp_path, voltage_kV):
+    """A point, projected with and without CTF: the ratio of the transforms is RELION's CTF, angle and all."""
+    point = np.zeros((BOX, BOX, BOX), np.float32)
+    point[BOX // 2, BOX // 2, BOX // 2] = 1
+    with StackWriter(tmp_path / "point.mrc", BOX, BOX, PIXEL_SIZE_A) as writer:
+        writer.append(point)
+    optics = {
+        "rlnOpticsGroup": [1],
+        "rlnOpticsGroupName": ["one"],
+        "rlnVoltage": [voltage_kV],
+        "rlnSphericalAberration": [2.7],
+        "rlnAmplitudeContrast": [0.07],
+        "rlnImagePixelSize": [PIXEL_SIZE_A],
+        "rlnImageSize": [BOX],
+        "rlnImageDimensionality": [2],
+    }
+    still = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")
+    ctf_labels = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift")
+    particles = {"rlnImageName": [f"{i + 1:06d}@none.mrcs" for i in range(len(CASES))], "rlnOpticsGroup": 1}
+    particles |= dict.fromkeys(still, 0.0) | dict(zip(ctf_labels, CASES.T, strict=True))
+    write_new(tmp_path / "angles.star", {"optics": pd.DataFrame(optics), "particles": pd.DataFrame(particles)})
+    given = ("--i", "point.mrc", "--ang", "angles.star", "--angpix", PIXEL_SIZE_A)
+    relion("relion_project", *given, "--o", "plain", cwd=tmp_path)
+    relion("relion_project", *given, "--o", "filtered", "--ctf", cwd=tmp_path)
+    plain, filtered = (
+        np.fft.rfft2(read_images(read_header(tmp_path / f"{name}.mrcs"), range(len(CASES))))
+        for name in ("plain", "filtered")
+    )
+    inside = np.hypot(np.fft.fftfreq(BOX)[:, None], np.fft.rfftfreq(BOX)) < 0.48  # RELION stops at the Nyquist circle
+    theirs = (filtered[:, inside] / plain[:, inside]).real
+    ours = ctf_2d(params(CASES, voltage_kV, 2.7, 0.07), BOX, PIXEL_SIZE_A)
+    np.testing.assert_allclose(ours[:, inside], theirs, atol=1e-5)
+    # The test can fail: a CTF upside down does not fit.
+    assert np.abs(np.roll(ours[:, ::-1], 1, axis=1)[:, inside] - theirs).max(1).min() > 0.5
+
+
+@pytest.mark.parametrize("case", CASES.tolist())
+def test_relion_simulates_the_same_ctf(tmp_path, case):
+    flags = dict(zip(("--defU", "--defV", "--defAng", "--phase_shift"), case, strict=True))
+    flags |= {"--kV": 200, "--Cs": 1.6, "--Q0": 0.1, "--angpix": PIXEL_SIZE_A, "--box": BOX}
+    words = [str(word) for pair in flags.items() for word in pair]
+    relion("relion_ctf_toolbox", "--simulate", "ctf.mrc", *words, cwd=tmp_path)
+    theirs = read_images(read_header(tmp_path / "ctf.mrc"), [0])[0]  # the whole plane, zero frequency at box // 2
+    half = np.roll(theirs, -(BOX // 2), (0, 1))[:, : BOX // 2]
+    ours = ctf_2d(params(np.array([case]), 200.0, 1.6, 0.1), BOX, PIXEL_SIZE_A)[0, :, : BOX // 2]
+    rows = np.arange(BOX) != BOX // 2  # at the Nyquist frequency RELION takes +k, numpy -k
+    np.testing.assert_allclose(ours[rows], half[rows], atol=1e-5)
