@@ -4,10 +4,13 @@
 """
 
 import errno
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
+from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,7 +19,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from emspatialvae import __version__
 from emspatialvae import config as configuration
-from emspatialvae.config import InputConfig, Poses, RunConfig, SimulateConfig
+from emspatialvae.config import Device, InputConfig, Poses, RunConfig, SimulateConfig
 from emspatialvae.errors import EmsvaeError
 
 T = TypeVar("T")
@@ -88,9 +91,24 @@ def _explain(error: OSError) -> str:
 
 
 def _parse(cls: type[T], argv: list[str], default: Any = None) -> T:
-    """Flags to a dataclass; tyro prints what is wrong and exits with 2."""
-    name = cls.__name__.removesuffix("Command").removesuffix("Config").lower()
-    return tyro.cli(cls, args=argv, prog=f"emsvae {name}", default=default, config=(OmitArgPrefixes,))
+    """Flags to a dataclass.
+
+    Raises
+    ------
+    EmsvaeError
+        What tyro says about the flags in a box of many lines, in one.
+    """
+    command = f"emsvae {cls.__name__.removesuffix('Command').removesuffix('Config').lower()}"
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(cls, args=argv, prog=command, default=default, config=(OmitArgPrefixes,))
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        lines = [line.strip("\u2502\u256d\u256e\u2570\u256f\u2500 ") for line in said.getvalue().splitlines()[1:]]
+        found = " ".join(takewhile(lambda line: line and line != "Got errors:", lines)).rstrip(".")
+        raise EmsvaeError(f"{found}; see {command} --help") from None
 
 
 # -------------------------------------------------------------------------------------------------------------- train
@@ -140,7 +158,7 @@ def train(argv: list[str]) -> int:
 
 def _value_of(flag: str, argv: list[str]) -> str | None:
     """The word after ``flag``, or after ``flag=``."""
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in zip_longest(argv, argv[1:]):
         if word == flag:
             return following
         if word.startswith(f"{flag}="):
@@ -162,6 +180,8 @@ class InferCommand:
     """Where to write: a name ending in .star, .cs or .csv."""
     poses: Poses = "auto"
     """As in `emsvae train`."""
+    device: Device = "auto"
+    """Where to compute; the run may have been trained elsewhere."""
     force: bool = False
     """Replace what is there."""
 
@@ -172,7 +192,7 @@ def infer(argv: list[str]) -> int:
     from emspatialvae.results import infer_other
     from emspatialvae.run import RunDir
 
-    infer_other(RunDir(asked.run), asked.input, asked.out, poses=asked.poses, force=asked.force)
+    infer_other(RunDir(asked.run), asked.input, asked.out, poses=asked.poses, device=asked.device, force=asked.force)
     return 0
 
 

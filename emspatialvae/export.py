@@ -242,7 +242,7 @@ def read_csv(file: Path, z_dim: int, pixel_size_A: float) -> Latents:
             f"{file} is missing: the run has no results yet; finish it with `emsvae train ... --resume`"
         )
     try:
-        table = pd.read_csv(file, dtype={"image_name": str}, float_precision="round_trip")
+        table = pd.read_csv(file, dtype={"image_name": str})
         z, z_sd = ([table[f"z{k + 1}{end}"] for k in range(z_dim)] for end in ("", "_sd"))
         shift, shift_sd = table[["shift_x_A", "shift_y_A"]], table[["shift_x_sd_A", "shift_y_sd_A"]]
         return Latents(

@@ -51,7 +51,9 @@ def pixel_grid(box: int) -> tuple[Floats, Floats]:
 
 def wrap_rad(angle_rad: ArrayLike) -> Floats:
     """Bring angles into (-pi, pi]."""
-    return np.pi - np.mod(np.pi - np.asarray(angle_rad, dtype=np.float64), 2 * np.pi)
+    wrapped = np.pi - np.mod(np.pi - np.asarray(angle_rad, dtype=np.float64), 2 * np.pi)
+    # A hair above pi the remainder rounds to the whole circle.
+    return np.where(wrapped <= -np.pi, np.pi, wrapped)
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,9 @@ class ParticleStack:
 
     @property
     def boxes(self) -> tuple[int, ...]:
-        """The box sizes that occur, sorted."""
-        return tuple(sorted({file.width for file in self.files}))
+        """The box sizes that occur among the particles, sorted; empty when only the metadata were asked for."""
+        used = np.unique(self.file_of) if self.files else []
+        return tuple(sorted({self.files[f].width for f in used}))
 
     def images(self, rows: Sequence[int] | NDArray[Any] | slice) -> NDArray[np.float32]:
         """Read the raw images of some particles, in the order asked; shape [k, box, box].

@@ -253,12 +253,17 @@ def prepared_images(
     if not (pixels_at.is_file() and usable_at.is_file()):
         shape = (len(stack), preparation.box, preparation.box)
         usable = np.zeros(len(stack), dtype=np.bool_)
-        with atomic_path(pixels_at, overwrite=True) as temporary:
-            pixels = np.lib.format.open_memmap(temporary, "w+", dtype=np.dtype(dtype), shape=shape)
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        # Written, not mapped: where the disk is full a write says so, while a store into a mapped hole kills the program.
+        with atomic_path(pixels_at, overwrite=True) as temporary, temporary.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, header)
+            start = stream.tell()
             for rows, images, good in prepare(stack, preparation):
-                pixels[rows], usable[rows] = images, good
+                for row, image in zip(rows.tolist(), images.astype(dtype), strict=True):
+                    stream.seek(start + row * image.nbytes)
+                    stream.write(image.data)
+                usable[rows] = good
                 progress(len(rows))
-            pixels.flush()
         with atomic_path(usable_at, overwrite=True) as temporary:
             np.save(temporary, usable)
     return PreparedImages(np.load(pixels_at, mmap_mode="r"), np.load(usable_at))

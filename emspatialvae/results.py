@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from emspatialvae import export
-from emspatialvae.config import InputConfig, Poses
+from emspatialvae.config import Device, InputConfig, Poses
 from emspatialvae.errors import ParticleFileError, RunFolderError
 from emspatialvae.infer import Latents, Portion, infer, load_model
 from emspatialvae.loading import load_particles
@@ -56,7 +56,16 @@ def export_run(
         say(f"{len(latents):,} particles: {destination}")
 
 
-def infer_other(run: RunDir, source: InputConfig, out: Path, *, poses: Poses, force: bool, say: Say = print) -> None:
+def infer_other(
+    run: RunDir,
+    source: InputConfig,
+    out: Path,
+    *,
+    poses: Poses,
+    device: Device = "auto",
+    force: bool = False,
+    say: Say = print,
+) -> None:
     """Infer the particles of another file with a trained model, prepared as the run's own were, and write them to ``out``."""
     from emspatialvae import compute
 
@@ -72,7 +81,8 @@ def infer_other(run: RunDir, source: InputConfig, out: Path, *, poses: Poses, fo
                 yield rows, images, usable
                 progress(len(rows))
 
-        latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, manifest.config.train)
+        settings = dataclasses.replace(manifest.config.train, device=device)
+        latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings)
     export.write(latents, stack, out, poses=poses, force=force)
     say(f"{len(latents):,} particles, {int((~latents.used).sum())} unusable: {out}")
 

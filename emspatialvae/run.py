@@ -12,9 +12,13 @@ particles_emsvae/
 """
 
 import csv
+import io
 import json
+import secrets
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +65,17 @@ class RunDir:
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest, *, force: bool = False) -> "RunDir":
-        """Make the folder and write ``config.json``; with ``force`` an older run in it is removed first.
+        """Make the folder and write ``config.json``; see `creating`."""
+        with cls.creating(path, manifest, force=force):
+            pass
+        return cls(path)
+
+    @classmethod
+    @contextmanager
+    def creating(cls, path: Path, manifest: Manifest, *, force: bool = False) -> "Iterator[RunDir]":
+        """Yield a new run folder under a temporary name, which takes its place when the body ends well and vanishes otherwise.
+
+        With ``force`` an older run at ``path`` is removed, but only then: a start that fails costs nothing.
 
         Raises
         ------
@@ -70,18 +84,29 @@ class RunDir:
         RunFolderError
             There is something at ``path`` that is not a run: it is not removed, whatever was asked.
         """
-        path = Path(path)
         cls.check_free(path, force=force)
-        if path.exists():
-            shutil.rmtree(path)
+        place = Path(path).resolve()  # a link to a scratch disk stays a link
+        partial = place.with_name(f".{place.name[:60]}.{secrets.token_hex(4)}")
+        replaced = partial.with_name(f"{partial.name}.old")
+        if place.exists() and not any(place.iterdir()):
+            partial = place  # an empty folder may be a mount point, or the one the user is in
         try:
-            path.mkdir(parents=True)
+            partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EmsvaeError(f"{path} cannot be made ({error.strerror}); choose another --out") from error
-        content = {"format": FORMAT, "emspatialvae": __version__, **to_json(manifest)}
-        with atomic_path(path / "config.json") as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
-        return cls(path)
+        try:
+            content = {"format": FORMAT, "emspatialvae": __version__, **to_json(manifest)}
+            with atomic_path(partial / "config.json") as temporary:
+                temporary.write_text(json.dumps(content, indent=2) + "\n")
+            yield cls(partial)
+            if partial != place:
+                if place.exists():
+                    place.rename(replaced)
+                partial.rename(place)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
 
     @staticmethod
     def check_free(path: Path, *, force: bool) -> None:
@@ -90,7 +115,9 @@ class RunDir:
             return
         if not force:
             raise OutputExistsError(path)
-        if not (path / "config.json").is_file():
+        # Many programs keep a config.json. One of ours is known by our name in it, even where it is cut short.
+        config = path / "config.json"
+        if not (config.is_file() and f'"{__name__.partition(".")[0]}"' in config.read_text(errors="replace")):
             raise RunFolderError(f"{path} is not a run folder, so --force does not remove it; choose another --out")
 
     @property
@@ -183,8 +210,11 @@ class RunDir:
         """Write ``checkpoint.pt`` whole or not at all; ``state`` holds tensors, numbers, strings, lists and dicts only."""
         import torch
 
+        # Through memory: on a full disk torch raises a RuntimeError about positions, a plain write says what is the matter.
+        whole = io.BytesIO()
+        torch.save({"format": FORMAT, **state}, whole)
         with atomic_path(self.path / "checkpoint.pt", overwrite=True) as temporary:
-            torch.save({"format": FORMAT, **state}, temporary)
+            temporary.write_bytes(whole.getbuffer())
 
     def load_checkpoint(self) -> dict[str, Any]:
         """What `save_checkpoint` wrote.

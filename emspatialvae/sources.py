@@ -115,6 +115,9 @@ def _star_optics(
         raise ParticleFileError(f"{block.path}: data_optics has no rlnOpticsGroup; repair the file")
     texts, optics = table.read(named, wanted)
     row_of = {int(number): row for row, number in enumerate(optics["rlnOpticsGroup"])}
+    if len(row_of) < table.n_rows:
+        twice = next(n for n in row_of if np.count_nonzero(optics["rlnOpticsGroup"] == n) > 1)
+        raise ParticleFileError(f"{block.path}: data_optics lists optics group {twice} twice; repair the file")
     if "rlnOpticsGroup" in numbers:
         group_of = numbers["rlnOpticsGroup"].astype(int)
     elif len(row_of) == 1:

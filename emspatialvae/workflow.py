@@ -30,11 +30,21 @@ RESUMABLE = {"particles", "project_dir", "cache", "epochs", "max_epochs", "patie
 
 
 def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = print) -> tuple[RunDir, ParticleStack]:
-    """Read the particles, settle how they are prepared, and make the run folder: nothing is written before all of it is checked."""
+    """Read and prepare the particles and make the run folder, which appears when all of that went well.
+
+    Raises
+    ------
+    EmsvaeError
+        Anything wrong with settings, particles, images or ``out``; an older run there is then left as it was.
+    """
     from emspatialvae import compute
 
     configuration.check(config)
     RunDir.check_free(out, force=force)
+    if config.input.particles.resolve().is_relative_to(out.resolve()):
+        raise EmsvaeError(
+            f"{config.input.particles} lies inside {out}, which --force would replace; choose another --out"
+        )
     device = compute.pick_device(config.train.device)
     stack = load_particles(config.input)
     preparation, said = decide(stack, config.prepare, bernoulli=config.model.noise == "bernoulli")
@@ -48,15 +58,16 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
         f"device {device}, matrix products in {precision}",
         _poses_said(config, stack),
     )
-    run = RunDir.create(out, Manifest(config, preparation, images, len(stack), assumed), force=force)
-    _report(
-        run,
-        say,
-        f"{stack.source}: {len(stack):,} particles in {len(stack.files)} stack(s), {len(stack.optics)} optics group(s)",
-    )
-    for sentence in assumed:
-        _report(run, say, f"  {sentence}")
-    return run, stack
+    with RunDir.creating(out, Manifest(config, preparation, images, len(stack), assumed), force=force) as run:
+        _report(
+            run,
+            say,
+            f"{stack.source}: {len(stack):,} particles in {len(stack.files)} stack(s), {len(stack.optics)} optics group(s)",
+        )
+        for sentence in assumed:
+            _report(run, say, f"  {sentence}")
+        open_images(run, stack)
+    return RunDir(out), stack
 
 
 def open_run(config: RunConfig, out: Path, *, say: Say = print) -> tuple[RunDir, ParticleStack]:
@@ -68,7 +79,7 @@ def open_run(config: RunConfig, out: Path, *, say: Say = print) -> tuple[RunDir,
         A setting that shapes the result differs from the run's.
     """
     run = RunDir(out)
-    manifest = run.manifest
+    manifest, config = run.manifest, dataclasses.replace(config, input=_absolute(config.input))
     for part in ("input", "prepare", "model", "train"):
         theirs, ours = getattr(manifest.config, part), getattr(config, part)
         for field in dataclasses.fields(theirs):
@@ -104,7 +115,7 @@ def train_run(
 
     compute.keep_freed_memory()
     manifest = run.manifest
-    images = open_images(run, stack, say=say)
+    images = open_images(run, stack)
     bad = np.flatnonzero(~images.usable)
     if len(bad):
         listed = ", ".join(str(name) for name in stack.names[bad[:5]])
@@ -113,15 +124,15 @@ def train_run(
             say,
             f"{len(bad)} images are constant or hold NaN and are left out of training: {listed}{' ...' if len(bad) > 5 else ''}",
         )
-    if len(bad) == len(stack):
-        raise ParticleFileError(f"{stack.source}: every image is constant or holds NaN; there is nothing to learn from")
     torch.manual_seed(train.seed)
     trainer = Trainer(SpatialVAE(manifest.config.model, manifest.images), images, stack.names, train, run)
     if resume:
         trainer.resume()
     finished = _fit(trainer, run, say)
-    _report(run, say, f"training {trainer.progress.stopped or 'interrupted'} after {trainer.progress.epoch} epochs")
-    finish_run(run, stack, images, say=say)
+    _report(run, say, f"training ended after {trainer.progress.epoch} epochs: {trainer.progress.stopped or 'interrupted'}")
+    if trainer.progress.epoch <= train.z_delay:
+        _report(run, say, f"z was held at zero all the while (--z-delay {train.z_delay}): it means nothing yet, train longer")
+    finish_run(run, stack, images, train.device, say=say)
     return finished
 
 
@@ -138,17 +149,28 @@ def _fit(trainer: "Trainer", run: RunDir, say: Say) -> bool:
         return trainer.fit()
 
 
-def open_images(run: RunDir, stack: ParticleStack, *, say: Say = print) -> PreparedImages:
-    """The prepared images of a run's own stack, from its cache, made if need be."""
+def open_images(run: RunDir, stack: ParticleStack) -> PreparedImages:
+    """The prepared images of a run's own stack, from its cache, made if need be.
+
+    Raises
+    ------
+    ParticleFileError
+        None of them can be used.
+    """
     from emspatialvae.progress import bar
 
     manifest = run.manifest
     cache = manifest.config.prepare.cache or run.path / "cache"
     with bar(len(stack), "preparing images") as progress:
-        return prepared_images(stack, manifest.preparation, cache, manifest.config.prepare.cache_dtype, progress)
+        images = prepared_images(stack, manifest.preparation, cache, manifest.config.prepare.cache_dtype, progress)
+    if not images.usable.any():
+        raise ParticleFileError(f"{stack.source}: every image is constant or holds NaN; there is nothing to learn from")
+    return images
 
 
-def finish_run(run: RunDir, stack: ParticleStack, images: PreparedImages, *, say: Say = print) -> None:
+def finish_run(
+    run: RunDir, stack: ParticleStack, images: PreparedImages, device: configuration.Device, *, say: Say = print
+) -> None:
     """Results and figures of a trained run: ``latents.csv``, ``particles.star`` (and ``.cs``), ``figures/``."""
     from emspatialvae.analysis import report
     from emspatialvae.infer import Portion, infer, load_model
@@ -164,8 +186,12 @@ def finish_run(run: RunDir, stack: ParticleStack, images: PreparedImages, *, say
                 yield rows, images.batch(rows)[:, 0], images.usable[rows]
                 progress(len(rows))
 
-        latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, manifest.config.train)
+        # A resumed run may go on elsewhere than where it began.
+        settings = dataclasses.replace(manifest.config.train, device=device)
+        latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings)
     export.write(latents, stack, run.latents, force=True)
+    # From the table's nine digits, as `emsvae export` will do: the same run never gives two different STAR files.
+    latents = export.read_csv(run.latents, model.z_dim, manifest.preparation.pixel_size_A)
     export.write(latents, stack, run.star, poses=manifest.config.poses, force=True)
     if stack.kind == "cs":
         export.write(latents, stack, run.star.with_suffix(".cs"), poses=manifest.config.poses, force=True)

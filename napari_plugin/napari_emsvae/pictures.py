@@ -27,8 +27,7 @@ class Grid:
     @classmethod
     def of(cls, stack: ParticleStack) -> "Grid":
         """Box and pixel size of most of the particles."""
-        box, pixel_size_A = Counter(zip(*_kinds(stack), strict=True)).most_common(1)[0][0]
-        return cls(int(box), float(pixel_size_A))
+        return cls(*_kinds(stack).most_common(1)[0][0])
 
     @property
     def translate_A(self) -> float:
@@ -38,7 +37,7 @@ class Grid:
     def fit(self, images: Images, pixel_size_A: float) -> Images:
         """Images of another box or pixel size on this grid, centre on centre; those of this grid come back untouched."""
         box, step = images.shape[-1], self.pixel_size_A / pixel_size_A
-        if box == self.box and abs(step - 1) < 1e-6:
+        if box == self.box and abs(step - 1) < 1e-5:
             return images
         corner = box // 2 - step * (self.box // 2)
         out = np.empty((len(images), self.box, self.box), dtype=np.float32)
@@ -51,7 +50,7 @@ class Grid:
 
 def is_mixed(stack: ParticleStack) -> bool:
     """Whether boxes or pixel sizes differ, so that some images are resampled to be shown with the others."""
-    return len(set(zip(*_kinds(stack), strict=True))) > 1
+    return len(_kinds(stack)) > 1
 
 
 def raw_images(stack: ParticleStack, grid: Grid) -> LazyImages:
@@ -83,10 +82,15 @@ def reconstructions(model: "SpatialVAE", latents: "Latents", box: int) -> LazyIm
     return LazyImages(len(latents), box, draw)
 
 
-def _kinds(stack: ParticleStack) -> tuple[list[int], list[float]]:
-    """Box and pixel size of every particle."""
-    widths = np.array([file.width for file in stack.files])[stack.file_of]
-    return widths.tolist(), stack.pixel_size_A.round(6).tolist()
+def _kinds(stack: ParticleStack) -> Counter[tuple[int, float]]:
+    """How many particles have which box and pixel size."""
+    groups = len(stack.optics)
+    pairs, counts = np.unique(stack.file_of.astype(np.int64) * groups + stack.optics_of, return_counts=True)
+    kinds: Counter[tuple[int, float]] = Counter()
+    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        file, group = divmod(pair, groups)
+        kinds[stack.files[file].width, round(stack.optics[group].pixel_size_A, 6)] += count
+    return kinds
 
 
 def _from_stack(stack: ParticleStack, grid: Grid, n: int, change: Callable[[Images, Rows], Images]) -> LazyImages:

@@ -37,7 +37,7 @@ def one_layer(path):
     return data, settings, settings["metadata"]["emsvae"]
 
 
-def write_stack(path, images, pixel_size_A=4.0):
+def write_stack(path, images, pixel_size_A: float | None = 4.0):
     with StackWriter(path, len(images), images.shape[-1], pixel_size_A, overwrite=True) as writer:
         writer.append(images)
     return path
