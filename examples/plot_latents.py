@@ -1,0 +1,23 @@
+"""Colour a run's content space by any column of its STAR file.
+
+    python examples/plot_latents.py particles_emsvae rlnDefocusU z.png
+"""
+
+import sys
+from pathlib import Path
+
+from emspatialvae.analysis import figures
+from emspatialvae.io.star import StarFile
+from emspatialvae.results import read_run
+from emspatialvae.sources import particle_block
+
+
+def main(run_folder: str, label: str, out: str) -> None:
+    run, latents, _ = read_run(Path(run_folder))
+    _, numbers = particle_block(StarFile.read(run.star)).read(numbers=[label])
+    shown = latents.used
+    figures.save(figures.z_scatter(latents.z[shown], numbers[label][: len(latents)][shown], label), Path(out))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
