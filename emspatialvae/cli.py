@@ -134,14 +134,14 @@ class TrainCommand:
 
 def train(argv: list[str]) -> int:
     """``emsvae train``: returns 130 when the user interrupted the training (the results so far are written)."""
-    from emspatialvae import workflow
-    from emspatialvae.run import RunDir, default_out
-
     default = RunConfig(InputConfig(tyro.MISSING))
     preset = _value_of("--preset", argv)
     if preset is not None and preset in configuration.PRESETS:
         default = configuration.with_preset(default, preset)
     asked = _parse(TrainCommand, argv, TrainCommand(default))
+    from emspatialvae import workflow
+    from emspatialvae.run import RunDir, default_out
+
     out = asked.out or default_out(asked.run.input.particles)
     if not asked.resume:
         run, stack = workflow.start_run(asked.run, out, force=asked.force)

@@ -5,6 +5,7 @@ Imports neither torch nor pandas, so that ``emsvae --help`` answers at once.
 """
 
 import dataclasses
+import math
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +90,9 @@ class ModelConfig:
     """Also feed x^2, y^2 and xy to the spatial decoder."""
     bilinear: bool = False
     """Also feed the products of coordinates and z to the spatial decoder."""
+    theta_start_rad: float | None = 0.14
+    """S.d. of theta's posterior when training begins. A sharp one makes decoder and encoder agree on an orientation; left at the
+    networks' own 1 rad [none], noisy particles blur into a ring that no angle can improve."""
     theta_prior_rad: float = 3.141592653589793
     """S.d. of the prior on theta."""
     theta_kl: Literal["no-mean", "full"] = "no-mean"
@@ -114,6 +118,9 @@ class TrainConfig:
     """Particles per optimiser step."""
     learning_rate: float = 1e-3
     """Of Adam."""
+    kl_warmup_steps: int = 1000
+    """Optimiser steps (at most ten epochs) over which the weight of the KL terms rises from 0 to 1, so that they do not close
+    pose and z before there is something to see."""
     z_delay: int = 2
     """Epochs during which z is held at zero, so that the consensus is aligned first."""
     augment_rotation: bool = True
@@ -184,12 +191,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "activation": "tanh",
             "noise": "unit",
             "theta_kl": "no-mean",
+            "theta_start_rad": None,
             "shift_prior_px": 4.0,
         },
         "train": {
             "epochs": 500,
             "batch_size": 100,
             "learning_rate": 1e-4,
+            "kl_warmup_steps": 0,
             "z_delay": 2,
             "augment_rotation": True,
             "infer_turns": 1,
@@ -227,10 +236,20 @@ def check(config: RunConfig) -> RunConfig:
         "--max-shift-a": m.max_shift_A,
         "--shift-prior-px": m.shift_prior_px,
         "--theta-prior-rad": m.theta_prior_rad,
+        "--theta-start-rad": m.theta_start_rad,
     }
     for flag, value in positive.items():
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             raise EmsvaeError(f"{flag} is {value}; expected a number above 0")
+    not_negative = {
+        "--hot-pixel-sd": p.hot_pixel_sd,
+        "--z-delay": t.z_delay,
+        "--checkpoint-minutes": t.checkpoint_minutes,
+        "--seed": t.seed,
+    }
+    for flag, value in not_negative.items():
+        if not value >= 0:
+            raise EmsvaeError(f"{flag} is {value}; expected 0 or more")
     if p.box is not None and p.box < 16:
         raise EmsvaeError(f"--box is {p.box}; expected at least 16 pixels")
     if not 0 <= t.holdout < 1:
@@ -282,4 +301,10 @@ def _value_from_json(hint: Any, value: Any) -> Any:
         return Path(value)
     if get_origin(hint) is tuple:
         return tuple(value)
+    fits = value in get_args(hint) if get_origin(hint) is Literal else isinstance(value, _JSON_TYPES.get(hint, object))
+    if not fits or (isinstance(value, bool) and hint in (int, float)):
+        raise EmsvaeError(f"{value!r} where {getattr(hint, '__name__', hint)} is expected")
     return value
+
+
+_JSON_TYPES: dict[Any, Any] = {int: int, float: (int, float), bool: bool, str: str}

@@ -41,13 +41,13 @@ class Preparation:
     mask_radius_px: float
     """Of the circular mask, in prepared pixels."""
     invert: bool
-    """Multiply by -1."""
+    """Multiply by -1 (without ``normalise``: 1 minus the image)."""
     flip_phases: bool
     """Multiply each spatial frequency by the sign of the CTF."""
     hot_pixel_sd: float
     """Replace lone pixels beyond this many s.d.; 0 = never."""
     normalise: bool
-    """Background mean 0, s.d. 1 (else the values are taken as they are)."""
+    """Background mean 0, s.d. 1 (else the values, between 0 and 1, are taken as they are)."""
 
 
 def decide(stack: ParticleStack, config: PrepareConfig, *, bernoulli: bool = False) -> tuple[Preparation, list[str]]:
@@ -86,20 +86,21 @@ def _decide_size(stack: ParticleStack, config: PrepareConfig) -> tuple[int, floa
     """Box and pixel size after cropping: the same field of view for all, the smallest that occurs."""
     widths = np.array([file.width for file in stack.files])[stack.file_of]
     kinds = sorted({(int(w), round(float(p), 6)) for w, p in zip(widths, stack.pixel_size_A, strict=True)})
+    field_A = min(w * p for w, p in kinds)
+    largest = int(field_A / max(p for _, p in kinds) + 1e-3)
     if len(kinds) > 1 and config.box is None:
         listed = ", ".join(f"{w} px of {p:.4g} A" for w, p in kinds[:4])
         raise ParticleFileError(
             f"{stack.source}: images of different size ({listed}); expected one box and pixel size; "
-            f"bring them to a common one with --box {min(DEFAULT_BOX, *(w for w, _ in kinds))}"
+            f"bring them to a common one with --box {min(DEFAULT_BOX, largest)}"
         )
     common = most_common_box(stack)
     box = config.box if config.box is not None else min(common, DEFAULT_BOX)
-    field_A = min(w * p for w, p in kinds)
     pixel_size_A = field_A / box
-    if pixel_size_A < max(p for _, p in kinds) * (1 - 1e-6):
+    if box > largest:
         raise EmsvaeError(
             f"--box {box} would give pixels of {pixel_size_A:.4g} A, finer than the images' {max(p for _, p in kinds):.4g} A; "
-            f"choose at most --box {int(field_A / max(p for _, p in kinds))}"
+            f"choose at most --box {largest}"
         )
     said = [f"pixel size {', '.join(f'{p:.4g}' for p in sorted({p for _, p in kinds}))} A"]
     if len(kinds) > 1 or box != common:
@@ -166,6 +167,10 @@ def prepare_chunk(
     raw = stack.images(rows)
     usable = ~imaging.unusable(raw)
     raw[~usable] = 0
+    if not preparation.normalise and (raw.min() < 0 or raw.max() > 1):
+        raise EmsvaeError(
+            f"--noise bernoulli needs images between 0 and 1, found {raw.min():.4g} to {raw.max():.4g}; use --noise unit"
+        )
     hot = 0
     if preparation.hot_pixel_sd > 0:
         raw, replaced = imaging.replace_hot_pixels(raw, preparation.hot_pixel_sd)
@@ -177,13 +182,11 @@ def prepare_chunk(
     step = preparation.pixel_size_A / pixel_size_A
     if raw.shape[-1] != preparation.box or abs(step - 1) > 1e-6:
         raw = imaging.resample(raw, imaging.fourier_resampling(raw.shape[-1], preparation.box, max(step, 1.0)))
-    images = imaging.normalise(raw, preparation.mask_radius_px) if preparation.normalise else raw
-    if not preparation.normalise and (images.min() < 0 or images.max() > 1):
-        raise EmsvaeError(
-            f"--noise bernoulli needs images between 0 and 1, found {images.min():.4g} to {images.max():.4g}; use --noise unit"
-        )
-    images = np.where(usable[:, None, None], -images if preparation.invert else images, np.float32(0))
-    return images.astype(np.float32), usable, hot
+    # Cropping rings at sharp edges, a little below 0 and above 1.
+    images = imaging.normalise(raw, preparation.mask_radius_px) if preparation.normalise else raw.clip(0, 1)
+    if preparation.invert:
+        images = -images if preparation.normalise else 1 - images
+    return np.where(usable[:, None, None], images, np.float32(0)).astype(np.float32), usable, hot
 
 
 def prepare(

@@ -105,6 +105,8 @@ class RunDir:
                 partial.rename(place)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
+            if partial == place:
+                place.mkdir(exist_ok=True)
             raise
         shutil.rmtree(replaced, ignore_errors=True)
 
@@ -136,9 +138,11 @@ class RunDir:
             content = json.loads(file.read_text())
         except ValueError as error:
             raise RunFolderError(f"{file} is damaged ({error}); train again") from None
-        if content.get("format", FORMAT + 1) > FORMAT:
+        if not (isinstance(content, dict) and isinstance(content.get("format"), int)):
+            raise RunFolderError(f"{file} is damaged (it has no format number); train again")
+        if content["format"] > FORMAT:
             raise RunFolderError(
-                f"{file} has format {content.get('format')}, written by emspatialvae {content.get('emspatialvae')}; "
+                f"{file} has format {content['format']}, written by emspatialvae {content.get('emspatialvae')}; "
                 f"this is {__version__} and reads formats up to {FORMAT}: update it"
             )
         try:
@@ -232,10 +236,13 @@ class RunDir:
                 f"{self.path} holds no checkpoint.pt yet; start it anew with --force instead of --resume"
             )
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
+            state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises anything from EOFError to UnpicklingError here
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise RunFolderError(f"{file} is damaged ({reason[:120]}); train again") from error
+        if not (isinstance(state, dict) and {"format", "model"} <= state.keys()):
+            raise RunFolderError(f"{file} is a checkpoint of another program; train again")
+        return state
 
 
 def load_state(module: Any, state: dict[str, Any], where: Path) -> None:

@@ -216,7 +216,8 @@ def read_cs_source(config: InputConfig) -> ParticleStack:
         pixel_size_A = array["blob/psize_A"].astype(np.float64)
     # One optics group per set of recording conditions, as RELION wants them.
     beam = [array[f].astype(np.float64) for f in ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast") if f in fields]
-    kinds, optics_of = np.unique(np.stack([pixel_size_A, *beam], 1), axis=0, return_inverse=True)
+    # Two NaN would count as different kinds; 0 stands for an unknown pixel size as well.
+    kinds, optics_of = np.unique(np.nan_to_num(np.stack([pixel_size_A, *beam], 1)), axis=0, return_inverse=True)
     sizes = [_pixel_size(config, float(kind[0])) for kind in kinds]
     return ParticleStack(
         source=config.particles,

@@ -21,6 +21,7 @@ from emspatialvae.model.spatial_vae import Elbo, SpatialVAE
 from emspatialvae.prepare import PreparedImages
 from emspatialvae.run import RunDir, load_state
 
+KL_WARMUP_EPOCHS = 10
 PARTS = ("elbo", "log_likelihood", "kl_z", "kl_theta", "kl_shift")
 
 
@@ -124,7 +125,7 @@ class Trainer:
             np.split(rows, range(self.part, len(rows), self.part)), turns.split(self.part), strict=True
         ):
             elbo = self._elbo(part, self.generator, turn)
-            (-elbo.total.sum() / len(rows)).backward()
+            (-elbo.weighted(self._kl_weight()).sum() / len(rows)).backward()
             totals.append(torch.stack([elbo.total, *vars(elbo).values()]).detach().sum(1))
         sums = torch.stack(totals).sum(0).tolist()
         if not math.isfinite(sums[0]):
@@ -135,6 +136,11 @@ class Trainer:
         self.progress.step += 1
         seen = min(self.progress.step * self.config.batch_size, len(self.train_rows))
         self.show(self.progress.epoch, len(rows), [s / seen for s in self.progress.sums])
+
+    def _kl_weight(self) -> float:
+        per_epoch = -(-len(self.train_rows) // self.config.batch_size)
+        steps = self.progress.epoch * per_epoch + self.progress.step + 1
+        return min(1.0, steps / max(1, min(self.config.kl_warmup_steps, KL_WARMUP_EPOCHS * per_epoch)))
 
     def _elbo(self, rows: NDArray[np.int64], generator: torch.Generator, turns: torch.Tensor | None) -> Elbo:
         images = torch.from_numpy(self.images.batch(rows)).to(self.device)
@@ -161,8 +167,8 @@ class Trainer:
         self.run.append_metrics(row)
         p.epoch, p.step, p.sums = p.epoch + 1, 0, [0.0] * len(PARTS)
         watched = (test or train)[0]
-        # While z is frozen the bound is that of another model; what it reached does not count.
-        better = watched > p.best_elbo or p.epoch <= self.config.z_delay
+        # While z is frozen or the KL terms are warming up something else is maximised; what it reached does not count.
+        better = watched > p.best_elbo or p.epoch <= self.config.z_delay or self._kl_weight() < 1
         p.best_elbo = watched if better else p.best_elbo
         p.stale_epochs = 0 if better else p.stale_epochs + 1
         if p.epoch >= self.limit:

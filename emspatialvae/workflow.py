@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
-RESUMABLE = {"particles", "project_dir", "cache", "epochs", "max_epochs", "patience", "checkpoint_minutes", "device"}
+RESUMABLE = {"particles", "project_dir", "epochs", "max_epochs", "patience", "checkpoint_minutes", "device"}
 """Settings that may change when a run is resumed: where things lie, how long to train."""
 
 
@@ -76,8 +76,10 @@ def open_run(config: RunConfig, out: Path, *, say: Say = print) -> tuple[RunDir,
     Raises
     ------
     RunFolderError
-        A setting that shapes the result differs from the run's.
+        A setting that shapes the result differs from the run's, or its checkpoint cannot be used.
     """
+    from emspatialvae.infer import load_model
+
     run = RunDir(out)
     manifest, config = run.manifest, dataclasses.replace(config, input=_absolute(config.input))
     for part in ("input", "prepare", "model", "train"):
@@ -89,11 +91,16 @@ def open_run(config: RunConfig, out: Path, *, say: Say = print) -> tuple[RunDir,
                     f"{out} was trained with {field.name} = {there}, not {here}; leave that option out to go on with the run's "
                     "own, or start anew with --force"
                 )
+    if config.poses != manifest.config.poses:
+        raise RunFolderError(
+            f"{out} was trained with --poses {manifest.config.poses}; leave that option out, `emsvae export` takes --poses, too"
+        )
     stack = load_particles(config.input)
     if len(stack) != manifest.n_particles:
         raise RunFolderError(
             f"{config.input.particles} now has {len(stack)} particles, the run has {manifest.n_particles}; train anew with --force"
         )
+    load_model(run)  # complains before anything is written
     _report(run, say, f"going on with {out}")
     return run, stack
 
@@ -129,9 +136,15 @@ def train_run(
     if resume:
         trainer.resume()
     finished = _fit(trainer, run, say)
-    _report(run, say, f"training ended after {trainer.progress.epoch} epochs: {trainer.progress.stopped or 'interrupted'}")
+    _report(
+        run, say, f"training ended after {trainer.progress.epoch} epochs: {trainer.progress.stopped or 'interrupted'}"
+    )
     if trainer.progress.epoch <= train.z_delay:
-        _report(run, say, f"z was held at zero all the while (--z-delay {train.z_delay}): it means nothing yet, train longer")
+        _report(
+            run,
+            say,
+            f"z was held at zero all the while (--z-delay {train.z_delay}): it means nothing yet, train longer",
+        )
     finish_run(run, stack, images, train.device, say=say)
     return finished
 

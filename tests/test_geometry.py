@@ -111,7 +111,18 @@ def test_poses_scale_index_and_stand_still():
 
 @pytest.mark.parametrize(
     ("angle_deg", "wrapped_deg"),
-    [(0, 0), (180, 180), (-180, 180), (181, -179), (-181, 179), (540, 180), (-540, 180), (360, 0), (725, 5), (-90, -90)],
+    [
+        (0, 0),
+        (180, 180),
+        (-180, 180),
+        (181, -179),
+        (-181, 179),
+        (540, 180),
+        (-540, 180),
+        (360, 0),
+        (725, 5),
+        (-90, -90),
+    ],
 )
 def test_angles_wrap_into_the_half_open_circle(angle_deg, wrapped_deg):
     np.testing.assert_allclose(np.degrees(geometry.wrap_rad(np.radians(angle_deg))), wrapped_deg, atol=1e-9)
@@ -179,7 +190,9 @@ def test_cryosparc_numbers_and_round_trip():
 
 def function_of_the_paper(u_x, u_y):
     """Some smooth function on the paper's plane, y upwards, without any symmetry."""
-    return np.exp(-8 * (u_x - 0.3) ** 2 - 5 * (u_y - 0.1) ** 2) - 0.7 * np.exp(-9 * (u_x + 0.2) ** 2 - 7 * (u_y + 0.4) ** 2)
+    return np.exp(-8 * (u_x - 0.3) ** 2 - 5 * (u_y - 0.1) ** 2) - 0.7 * np.exp(
+        -9 * (u_x + 0.2) ** 2 - 7 * (u_y + 0.4) ** 2
+    )
 
 
 def image_of_the_paper(theta, dx, box):

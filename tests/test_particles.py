@@ -293,7 +293,8 @@ def test_a_passthrough_is_joined_on_uid(tmp_path, stacks):
 def test_a_cs_file_with_nothing_but_images(tmp_path, stacks):
     optional = [name for name in cs_table().dtype.names or () if "/" in name and not name.startswith("blob")]
     cs.write_cs(tmp_path / "bare.cs", without(cs_table(), *optional, "blob/psize_A"))
-    assert "--pixel-size-a" in complaint(tmp_path / "bare.cs")
+    assert "the pixel size is missing; give it in angstrom with --pixel-size-a" in complaint(tmp_path / "bare.cs")
+    assert len(metadata(tmp_path / "bare.cs").optics) == 1
     stack = load(tmp_path / "bare.cs", pixel_size_A=2.0)
     assert (stack.ctf, stack.pose, len(stack.optics)) == (None, None, 1)
 

@@ -141,7 +141,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(tmp_path, images, monkeypatch):
 
 
 def test_stops_when_settled(tmp_path, images):
-    t = trainer(tmp_path / "run", images, epochs=None, patience=2, learning_rate=1e-12, z_delay=0)
+    t = trainer(tmp_path / "run", images, epochs=None, patience=2, learning_rate=1e-12, z_delay=0, kl_warmup_steps=0)
     t.fit()
     assert t.progress.stopped.startswith("settled")
     assert t.progress.epoch < 10

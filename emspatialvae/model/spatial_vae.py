@@ -39,7 +39,11 @@ class Elbo:
     @property
     def total(self) -> Tensor:
         """The bound itself; shape [n]."""
-        return self.log_likelihood - self.kl_z - self.kl_theta - self.kl_shift
+        return self.weighted(1.0)
+
+    def weighted(self, kl_weight: float) -> Tensor:
+        """The bound with the KL terms taken ``kl_weight`` times; shape [n]."""
+        return self.log_likelihood - kl_weight * (self.kl_z + self.kl_theta + self.kl_shift)
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class SpatialVAE(nn.Module):
             layers=config.encoder_layers,
             shift_scale_px=images.shift_prior_px,
             max_shift_px=images.max_shift_px,
+            theta_start_rad=config.theta_start_rad,
             activation=config.activation,
             residual=config.residual,
         )

@@ -1,0 +1,453 @@
+"""What is done to raw images before a model sees them: decided from the stack, done in portions, kept in a cache."""
+
+import os
+import re
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from emspatialvae import ctf, geometry, imaging, prepare
+from emspatialvae.config import InputConfig, PrepareConfig
+from emspatialvae.errors import EmsvaeError, ParticleFileError
+from emspatialvae.io.mrc import StackWriter, read_header
+from emspatialvae.io.star import StarFile
+from emspatialvae.loading import load_particles
+from emspatialvae.prepare import Preparation, decide, prepare_chunk, prepared_images
+
+KEEP = PrepareConfig(invert="no")
+
+
+def noise(n, box, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, box, box)).astype(np.float32)
+
+
+def write_stack(path, images, pixel_size_A=2.0):
+    # Bad pixels are put in afterwards: the writer refuses them.
+    finite = np.nan_to_num(images, nan=0.0, posinf=0.0, neginf=0.0)
+    with StackWriter(path, len(images), images.shape[-1], pixel_size_A, overwrite=True) as writer:
+        writer.append(finite)
+    with path.open("r+b") as stream:
+        stream.seek(1024)
+        stream.write(np.ascontiguousarray(images, "<f4").tobytes())
+
+
+def bare(folder, images, pixel_size_A=2.0):
+    """The images as a stack with nothing else known."""
+    write_stack(folder / "bare.mrcs", images, pixel_size_A)
+    return load_particles(InputConfig(folder / "bare.mrcs"))
+
+
+def starred(folder, groups, defocus=None, flags=("",)):
+    """Images in several optics groups ``(images, pixel size)``, each in a stack of its own, as a RELION 3.1 file."""
+    optics = "data_optics\n\nloop_\n_rlnOpticsGroup\n_rlnImagePixelSize\n_rlnVoltage\n_rlnSphericalAberration\n"
+    optics += "_rlnAmplitudeContrast\n" + "".join(f"_{flag}\n" for flag in flags if flag.startswith("rln"))
+    rows = "\ndata_particles\n\nloop_\n_rlnImageName\n_rlnOpticsGroup\n" + ("_rlnDefocusU\n" if defocus else "")
+    n = 0
+    for number, (images, pixel_size_A) in enumerate(groups, 1):
+        write_stack(folder / f"{number}.mrcs", images, pixel_size_A)
+        flag = flags[-1].split(",")[number - 1] if len(flags) > 1 else ""
+        optics += f"{number} {pixel_size_A} 300 2.7 0.1 {flag}\n"
+        for i in range(len(images)):
+            rows += f"{i + 1}@{number}.mrcs {number} {defocus[n] if defocus else ''}\n"
+            n += 1
+    (folder / "particles.star").write_text(optics + rows)
+    return load_particles(InputConfig(folder / "particles.star"))
+
+
+def whole(stack, preparation):
+    """All prepared images in the order of the stack, and which are usable."""
+    images = np.full((len(stack), preparation.box, preparation.box), np.nan, np.float32)
+    usable = np.zeros(len(stack), bool)
+    for rows, portion, good in prepare.prepare(stack, preparation):
+        images[rows], usable[rows] = portion, good
+    return images, usable
+
+
+def blobs(box, pixel_size_A, seeds):
+    """Objects of Gaussian blobs whose places are in angstrom, the centre at pixel ``box // 2``; they end within 50 A."""
+    x, y = (axis * pixel_size_A for axis in geometry.pixel_grid(box))
+    out = np.zeros((len(seeds), box, box))
+    for image, seed in zip(out, seeds, strict=True):
+        rng = np.random.default_rng(seed)
+        for radius, phi in zip(rng.uniform(0, 28, 12), rng.uniform(0, 2 * np.pi, 12), strict=True):
+            at_x, at_y = radius * np.cos(phi), radius * np.sin(phi)
+            image += rng.uniform(0.5, 1) * np.exp(-((x - at_x) ** 2 + (y - at_y) ** 2) / (2 * 5.0**2))
+    return out.astype(np.float32)
+
+
+# -------------------------------------------------------------------------------------------------------- box, pixel size
+
+
+def test_a_small_box_is_used_as_it_is(tmp_path):
+    preparation, said = decide(bare(tmp_path, noise(20, 40)), PrepareConfig())
+    assert (preparation.box, preparation.pixel_size_A) == (40, 2.0)
+    assert preparation.mask_radius_px == pytest.approx(18)
+    assert any("box 40 px, used as it is" in line for line in said)
+    assert any("pixel size 2 A" in line for line in said)
+    assert any("72 A across" in line and "assumed" in line for line in said)
+
+
+def test_a_large_box_is_cropped_to_64(tmp_path):
+    preparation, said = decide(bare(tmp_path, noise(3, 100)), PrepareConfig())
+    assert preparation.box == 64
+    assert preparation.pixel_size_A == pytest.approx(2.0 * 100 / 64)
+    assert any("Fourier-cropped from 100 to 64 px of 3.125 A" in line for line in said)
+
+
+def test_the_users_box_and_mask_are_taken(tmp_path):
+    config = PrepareConfig(box=24, mask_diameter_A=60)
+    preparation, said = decide(bare(tmp_path, noise(3, 40)), config)
+    assert (preparation.box, preparation.pixel_size_A) == (24, pytest.approx(80 / 24))
+    assert preparation.mask_radius_px == pytest.approx(9)
+    assert any("mask 60 A across (18.0 px)" in line and "assumed" not in line for line in said)
+
+
+@pytest.mark.parametrize("diameter_A", [81, 15])
+def test_a_mask_that_does_not_fit_is_refused(tmp_path, diameter_A):
+    with pytest.raises(EmsvaeError, match=rf"mask of {diameter_A} A .* box of 40 \(80 A\); choose --mask-diameter-a"):
+        decide(bare(tmp_path, noise(3, 40)), PrepareConfig(mask_diameter_A=diameter_A))
+
+
+def test_a_box_finer_than_the_images_is_refused(tmp_path):
+    with pytest.raises(EmsvaeError, match=r"--box 60 .* finer than the images' 2 A; choose at most --box 40"):
+        decide(bare(tmp_path, noise(3, 40)), PrepareConfig(box=60))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        ((96, 1.0), (60, 1.6)),
+        ((96, 1.0), (75, 1.6)),
+        ((41, 3.0), (150, 1.0)),
+        ((50, 4.0), (160, 1.0)),
+        ((64, 2.0), (60, 2.0)),
+    ],
+    ids=str,
+)
+def test_mixed_sizes_offer_a_box_that_works(tmp_path, sizes):
+    """The same objects, recorded at two pixel sizes: equal after preparation, and equal to what a third would see."""
+    seeds = range(4)
+    stack = starred(tmp_path, [(blobs(box, size_A, seeds), size_A) for box, size_A in sizes])
+    with pytest.raises(ParticleFileError, match="images of different size") as caught:
+        decide(stack, KEEP)
+    said = str(caught.value)
+    assert str(stack.source) in said
+    assert f"{sizes[0][0]} px of {sizes[0][1]:.4g} A" in said
+    offered = re.search(r"--box (\d+)$", said)
+    assert offered
+    preparation, _ = decide(stack, replace(KEEP, box=int(offered[1]), mask_diameter_A=40))
+    field_A = min(box * size_A for box, size_A in sizes)
+    assert preparation.box * preparation.pixel_size_A == pytest.approx(field_A)
+
+    coarse, _ = decide(stack, replace(KEEP, box=int(field_A / 4.5), mask_diameter_A=40))
+    images, usable = whole(stack, coarse)
+    assert usable.all()
+    drawn = imaging.normalise(blobs(coarse.box, coarse.pixel_size_A, seeds), coarse.mask_radius_px)
+    contrast = np.ptp(drawn)
+    # 5 A blobs at 4.5 A pixels: what lies above the new Nyquist is a thousandth.
+    np.testing.assert_allclose(images[:4], images[4:], atol=1e-3 * contrast)
+    np.testing.assert_allclose(images[:4], drawn, atol=2e-3 * contrast)
+
+
+def test_a_stack_smaller_than_the_model_is_refused(tmp_path):
+    preparation, _ = decide(bare(tmp_path, noise(3, 40)), KEEP)
+    (tmp_path / "other").mkdir()
+    small = bare(tmp_path / "other", noise(3, 32))
+    with pytest.raises(ParticleFileError, match=r"bare.mrcs: images of 32 px are smaller than the 40 px"):
+        next(prepare.prepare(small, preparation))
+
+
+# ---------------------------------------------------------------------------------------------------------- contrast
+
+
+@pytest.mark.parametrize(
+    ("height", "invert", "word"),
+    [(0.4, False, "bright: kept"), (-0.4, True, "dark: inverted"), (0.0, False, "unclear")],
+)
+def test_contrast_is_found_and_said(tmp_path, height, invert, word):
+    images = 30 * (noise(100, 32) + np.float32(height) * imaging.circular_mask(32, 9)) + 500
+    preparation, said = decide(bare(tmp_path, images), PrepareConfig())
+    assert preparation.invert is invert
+    assert sum(word in line for line in said) == 1
+    centre = whole(bare(tmp_path, images), preparation)[0][:, 11:22, 11:22].mean()
+    assert centre > 0.25 if height else abs(centre) < 0.05
+
+
+@pytest.mark.parametrize(("asked", "inverted"), [("yes", True), ("no", False)])
+def test_the_users_word_on_contrast_is_taken(tmp_path, asked, inverted):
+    preparation, said = decide(bare(tmp_path, noise(5, 32)), PrepareConfig(invert=asked))
+    assert preparation.invert is inverted
+    assert any(f"--invert {asked}" in line for line in said)
+
+
+def test_a_single_image_tells_no_contrast(tmp_path):
+    preparation, said = decide(bare(tmp_path, noise(1, 32)), PrepareConfig())
+    assert not preparation.invert
+    assert any("contrast unclear" in line for line in said)
+
+
+# --------------------------------------------------------------------------------------------------------------- CTF
+
+
+def test_phases_are_flipped_where_the_ctf_is_known(tmp_path):
+    clean = noise(4, 40)
+    stack = starred(tmp_path, [(clean, 2.0)], defocus=[8e3, 1e4, 12e3, 14e3])
+    assert stack.ctf is not None
+    transfer = ctf.ctf_2d(stack.ctf, 40, 2.0)
+    seen = np.fft.irfft2(np.fft.rfft2(clean) * transfer, s=(40, 40)).astype(np.float32)
+    write_stack(tmp_path / "1.mrcs", seen)
+    stack = load_particles(InputConfig(tmp_path / "particles.star"))
+    preparation, said = decide(stack, replace(KEEP, hot_pixel_sd=0))
+    assert preparation.flip_phases
+    assert "CTF: phases flipped" in said
+    expected = np.fft.irfft2(np.fft.rfft2(clean) * np.abs(transfer), s=(40, 40)).astype(np.float32)
+    found, _ = whole(stack, preparation)
+    np.testing.assert_allclose(found, imaging.normalise(expected, preparation.mask_radius_px), atol=1e-4)
+    left, said = decide(stack, replace(KEEP, ctf="none"))
+    assert not left.flip_phases
+    assert "CTF left alone (--ctf none)" in said
+
+
+def test_without_parameters_the_ctf_is_left_alone(tmp_path):
+    for stack in (bare(tmp_path, noise(3, 32)), starred(tmp_path, [(noise(3, 32), 2.0)])):
+        preparation, said = decide(stack, KEEP)
+        assert not preparation.flip_phases
+        assert "CTF left alone: no parameters in the file" in said
+
+
+def test_ctf_parameters_missing_for_some_particles(tmp_path):
+    stack = starred(tmp_path, [(noise(3, 32), 2.0)], defocus=[1e4, "nan", "nan"])
+    with pytest.raises(ParticleFileError, match=r"missing for 2 of 3 particles, the first is 2@1.mrcs; .* --ctf none"):
+        decide(stack, KEEP)
+    assert not decide(stack, replace(KEEP, ctf="none"))[0].flip_phases
+
+
+@pytest.mark.parametrize("flag", ["rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied"])
+def test_what_was_done_to_the_ctf_is_not_done_again(tmp_path, flag):
+    groups, defocus = [(noise(2, 32), 2.0), (noise(2, 32, 1), 2.0)], [1e4] * 4
+    preparation, said = decide(starred(tmp_path, groups, defocus, (flag, "1,1")), KEEP)
+    assert not preparation.flip_phases
+    assert any(line.startswith("CTF left alone") for line in said)
+    assert decide(starred(tmp_path, groups, defocus, (flag, "0,0")), KEEP)[0].flip_phases
+    mixed = starred(tmp_path, groups, defocus, (flag, "0,1"))
+    with pytest.raises(ParticleFileError, match=r"particles.star: some optics groups .* --ctf none"):
+        decide(mixed, KEEP)
+    # A group without particles in play has no say.
+    assert decide(mixed.subset([0, 1]), KEEP)[0].flip_phases
+
+
+# -------------------------------------------------------------------------------------------------------- bad images
+
+
+@pytest.mark.filterwarnings("error")
+def test_bad_images_are_marked_and_left_empty(tmp_path):
+    images = noise(6, 32)
+    images[1, 3, 4], images[2], images[4, 0, 0] = np.nan, 7.0, np.inf
+    stack = bare(tmp_path, images)
+    preparation, _ = decide(stack, PrepareConfig())
+    found, usable = whole(stack, preparation)
+    assert usable.tolist() == [True, False, False, True, False, True]
+    assert np.isfinite(found).all()
+    assert not found[~usable].any()
+    good = imaging.normalise(images[usable], preparation.mask_radius_px)
+    np.testing.assert_allclose(found[usable], good, atol=1e-5)
+
+
+def test_nothing_but_bad_images_is_refused(tmp_path):
+    with pytest.raises(ParticleFileError, match="every image looked at is constant or holds NaN"):
+        decide(bare(tmp_path, np.ones((3, 32, 32), np.float32)), PrepareConfig())
+
+
+def test_hot_pixels_are_replaced_and_counted(tmp_path):
+    images = noise(3, 32)
+    images[1, 5, 5], images[1, 20, 9], images[2, 0, 31] = 90, -90, 90
+    stack = bare(tmp_path, images)
+    rows = np.arange(3)
+    found, _, replaced = prepare_chunk(stack, rows, decide(stack, KEEP)[0])
+    assert replaced == 3
+    assert np.abs(found).max() < 6
+    found, _, replaced = prepare_chunk(stack, rows, decide(stack, replace(KEEP, hot_pixel_sd=0))[0])
+    assert replaced == 0
+    assert found.max() > 15
+
+
+# ------------------------------------------------------------------------------------------------------------ Bernoulli
+
+
+def test_bernoulli_takes_values_as_they_are(tmp_path):
+    images = np.random.default_rng(0).random((4, 32, 32)).astype(np.float32)
+    stack = bare(tmp_path, images)
+    preparation, said = decide(stack, PrepareConfig(), bernoulli=True)
+    assert "contrast kept" in said
+    np.testing.assert_allclose(whole(stack, preparation)[0], images)
+    dark, _ = decide(stack, PrepareConfig(invert="yes"), bernoulli=True)
+    np.testing.assert_allclose(whole(stack, dark)[0], 1 - images, atol=1e-6)  # stays between 0 and 1
+
+
+def test_bernoulli_refuses_values_beyond_0_and_1(tmp_path):
+    stack = bare(tmp_path, noise(4, 32))
+    preparation, _ = decide(stack, PrepareConfig(), bernoulli=True)
+    with pytest.raises(EmsvaeError, match=r"--noise bernoulli needs images between 0 and 1, found -\d.* --noise unit"):
+        whole(stack, preparation)
+
+
+def test_bernoulli_images_stay_between_0_and_1_when_cropped(tmp_path):
+    """Cropping rings at sharp edges: a little below 0 and above 1 is no fault of the images."""
+    images = np.zeros((2, 48, 48), np.float32)
+    images[:, 10:30, 15:40] = 1
+    stack = bare(tmp_path, images)
+    preparation, _ = decide(stack, PrepareConfig(box=24), bernoulli=True)
+    found, _ = whole(stack, preparation)
+    assert found.min() == 0
+    assert found.max() == 1
+    np.testing.assert_allclose(found, imaging.fourier_crop(images, 24).clip(0, 1), atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------- portions, cache
+
+
+def shuffled(folder, monkeypatch, n=30):
+    """A shuffled stack with a repeat, and portions of a few images, so that order and threads are put to the test."""
+    images = noise(n, 32) * np.arange(1, n + 1, dtype=np.float32)[:, None, None]
+    write_stack(folder / "all.mrcs", images)
+    order = [*np.random.default_rng(1).permutation(n), 5]
+    rows = "".join(f"{i + 1}@all.mrcs\n" for i in order)
+    (folder / "particles.star").write_text(f"data_\n\nloop_\n_rlnImageName\n{rows}")
+    monkeypatch.setattr(prepare, "CHUNK_BYTES", 7 * 4 * 32 * 32)
+    stack = load_particles(InputConfig(folder / "particles.star", pixel_size_A=2.0))
+    preparation, _ = decide(stack, KEEP)
+    return stack, preparation, imaging.normalise(images[order], preparation.mask_radius_px)
+
+
+def test_the_cache_holds_the_particles_in_their_order(tmp_path, monkeypatch):
+    stack, preparation, expected = shuffled(tmp_path, monkeypatch)
+    counted = []
+    cached = prepared_images(stack, preparation, tmp_path / "cache", "float32", counted.append)
+    assert sum(counted) == len(stack) == len(cached)
+    assert len(counted) > 3
+    np.testing.assert_allclose(cached.pixels, expected, atol=1e-4)
+    assert cached.usable.all()
+    batch = cached.batch(np.array([30, 2]))
+    assert (batch.shape, batch.dtype) == ((2, 1, 32, 32), np.float32)
+    np.testing.assert_array_equal(batch[:, 0], cached.pixels[[30, 2]])
+
+
+def test_half_precision_is_close(tmp_path, monkeypatch):
+    stack, preparation, expected = shuffled(tmp_path, monkeypatch)
+    half = prepared_images(stack, preparation, tmp_path / "cache")
+    assert half.pixels.dtype == np.float16
+    np.testing.assert_allclose(half.batch(np.arange(31))[:, 0], expected, atol=2e-3)
+
+
+def test_a_cache_is_read_and_not_made_again(tmp_path, monkeypatch):
+    stack, preparation, _ = shuffled(tmp_path, monkeypatch)
+    first = prepared_images(stack, preparation, tmp_path / "cache")
+
+    def fail(*_):
+        raise AssertionError("prepared again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "prepare", fail)
+        again = prepared_images(stack, preparation, tmp_path / "cache")
+        np.testing.assert_array_equal(first.pixels, again.pixels)
+        for other in (
+            lambda: prepared_images(stack, preparation, tmp_path / "cache", "float32"),
+            lambda: prepared_images(stack, replace(preparation, invert=True), tmp_path / "cache"),
+            lambda: prepared_images(stack, replace(preparation, mask_radius_px=10.0), tmp_path / "cache"),
+            lambda: prepared_images(stack.subset(slice(9)), preparation, tmp_path / "cache"),
+            lambda: prepared_images(stack.subset(slice(None, None, -1)), preparation, tmp_path / "cache"),
+        ):
+            with pytest.raises(AssertionError, match="prepared again"):
+                other()
+    inverted = prepared_images(stack, replace(preparation, invert=True), tmp_path / "cache")
+    np.testing.assert_array_equal(inverted.pixels, -first.pixels)
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+def test_a_changed_stack_makes_a_new_cache(tmp_path, monkeypatch):
+    stack, preparation, _ = shuffled(tmp_path, monkeypatch)
+    first = np.array(prepared_images(stack, preparation, tmp_path / "cache").pixels)
+    write_stack(tmp_path / "all.mrcs", noise(30, 32, seed=9))
+    later = (tmp_path / "all.mrcs").stat().st_mtime_ns + 10**9
+    os.utime(tmp_path / "all.mrcs", ns=(later, later))
+    second = prepared_images(stack, preparation, tmp_path / "cache").pixels
+    assert np.abs(first - second).max() > 1
+
+
+def test_changed_ctf_parameters_make_a_new_cache(tmp_path):
+    found = []
+    for defocus in (8000, 12000):
+        images = noise(3, 32)
+        if not found:
+            stack = starred(tmp_path, [(images, 2.0)], [defocus] * 3)
+        else:  # the stack file stays as it is, only the table changes
+            text = (tmp_path / "particles.star").read_text()
+            (tmp_path / "particles.star").write_text(text.replace("8000", "12000"))
+            stack = load_particles(InputConfig(tmp_path / "particles.star"))
+        found.append(np.array(prepared_images(stack, decide(stack, KEEP)[0], tmp_path / "cache").pixels))
+    assert np.abs(found[0] - found[1]).max() > 0.1
+
+
+@pytest.mark.parametrize("pattern", ["*", "usable_*", "images_*"])
+def test_a_deleted_cache_is_made_again(tmp_path, monkeypatch, pattern):
+    stack, preparation, _ = shuffled(tmp_path, monkeypatch)
+    first = np.array(prepared_images(stack, preparation, tmp_path / "cache").pixels)
+    for file in (tmp_path / "cache").glob(pattern):
+        file.unlink()
+    np.testing.assert_array_equal(prepared_images(stack, preparation, tmp_path / "cache").pixels, first)
+
+
+def test_an_interrupted_making_leaves_no_half_file(tmp_path, monkeypatch):
+    stack, preparation, expected = shuffled(tmp_path, monkeypatch)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepared_images(stack, preparation, tmp_path / "cache", progress=interrupt)
+    assert not list((tmp_path / "cache").iterdir())
+    made = prepared_images(stack, preparation, tmp_path / "cache", "float32")
+    np.testing.assert_allclose(made.pixels, expected, atol=1e-4)
+
+
+def test_a_stack_that_goes_away_while_it_is_prepared(tmp_path, monkeypatch):
+    stack, preparation, _ = shuffled(tmp_path, monkeypatch)
+    with (tmp_path / "all.mrcs").open("r+b") as stream:
+        stream.truncate(5000)
+    with pytest.raises(ParticleFileError, match=r"all.mrcs can no longer be read"):
+        prepared_images(stack, preparation, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_preparing_does_not_hold_the_stack(tmp_path, monkeypatch):
+    n, box = 96, 256
+    write_stack(tmp_path / "large.mrcs", np.tile(noise(4, box), (n // 4, 1, 1)))
+    size = n * box**2 * 4
+    monkeypatch.setattr(prepare, "CHUNK_BYTES", box**2 * 4)
+    stack = load_particles(InputConfig(tmp_path / "large.mrcs"))
+    preparation = Preparation(32, 16.0, 14.0, False, False, 6.0, True)
+    tracemalloc.start()
+    try:
+        assert len(prepared_images(stack, preparation, tmp_path / "cache")) == n
+        assert tracemalloc.get_traced_memory()[1] < size / 4  # nor does it grow with the stack
+    finally:
+        tracemalloc.stop()
+
+
+# ----------------------------------------------------------------------------------------------------------- real files
+
+
+@pytest.mark.real
+def test_real_particles_are_prepared(real_data):
+    stack = load_particles(InputConfig(real_data / "real" / "empiar_10076_7.star"))
+    preparation, said = decide(stack, PrepareConfig())
+    assert (preparation.box, preparation.flip_phases) == (64, True)
+    assert any("Fourier-cropped from 320 to 64" in line for line in said)
+    images, usable = whole(stack, preparation)
+    assert usable.all()
+    outside = ~imaging.circular_mask(64, preparation.mask_radius_px)
+    np.testing.assert_allclose(images[:, outside].std(1), 1, rtol=1e-3)
+    assert isinstance(stack.metadata, StarFile)
+    assert read_header(stack.files[0].path).n_images == 7
