@@ -296,7 +296,7 @@ def evaluate(argv: list[str]) -> int:
     asked = _parse(EvaluateCommand, argv)
     from emspatialvae.judge import evaluate_run
 
-    judged = evaluate_run(asked.run, asked.truth, asked.oracle_particles)
+    judged = evaluate_run(asked.run, asked.truth, asked.oracle_particles, lambda line: print(line, file=sys.stderr))
     if asked.json:
         oracle = None if judged.oracle is None else judged.oracle.as_dict()
         print(json.dumps({**judged.evaluation.as_dict(), "oracle": oracle, "cramer_rao": judged.cramer_rao}, indent=2))

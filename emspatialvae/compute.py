@@ -2,7 +2,7 @@
 
 import ctypes
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -41,7 +41,7 @@ def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
 
 def matmul_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Run what is inside with matrix products in ``dtype``; parameters and sums stay float32."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
 def keep_freed_memory() -> None:

@@ -90,9 +90,10 @@ class ModelConfig:
     """Also feed x^2, y^2 and xy to the spatial decoder."""
     bilinear: bool = False
     """Also feed the products of coordinates and z to the spatial decoder."""
-    theta_start_rad: float | None = 0.14
-    """S.d. of theta's posterior when training begins. A sharp one makes decoder and encoder agree on an orientation; left at the
-    networks' own 1 rad [none], noisy particles blur into a ring that no angle can improve."""
+    pose_start_sd: float | None = 0.14
+    """S.d. of the pose's posterior when training begins, theta in radians and the shift in units of its prior. A sharp one makes
+    decoder and encoder agree on a pose; left at the networks' own 1 [none], noisy particles blur into a ring that no angle can
+    improve."""
     theta_prior_rad: float = 3.141592653589793
     """S.d. of the prior on theta."""
     theta_kl: Literal["no-mean", "full"] = "no-mean"
@@ -191,7 +192,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "activation": "tanh",
             "noise": "unit",
             "theta_kl": "no-mean",
-            "theta_start_rad": None,
+            "pose_start_sd": None,
             "shift_prior_px": 4.0,
         },
         "train": {
@@ -236,7 +237,7 @@ def check(config: RunConfig) -> RunConfig:
         "--max-shift-a": m.max_shift_A,
         "--shift-prior-px": m.shift_prior_px,
         "--theta-prior-rad": m.theta_prior_rad,
-        "--theta-start-rad": m.theta_start_rad,
+        "--pose-start-sd": m.pose_start_sd,
     }
     for flag, value in positive.items():
         if value is not None and not 0 < value < math.inf:

@@ -182,7 +182,6 @@ def write_cs(
     fields = {
         f"{group}/pose": pose_rad.astype(np.float32),
         f"{group}/shift": shift_px.astype(np.float32),
-        f"{group}/psize_A": stack.pixel_size_A[:n].astype(np.float32),
         "emsvae/z": latents.z.astype(np.float32),
         "emsvae/z_std": latents.z_sd.astype(np.float32),
         "emsvae/theta_std_rad": latents.theta_sd_rad.astype(np.float32),
@@ -197,6 +196,11 @@ def write_cs(
         )
         whole[:n][latents.used] = values[latents.used]
         merged[name] = whole
+    # The unit of the shift belongs to every row, used or not.
+    own = next((f for f in (f"{group}/psize_A", "blob/psize_A") if f in (array.dtype.names or ())), None)
+    psize_A = array[own].copy() if own else np.resize(stack.pixel_size_A, len(array)).astype(np.float32)
+    psize_A[:n][latents.used] = stack.pixel_size_A[:n][latents.used]
+    merged[f"{group}/psize_A"] = psize_A
     merged["emsvae/used"] = np.pad(latents.used, (0, len(array) - n)).astype(np.uint32)
     cs.write_cs(destination, cs.with_fields(array, merged), overwrite=force)
 

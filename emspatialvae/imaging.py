@@ -43,8 +43,8 @@ def fourier_resampling(box_in: int, box_out: int, step: float | None = None) -> 
         raise ValueError(f"{box_out} pixels at a step of {step:.4g} do not lie within a box of {box_in}")
     highest = box_in / (2 * step)
     k = np.arange(1, int(np.floor(highest + 1e-9)) + 1)
-    # A frequency on the Nyquist of either sampling is shared by +k and -k: its cosine counts once, not twice.
-    weight = np.where(np.isclose(k, highest) | (2 * k == box_in), 1.0, 2.0)
+    # The Nyquist is shared by +k and -k: its cosine counts once, not twice.
+    weight = np.where(np.isclose(k, highest), 1.0, 2.0)
     distance = step * geometry.pixel_axis(box_out)[:, None] - geometry.pixel_axis(box_in)[None, :]
     series = 1 + np.tensordot(np.cos(2 * np.pi / box_in * distance[..., None] * k), weight, 1)
     return (series / box_in).astype(np.float32)

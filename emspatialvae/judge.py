@@ -1,5 +1,6 @@
 """A run against a known truth, with the Cramer-Rao bound and the oracle beside it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class Judged:
     cramer_rao: dict[str, float] | None
 
 
-def evaluate_run(path: Path, truth: Path, oracle_particles: int) -> Judged:
+def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[str], None] = lambda _: None) -> Judged:
     """Compare a run's results with the truth, joined on the image names.
 
     Parameters
@@ -62,6 +63,7 @@ def evaluate_run(path: Path, truth: Path, oracle_particles: int) -> Judged:
         return Judged(evaluation, None, None)
     oracle = None
     if oracle_particles > 0:
+        say(f"running the oracle on {oracle_particles} particles, some seconds (--oracle-particles 0 leaves it out)")
         some, z, oracle_pose = oracle_of_stack(truth.parent, oracle_particles)
         oracle = evaluate_latents(z, oracle_pose, true_z[some], true_pose[some])
     return Judged(evaluation, oracle, load_simulation(beside).cramer_rao)

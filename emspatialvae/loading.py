@@ -88,7 +88,17 @@ def find_stack(spelled: str, config: InputConfig) -> Path:
 
 
 def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
-    """Find every stack of a table, read its header, and check it against what the table asks of it."""
+    """Find every stack of a table, read its header, and check it against what the table asks of it.
+
+    Where the table says no pixel size at all and the headers agree on one, theirs is taken and said.
+    """
+    if np.isnan(stack.pixel_size_A).all():
+        in_headers = {mrc.read_header(find_stack(path, config)).pixel_size_A for path in stack.paths}
+        if len(in_headers) == 1 and (size := in_headers.pop()) is not None:
+            stack = load_particles(replace(config, pixel_size_A=size), open_stacks=False)
+            stack = replace(
+                stack, notes=(*stack.notes, f"the pixel size, {size:.4g} A, stands in the stack's header only")
+            )
     _check_pixel_sizes(stack)
     used = np.unique(stack.file_of)
     renumber = np.zeros(len(stack.paths), np.int32)

@@ -126,7 +126,7 @@ def _decide_ctf(stack: ParticleStack, config: PrepareConfig) -> tuple[bool, str]
     used = [stack.optics[group] for group in np.unique(stack.optics_of)]
     done = [group.phase_flipped or group.ctf_premultiplied for group in used]
     if all(done):
-        return False, "CTF left alone: the phases are flipped already"
+        return False, "CTF left alone: the images are phase-flipped or CTF-multiplied already"
     if any(done):
         raise ParticleFileError(
             f"{stack.source}: some optics groups are phase-flipped and some are not; use --ctf none"

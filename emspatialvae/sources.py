@@ -70,6 +70,8 @@ def read_star_source(config: InputConfig) -> ParticleStack:
         optics, optics_of, beam = _star_without_optics(block, numbers, config)
     else:
         optics, optics_of, beam = _star_optics(block, numbers, table, config)
+        if "rlnOriginX" in block.labels and "rlnOriginXAngst" not in block.labels:
+            notes.append("offsets are in pixels (rlnOriginX), which RELION 3.1 and later ignore in a file with optics")
         if "rlnOpticsGroup" not in block.labels:
             notes.append("particles do not say their optics group; the only one in the file is taken for all")
     return ParticleStack(
@@ -145,7 +147,13 @@ def _star_optics(
     )
     values, inverse = np.unique(group_of, return_inverse=True)
     optics_of = np.array([row_of[value] for value in values.tolist()], dtype=np.int32)[inverse]
-    return groups, optics_of, {label: optics[label][optics_of] for label in BEAM if label in optics}
+    # Files converted from 3.0 by hand may keep the beam in the particle table.
+    beam = {
+        label: optics[label][optics_of] if label in optics else numbers[label]
+        for label in BEAM
+        if label in {*optics, *numbers}
+    }
+    return groups, optics_of, beam
 
 
 def _star_without_optics(

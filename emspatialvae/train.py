@@ -172,11 +172,9 @@ class Trainer:
         p.best_elbo = watched if better else p.best_elbo
         p.stale_epochs = 0 if better else p.stale_epochs + 1
         if p.epoch >= self.limit:
-            p.stopped = f"{self.limit} epochs done" + (
-                "" if self.config.epochs else " (--max-epochs); the ELBO had not settled"
-            )
+            p.stopped = "done" if self.config.epochs else "--max-epochs reached before the ELBO had settled"
         elif self.config.epochs is None and p.stale_epochs >= self.config.patience:
-            p.stopped = f"settled: no better ELBO for {self.config.patience} epochs"
+            p.stopped = f"settled, no better ELBO for {self.config.patience} epochs"
 
     @torch.no_grad()
     def held_out(self) -> list[float] | None:

@@ -136,9 +136,7 @@ def train_run(
     if resume:
         trainer.resume()
     finished = _fit(trainer, run, say)
-    _report(
-        run, say, f"training ended after {trainer.progress.epoch} epochs: {trainer.progress.stopped or 'interrupted'}"
-    )
+    _report(run, say, _verdict(run, trainer))
     if trainer.progress.epoch <= train.z_delay:
         _report(
             run,
@@ -160,6 +158,17 @@ def _fit(trainer: "Trainer", run: RunDir, say: Say) -> bool:
     ) as bar:
         trainer.show = bar.show
         return trainer.fit()
+
+
+def _verdict(run: RunDir, trainer: "Trainer") -> str:
+    """How and where the training ended."""
+    ended = f"training ended after {trainer.progress.epoch} epochs ({trainer.progress.stopped or 'interrupted'})"
+    metrics = run.metrics()
+    if not metrics:
+        return ended
+    held_out = metrics[-1]["test_elbo"]
+    watched = f", held-out {held_out:.2f}" if np.isfinite(held_out) else " (too few particles to hold any out)"
+    return f"{ended}: ELBO {metrics[-1]['train_elbo']:.2f} nats per particle{watched}"
 
 
 def open_images(run: RunDir, stack: ParticleStack) -> PreparedImages:

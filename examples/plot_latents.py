@@ -1,6 +1,6 @@
 """Colour a run's content space by any column of its STAR file.
 
-    python examples/plot_latents.py particles_emsvae rlnDefocusU z.png
+python examples/plot_latents.py particles_emsvae rlnDefocusU z.png
 """
 
 import sys

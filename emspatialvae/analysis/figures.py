@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from emspatialvae.io.atomic import atomic_path
@@ -38,19 +39,17 @@ def learning_curve(metrics: Sequence[Mapping[str, float]], z_delay: int) -> Figu
     top.set_ylim(low - 0.15 * (high - low + 1e-9), high + 0.1 * (high - low + 1e-9))
     top.set_ylabel("ELBO per particle (nats)")
     top.set_title("Learning curve: higher is better; held-out far below training means over-fitting", fontsize=10)
-    top.legend()
     for part, style in (("kl_z", "-"), ("kl_theta", "--"), ("kl_shift", ":")):
         bottom.plot(epoch, [row[f"train_{part}"] for row in metrics], style, label=part.replace("kl_", "KL of "))
     bottom.set_xlabel("epoch")
     bottom.set_ylabel("nats per particle")
-    bottom.legend(ncols=3)
     for axes in (top, bottom):
         axes.grid(alpha=0.3)
-        if 0 < z_delay < len(epoch):
-            axes.axvspan(epoch[0] - 0.5, z_delay + 0.5, color="0.9", zorder=0)
-    bottom.text(
-        0.01, 0.03, "grey: z held at zero" if 0 < z_delay < len(epoch) else "", transform=bottom.transAxes, fontsize=8
-    )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if z_delay > 0:
+            axes.axvspan(0.5, min(z_delay, len(epoch)) + 0.5, color="0.9", zorder=0, label="z held at zero")
+    top.legend(loc="lower right")
+    bottom.legend(ncols=2)
     return figure
 
 

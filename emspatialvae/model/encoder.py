@@ -37,8 +37,9 @@ class MlpEncoder(nn.Module):
         The mean of the shift stays within this radius along each axis (infinity: no limit).
     shift_scale_px
         Unit of the shift's outputs; the prior's s.d. is the natural one.
-    theta_start_rad
-        S.d. of theta before training [default: about 1, as the layer's random weights have it].
+    pose_start_sd
+        S.d. of theta (rad) and of the shift (in ``shift_scale_px``) before training [default: about 1, as random weights
+        have it].
     """
 
     mask: Tensor
@@ -55,7 +56,7 @@ class MlpEncoder(nn.Module):
         layers: int,
         shift_scale_px: float,
         max_shift_px: float = math.inf,
-        theta_start_rad: float | None = None,
+        pose_start_sd: float | None = None,
         activation: Activation = "tanh",
         residual: bool = False,
     ) -> None:
@@ -64,9 +65,9 @@ class MlpEncoder(nn.Module):
         self.parts = [z_dim, int(rotate), 2 * int(translate)]
         self.shift_scale_px, self.max_shift_px = shift_scale_px, max_shift_px
         output = nn.Linear(hidden, 2 * sum(self.parts))
-        if rotate and theta_start_rad is not None:
+        if pose_start_sd is not None:
             with torch.no_grad():
-                output.bias[sum(self.parts) + z_dim] = math.log(theta_start_rad)
+                output.bias[sum(self.parts) + z_dim :] = math.log(pose_start_sd)
         self.layers = nn.Sequential(
             nn.Linear(int(mask.sum()) * channels, hidden),
             ACTIVATIONS[activation](),

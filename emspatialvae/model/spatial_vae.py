@@ -89,7 +89,7 @@ class SpatialVAE(nn.Module):
             layers=config.encoder_layers,
             shift_scale_px=images.shift_prior_px,
             max_shift_px=images.max_shift_px,
-            theta_start_rad=config.theta_start_rad,
+            pose_start_sd=config.pose_start_sd,
             activation=config.activation,
             residual=config.residual,
         )
