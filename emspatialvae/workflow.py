@@ -48,7 +48,7 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
     device = compute.pick_device(config.train.device)
     stack = load_particles(config.input)
     preparation, said = decide(stack, config.prepare, bernoulli=config.model.noise == "bernoulli")
-    config = dataclasses.replace(config, input=_absolute(config.input))
+    config = dataclasses.replace(config, input=_absolute(config.input), poses=_poses(config))
     images, shift_said = _image_spec(config, preparation)
     precision = str(compute.pick_precision(config.train.precision, device)).removeprefix("torch.")
     assumed = (
@@ -248,10 +248,17 @@ def _absolute(source: InputConfig) -> InputConfig:
     return dataclasses.replace(source, **{key: path.absolute() for key, path in paths.items() if path is not None})
 
 
+def _poses(config: RunConfig) -> configuration.Poses:
+    """A model that infers no pose has none to put in the place of the file's."""
+    model = config.model
+    inferred = model.decoder == "spatial" and (model.rotate or model.translate)
+    return config.poses if inferred or config.poses == "overwrite" else "keep"
+
+
 def _poses_said(config: RunConfig, stack: ParticleStack) -> str:
     if not export.protects_poses(stack, config.poses):
         return "our psi and origin will be written as rlnAnglePsi and rlnOrigin"
-    why = "--poses keep" if config.poses == "keep" else "the file holds poses of a 3-D refinement"
+    why = "poses are kept" if config.poses == "keep" else "the file holds poses of a 3-D refinement"
     return f"{why}: our psi and origin will go to emsvaeAnglePsi, emsvaeOriginXAngst, emsvaeOriginYAngst"
 
 

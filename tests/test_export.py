@@ -440,3 +440,20 @@ def test_aligning_brings_a_dot_home(tmp_path):
     export.write_aligned(results, load_particles(InputConfig(tmp_path / "dot.mrcs")), tmp_path / "a.mrcs")
     for image in read_images(read_header(tmp_path / "a.mrcs"), range(4)):
         assert np.unravel_index(image.argmax(), image.shape) == (BOX // 2, BOX // 2 + 5)
+
+
+def test_a_model_without_pose_overwrites_none(emsvae, easy_stack, tmp_path):
+    """The vanilla VAE, or fixed pose: rlnAnglePsi of the file stays what it was."""
+    from emspatialvae.io.star import StarFile
+
+    out = tmp_path / "vanilla"
+    emsvae.done(
+        *("train", easy_stack / "truth.star", "--out", out, "--decoder", "vanilla", "--epochs", 1),
+        *("--hidden", 8, "--encoder-hidden", 8),
+    )
+    before, after = (
+        StarFile.read(file).block("particles").columns("rlnAnglePsi")
+        for file in (easy_stack / "truth.star", out / "particles.star")
+    )
+    assert before == after
+    assert "emsvaeAnglePsi" in StarFile.read(out / "particles.star").block("particles").labels
