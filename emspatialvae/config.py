@@ -69,7 +69,7 @@ class ModelConfig:
     """Infer the in-plane rotation theta."""
     translate: bool = True
     """Infer the shift."""
-    hidden: int = 256
+    hidden: int = 128
     """Units per hidden layer of the decoder."""
     layers: int = 2
     """Hidden layers of the decoder."""
@@ -77,6 +77,9 @@ class ModelConfig:
     """Units per hidden layer of the encoder."""
     encoder_layers: int = 2
     """Hidden layers of the encoder."""
+    z_view: Literal["canonical", "image"] = "canonical"
+    """What the encoder of z looks at: the image with the inferred pose taken out, or (the paper) the image as it lies, with the
+    same network for pose and z."""
     activation: Literal["tanh", "relu", "silu"] = "tanh"
     """Non-linearity of both networks."""
     noise: Literal["unit", "fitted", "bernoulli"] = "unit"
@@ -189,6 +192,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "layers": 2,
             "encoder_hidden": 1000,
             "encoder_layers": 2,
+            "z_view": "image",
             "activation": "tanh",
             "noise": "unit",
             "theta_kl": "no-mean",

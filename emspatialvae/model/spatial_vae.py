@@ -90,6 +90,7 @@ class SpatialVAE(nn.Module):
             shift_scale_px=images.shift_prior_px,
             max_shift_px=images.max_shift_px,
             pose_start_sd=config.pose_start_sd,
+            canonical_z=config.z_view == "canonical",
             activation=config.activation,
             residual=config.residual,
         )
@@ -97,7 +98,7 @@ class SpatialVAE(nn.Module):
     @property
     def z_dim(self) -> int:
         """Number of content coordinates."""
-        return self.encoder.parts[0]
+        return self.encoder.z_dim
 
     @property
     def floats_per_particle(self) -> int:
