@@ -56,7 +56,7 @@ def learning_curve(metrics: Sequence[Mapping[str, float]], z_delay: int) -> Figu
 def z_scatter(z: Floats, colour: Floats, colour_label: str) -> Figure:
     """Particles in content space; z [n, d], coloured by [n]. One dimension is drawn as a histogram over the colour."""
     d = z.shape[1]
-    size = float(np.clip(2e4 / len(z), 1, 30))
+    size = float(np.clip(4e4 / len(z), 3, 30))
     if d == 1:
         figure = Figure(figsize=(6.5, 5.5), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
