@@ -85,6 +85,8 @@ class ModelConfig:
     noise: Literal["unit", "fitted", "bernoulli"] = "unit"
     """Pixel likelihood: Gaussian with s.d. 1, Gaussian with a log-variance per pixel from the decoder, or Bernoulli for
     images in [0, 1]."""
+    whole_image: bool = False
+    """Encode and score every pixel of the square image (the paper), not only those within the mask."""
     non_negative: bool = False
     """Softplus on the decoder's mean, against learning the background."""
     residual: bool = False
@@ -195,6 +197,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "z_view": "image",
             "activation": "tanh",
             "noise": "unit",
+            "whole_image": True,
             "theta_kl": "no-mean",
             "pose_start_sd": None,
             "shift_prior_px": 4.0,

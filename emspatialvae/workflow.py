@@ -235,7 +235,9 @@ def _image_spec(config: RunConfig, preparation: Preparation) -> "tuple[ImageSpec
     prior = model.shift_prior_px if model.shift_prior_px is not None else limit / 2
     if model.shift_prior_px is not None and model.max_shift_A is None:
         limit = float("inf")
-    spec = ImageSpec(preparation.box, preparation.mask_radius_px, prior, limit)
+    # A circle of the box's own size as radius holds the corners, too.
+    radius = float(preparation.box) if model.whole_image else preparation.mask_radius_px
+    spec = ImageSpec(preparation.box, radius, prior, limit)
     if not (model.translate and model.decoder == "spatial"):
         return spec, "shifts are not inferred"
     said = f"shift prior {prior:.3g} px ({prior * preparation.pixel_size_A:.3g} A) s.d."

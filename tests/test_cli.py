@@ -365,3 +365,13 @@ def test_info_says_what_would_stop_training(emsvae, easy_stack, here):
     shutil.copy(easy_stack / "particles.star", here)
     said = emsvae.done("info", "particles.star").out
     assert "48 particles" in said and "stop: " in said and "--project-dir" in said
+
+
+def test_whole_image_scores_the_corners(emsvae, easy_stack, tmp_path):
+    """The paper encodes and scores every pixel; by default only those within the mask count."""
+    from emspatialvae.infer import load_model
+    from emspatialvae.run import RunDir
+
+    emsvae.done("train", easy_stack / "particles.star", "--out", tmp_path / "run", *emsvae.TINY, "--whole-image")
+    model = load_model(RunDir(tmp_path / "run"))
+    assert int(model.mask.sum()) == model.images.box**2
