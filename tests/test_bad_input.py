@@ -285,13 +285,11 @@ def test_force_never_removes_its_own_input(emsvae, run, here):
 
 
 def test_force_keeps_the_old_run_when_the_new_one_cannot_start(emsvae, sim, run):
-    for words in (
-        ["--noise", "bernoulli"],
-        ["--box", "2000"],
-        ["--max-shift-a", "1000"],
-        ["--mask-diameter-a", "5000"],
-    ):
+    wrong = [["--noise", "bernoulli"], ["--box", "2000"], ["--max-shift-a", "1000"], ["--mask-diameter-a", "5000"]]
+    before = (run / "checkpoint.pt").read_bytes()
+    for words in wrong:
         emsvae.refused("train", sim / "particles.star", "--out", run, "--force", *words)
+    assert (run / "checkpoint.pt").read_bytes() == before
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links")

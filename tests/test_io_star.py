@@ -340,3 +340,4 @@ def test_reading_needs_no_pandas(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "starfile", None)
     star = StarFile.read(save(tmp_path / "in.star", PARTICLES))
     write_with_columns(star, "particles", {"emsvaeZ1": ["1", "2", "3"]}, tmp_path / "out.star")
+    assert StarFile.read(tmp_path / "out.star").block("particles").columns("emsvaeZ1") == {"emsvaeZ1": ["1", "2", "3"]}
