@@ -53,13 +53,13 @@ def plain_product(rows: int, hidden: int, dtype: torch.dtype, seconds: float) ->
 def ours(hidden: int, mask_radius_px: float, precision: str, seconds: float) -> tuple[float, float, float]:
     """Particles/s of `Trainer` steps, GFLOP/s of their decoder's products, and GFLOP/s of the plain product beside them."""
     pixels = np.random.default_rng(0).normal(size=(BATCH, BOX, BOX)).astype(np.float32)
-    images = PreparedImages(pixels, np.ones(BATCH, dtype=bool))
+    images = PreparedImages(pixels, np.ones(BATCH, dtype=bool), np.zeros(BATCH, np.int32))
     spec = ImageSpec(BOX, mask_radius_px, 4.0, float("inf"))
     model = ModelConfig(z_dim=2, hidden=hidden, encoder_hidden=hidden)
     config = TrainConfig(
         batch_size=BATCH, learning_rate=1e-4, holdout=0.0, precision=precision, device="cpu", z_delay=0
     )
-    preparation = Preparation(BOX, 1.0, mask_radius_px, False, False, 0.0, True)
+    preparation = Preparation(BOX, 1.0, mask_radius_px, False, "none", 0.0, True)
     with tempfile.TemporaryDirectory() as folder:
         whole = RunConfig(InputConfig(Path("none.star")), model=model, train=config)
         run = RunDir.create(Path(folder) / "run", Manifest(whole, preparation, spec, BATCH, ()))

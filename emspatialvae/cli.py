@@ -32,7 +32,7 @@ emsvae: single-particle EM images without their in-plane pose (a spatial-VAE for
   emsvae train particles.star                learn z, theta and shift -> particles_emsvae/
   emsvae infer particles_emsvae other.star   the same for other particles
   emsvae export particles_emsvae --star out.star | --cs out.cs | --csv out.csv | --aligned out.mrcs
-  emsvae simulate hinge --out sim            a stack with known truth
+  emsvae simulate hinge --out sim            a stack with known truth; also views, symmetric, noise, ...
   emsvae evaluate sim_emsvae --truth sim/truth.star
 
 emsvae COMMAND --help lists a command's options. emsvae --version. Any command takes --debug for a full traceback.
@@ -271,8 +271,9 @@ def simulate(argv: list[str]) -> int:
     from emspatialvae.simulate import simulate_stack
 
     out = simulate_stack(asked)
+    strength = "no signal" if asked.kind == "noise" else f"SNR {asked.snr}"
     print(
-        f"{asked.particles:,} particles of {asked.box} px, SNR {asked.snr}: {out}/particles.star, truth in {out}/truth.star"
+        f"{asked.particles:,} particles of {asked.box} px, {strength}: {out}/particles.star, truth in {out}/truth.star"
     )
     return 0
 
@@ -298,10 +299,9 @@ def evaluate(argv: list[str]) -> int:
 
     judged = evaluate_run(asked.run, asked.truth, asked.oracle_particles, lambda line: print(line, file=sys.stderr))
     if asked.json:
-        oracle = None if judged.oracle is None else judged.oracle.as_dict()
-        print(json.dumps({**judged.evaluation.as_dict(), "oracle": oracle, "cramer_rao": judged.cramer_rao}, indent=2))
+        print(json.dumps(judged.as_dict(), indent=2))
     else:
-        print(judged.evaluation.table(oracle=judged.oracle, cramer_rao=judged.cramer_rao))
+        print(judged.table())
     return 0
 
 

@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Poses = Literal["auto", "overwrite", "keep"]
+Engine = Literal["steerable", "coordinate"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class PrepareConfig:
     """Diameter of the circular mask; the background outside sets mean 0 and s.d. 1 [default: 0.9 of the box]."""
     invert: Literal["auto", "yes", "no"] = "auto"
     """Multiply by -1 so that particles are bright; auto looks at the images and says what it found."""
-    ctf: Literal["auto", "none"] = "auto"
-    """auto: flip the phases where CTF parameters are known and not yet applied; none: leave the CTF alone."""
+    ctf: Literal["auto", "full", "phase-flip", "none"] = "auto"
+    """full: multiply the images by their CTF and put its square into the likelihood (steerable engine); phase-flip: make its
+    sign positive; none: leave the CTF alone; auto: full, or phase-flip for the coordinate engine, where parameters are known."""
     hot_pixel_sd: float = 6.0
     """Lone pixels that stand out by this many s.d. are replaced by the median of their neighbours; 0 = never."""
     cache: Path | None = None
@@ -59,12 +61,17 @@ class PrepareConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The spatial-VAE of Bepler et al. 2019."""
+    """The spatial-VAE of Bepler et al. 2019, and the same model with the posterior over poses summed out."""
+
+    engine: Engine = "steerable"
+    """steerable: poses are searched and summed out in a basis where rotation is a phase, CTF and coloured noise in the likelihood;
+    coordinate: the paper, with a decoder of coordinates and a network that guesses poses."""
 
     z_dim: int = 2
     """Number of content coordinates z."""
-    decoder: Literal["spatial", "vanilla"] = "spatial"
-    """spatial: a function of (coordinates, z), the paper's generator; vanilla: z to pixels, the baseline without pose."""
+    decoder: Literal["auto", "coefficients", "spatial", "vanilla"] = "auto"
+    """coefficients: z to a steerable basis (the steerable engine's own); spatial: a function of (coordinates, z), the paper's
+    generator, for either engine; vanilla: z to pixels, the baseline without pose [default: as the engine]."""
     rotate: bool = True
     """Infer the in-plane rotation theta."""
     translate: bool = True
@@ -120,19 +127,25 @@ class TrainConfig:
     """Hard limit when --epochs is not given."""
     patience: int = 10
     """Without --epochs: stop when the held-out ELBO has not risen for this many epochs."""
-    batch_size: int = 100
-    """Particles per optimiser step."""
+    init_poses: bool = False
+    """Start from the poses in the file (rlnAnglePsi and rlnOrigin, alignments2D) instead of searching everywhere."""
+    batch_size: int | None = None
+    """Particles per optimiser step [default: 256, coordinate engine 100]."""
     learning_rate: float = 1e-3
     """Of Adam."""
     kl_warmup_steps: int = 1000
     """Optimiser steps (at most ten epochs) over which the weight of the KL terms rises from 0 to 1, so that they do not close
     pose and z before there is something to see."""
-    z_delay: int = 2
-    """Epochs during which z is held at zero, so that the consensus is aligned first."""
+    z_delay: int | None = None
+    """Epochs during which z is held at zero, so that the consensus is aligned first [default: 1, coordinate engine 2]."""
+    cooling: bool = True
+    """Lower the learning rate tenfold towards the end: over the last third of --epochs, or once more after the ELBO has settled."""
     augment_rotation: bool = True
     """Turn the encoder's input by a random angle and take it out of the predicted pose."""
     infer_turns: int = 8
     """At inference the encoder looks at each particle turned by this many angles and the best pose is kept."""
+    anchors: int | None = None
+    """Contents that poses are searched with everywhere [default: 8 for one content coordinate, 16 for more]."""
     holdout: float = 0.1
     """Fraction of the particles held out to watch the ELBO."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -162,8 +175,10 @@ class RunConfig:
 class SimulateConfig:
     """A stack with known truth."""
 
-    kind: Positional[Literal["hinge"]]
-    """hinge: two rigid domains, one angle between them."""
+    kind: Positional[Literal["hinge", "hinge-b", "two-hinges", "views", "symmetric", "pseudo-symmetric", "noise"]]
+    """hinge: two rigid domains, one angle between them; hinge-b: another one, a ring with a clubbed arm; two-hinges: two arms
+    that turn independently; views: a rigid object in space, tilted; symmetric: a two-fold dimer whose arms bend together;
+    pseudo-symmetric: the same with a few atoms more on one side; noise: nothing but noise."""
     out: Path
     """Folder for particles.mrcs, particles.star and truth.star."""
     particles: int = 20_000
@@ -171,11 +186,27 @@ class SimulateConfig:
     box: int = 40
     """Pixels along an edge."""
     snr: float = 0.1
-    """Variance of the signal over variance of the noise, over all pixels."""
+    """Variance of the signal over variance of the noise, over all pixels: of the clean particles before the CTF, without junk,
+    and of the noise of the first optics group."""
     shift_px: float = 2.0
     """S.d. of the shift along each axis, in pixels."""
-    span_deg: float = 90.0
-    """The hinge moves over this range."""
+    span_deg: float | None = None
+    """The hinge moves, or the object tilts, over this range [default: 90 for hinges, 60 for views and symmetric]."""
+    ctf: bool = False
+    """Multiply every particle by a CTF of its own: 300 kV, Cs 2.7 mm, amplitude contrast 0.1. It acts within the box: what it
+    spreads over one edge comes in at the opposite one."""
+    defocus_min_A: Annotated[float, arg(name="defocus-min-a")] = 10_000.0
+    """Smallest defocus, the mean of u and v, in angstrom."""
+    defocus_max_A: Annotated[float, arg(name="defocus-max-a")] = 30_000.0
+    """Largest defocus, in angstrom."""
+    astigmatism_A: Annotated[float, arg(name="astigmatism-a")] = 500.0
+    """Defocus u minus v, in angstrom, at a random angle."""
+    noise_colour: Literal["white", "coloured"] = "white"
+    """white, or coloured: strong at low frequencies, weak at high ones, with the same variance of a pixel."""
+    junk: float = 0.0
+    """Fraction of the particles that are junk: empty, edges of ice or carbon, aggregates."""
+    optics_groups: int = 1
+    """2: half of the particles come from another microscope, with 200 kV, noise 1.4 times as strong and of another colour."""
     pixel_size_A: Annotated[float, arg(name="pixel-size-a")] = 4.0
     """Written into the STAR file."""
     seed: int = 1
@@ -189,6 +220,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "prepare": {"ctf": "none", "hot_pixel_sd": 0.0},
         "model": {
+            "engine": "coordinate",
             "z_dim": 20,
             "hidden": 1000,
             "layers": 2,
@@ -207,6 +239,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "batch_size": 100,
             "learning_rate": 1e-4,
             "kl_warmup_steps": 0,
+            "cooling": False,
             "z_delay": 2,
             "augment_rotation": True,
             "infer_turns": 1,
@@ -223,9 +256,43 @@ def with_preset(config: RunConfig, name: str) -> RunConfig:
     return dataclasses.replace(config, **parts)
 
 
+def resolved(config: RunConfig) -> RunConfig:
+    """The configuration with every default that depends on the engine filled in."""
+    engine = config.model.engine
+    decoder = config.model.decoder
+    if decoder == "auto":
+        decoder = "coefficients" if engine == "steerable" else "spatial"
+    model = dataclasses.replace(config.model, decoder=decoder)
+    return dataclasses.replace(config, model=model, train=train_for(config.train, engine))
+
+
+def train_for(train: TrainConfig, engine: Engine) -> TrainConfig:
+    """Training settings with the engine's defaults."""
+    own = {"batch_size": 256, "z_delay": 1} if engine == "steerable" else {"batch_size": 100, "z_delay": 2}
+    return dataclasses.replace(train, **{key: value for key, value in own.items() if getattr(train, key) is None})
+
+
+def _check_engine(m: ModelConfig) -> None:
+    """Refuse settings that belong to the other engine."""
+    only_coordinate = {
+        f"--noise {m.noise}": m.noise != "unit",
+        "--decoder vanilla": m.decoder == "vanilla",
+        "--whole-image": m.whole_image,
+        "--non-negative": m.non_negative,
+        f"--theta-kl {m.theta_kl}": m.theta_kl != "no-mean",
+        f"--theta-prior-rad {m.theta_prior_rad}": m.theta_prior_rad != ModelConfig.theta_prior_rad,
+    }
+    wrong = [flag for flag, asked in only_coordinate.items() if asked]
+    if m.engine == "steerable" and wrong:
+        raise EmsvaeError(f"{wrong[0]} belongs to the coordinate engine; add --engine coordinate or leave it out")
+    if m.engine == "coordinate" and m.decoder == "coefficients":
+        raise EmsvaeError("--decoder coefficients belongs to the steerable engine; leave --engine coordinate or it out")
+
+
 def check(config: RunConfig) -> RunConfig:
     """Refuse settings that cannot work, before anything is read; returns the configuration unchanged."""
     m, t, p = config.model, config.train, config.prepare
+    _check_engine(m)
     positive = {
         "--z-dim": m.z_dim,
         "--hidden": m.hidden,
@@ -245,6 +312,7 @@ def check(config: RunConfig) -> RunConfig:
         "--shift-prior-px": m.shift_prior_px,
         "--theta-prior-rad": m.theta_prior_rad,
         "--pose-start-sd": m.pose_start_sd,
+        "--anchors": t.anchors,
     }
     for flag, value in positive.items():
         if value is not None and not 0 < value < math.inf:
@@ -256,7 +324,7 @@ def check(config: RunConfig) -> RunConfig:
         "--seed": t.seed,
     }
     for flag, value in not_negative.items():
-        if not value >= 0:
+        if value is not None and not value >= 0:
             raise EmsvaeError(f"{flag} is {value}; expected 0 or more")
     if p.box is not None and p.box < 16:
         raise EmsvaeError(f"--box is {p.box}; expected at least 16 pixels")

@@ -23,7 +23,7 @@ def particles_text(source: InputConfig, prepare: PrepareConfig) -> str:
     lines.append("train would:")
     try:
         stack = open_stacks_of(table, source)
-        _, said = decide(stack, prepare)
+        _, said = decide(stack, prepare, engine="steerable")
         lines += [f"  {line}" for line in (f"read images of {', '.join(map(str, stack.boxes))} px", *said)]
     except EmsvaeError as error:
         lines.append(f"  stop: {error}")

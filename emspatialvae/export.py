@@ -70,11 +70,13 @@ def result_columns(latents: Latents, stack: ParticleStack, poses: Poses) -> list
     origin, x_label, y_label = origin_A, "OriginXAngst", "OriginYAngst"
     if rln == "rln" and _has_pixel_origins(stack):
         origin, x_label, y_label = origin_A / stack.pixel_size_A[: len(latents), None], "OriginX", "OriginY"
+    known = [] if latents.peak_weight is None else [Column(f"{rln}MaxValueProbDistribution", latents.peak_weight)]
     return [
         Column(f"{rln}AnglePsi", psi_deg),
         Column(f"{rln}{x_label}", origin[:, 0]),
         Column(f"{rln}{y_label}", origin[:, 1]),
         Column(f"{rln}LogLikeliContribution", latents.log_likelihood, ".6e"),
+        *known,
         *[Column(f"emsvaeZ{k + 1}", z) for k, z in enumerate(latents.z.T)],
         *[Column(f"emsvaeZStd{k + 1}", sd) for k, sd in enumerate(latents.z_sd.T)],
         Column("emsvaeThetaStd", np.degrees(latents.theta_sd_rad)),
@@ -187,6 +189,8 @@ def write_cs(
         "emsvae/theta_std_rad": latents.theta_sd_rad.astype(np.float32),
         "emsvae/shift_std_A": (latents.shift_sd_px * latents.pixel_size_A).astype(np.float32),
     }
+    if latents.peak_weight is not None:
+        fields["emsvae/max_value_prob"] = latents.peak_weight.astype(np.float32)
     merged = {}
     for name, values in fields.items():
         whole = (
@@ -228,7 +232,10 @@ def latents_table(latents: Latents) -> "pd.DataFrame":
     columns |= {"theta_rad": latents.pose.theta_rad, "theta_sd_rad": latents.theta_sd_rad}
     columns |= {"shift_x_A": shift_A[:, 0], "shift_y_A": shift_A[:, 1]}
     columns |= {"shift_x_sd_A": shift_sd_A[:, 0], "shift_y_sd_A": shift_sd_A[:, 1]}
-    return pd.DataFrame(columns | {"log_likelihood": latents.log_likelihood})
+    columns["log_likelihood"] = latents.log_likelihood
+    if latents.peak_weight is not None:
+        columns["pose_probability"] = latents.peak_weight
+    return pd.DataFrame(columns)
 
 
 def read_csv(file: Path, z_dim: int, pixel_size_A: float) -> Latents:
@@ -259,6 +266,7 @@ def read_csv(file: Path, z_dim: int, pixel_size_A: float) -> Latents:
             shift_sd_px=shift_sd.to_numpy() / pixel_size_A,
             log_likelihood=table["log_likelihood"].to_numpy(),
             pixel_size_A=pixel_size_A,
+            peak_weight=table["pose_probability"].to_numpy() if "pose_probability" in table else None,
         )
     except (KeyError, ValueError) as error:
         raise RunFolderError(

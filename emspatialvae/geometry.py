@@ -49,11 +49,40 @@ def pixel_grid(box: int) -> tuple[Floats, Floats]:
     return x, y
 
 
+def in_half_boxes(x: Floats, y: Floats) -> Floats:
+    """Pixel coordinates [box, box] as points [box^2, 2] in units of half the box, so that the disk is the unit disk."""
+    return np.stack([x.ravel(), y.ravel()], -1) * (2 / len(x))
+
+
 def wrap_rad(angle_rad: ArrayLike) -> Floats:
     """Bring angles into (-pi, pi]."""
     wrapped = np.pi - np.mod(np.pi - np.asarray(angle_rad, dtype=np.float64), 2 * np.pi)
     # A hair above pi the remainder rounds to the whole circle.
     return np.where(wrapped <= -np.pi, np.pi, wrapped)
+
+
+def wrapped(angle_rad: Any) -> Any:
+    """Bring angles into [-pi, pi): the arithmetic of `wrap_rad` for numpy arrays, torch tensors and numbers alike."""
+    return (angle_rad + np.pi) % (2 * np.pi) - np.pi
+
+
+def composed_xy(
+    theta_rad: Any,
+    shift_x: Any,
+    shift_y: Any,
+    inner_rad: Any,
+    inner_x: Any,
+    inner_y: Any,
+    cos_theta: Any,
+    sin_theta: Any,
+) -> tuple[Any, Any, Any]:
+    """The pose of an object that lies in the canonical frame with a pose of its own: first the inner one, then the outer.
+
+    ``image(p) = b(R(-theta) (p - shift))`` and ``b(q) = x(R(-inner) (q - inner shift))`` make
+    ``image(p) = x(R(-(theta + inner)) (p - shift - R(theta) inner shift))``. Returns (theta, shift_x, shift_y).
+    """
+    x, y = rotate_xy(inner_x, inner_y, cos_theta, sin_theta)
+    return theta_rad + inner_rad, shift_x + x, shift_y + y
 
 
 @dataclass(frozen=True)

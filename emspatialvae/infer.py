@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from emspatialvae import compute, geometry
 from emspatialvae.config import TrainConfig
+from emspatialvae.errors import RunFolderError
 from emspatialvae.geometry import Floats, Pose2D
-from emspatialvae.model.spatial_vae import SpatialVAE
+from emspatialvae.model.batch import Batch
+from emspatialvae.model.engines import blank_model
+from emspatialvae.model.interface import Estimate, ParticleVAE
+from emspatialvae.prepare import Portion
 from emspatialvae.run import RunDir, load_state
-
-Portion = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]
-"""Some of a stack: rows [k], prepared images [k, box, box], usable [k]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +41,18 @@ class Latents:
     """[n], nats"""
     pixel_size_A: float
     """Of the prepared images."""
+    peak_weight: Floats | None = None
+    """[n]; probability that the pose lies in the right mode, 0 to 1. None where the model knows one mode only."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, rows: Any) -> "Latents":
-        return Latents(**{key: value if key == "pixel_size_A" else value[rows] for key, value in vars(self).items()})
+        whole = {"pixel_size_A", *(key for key, value in vars(self).items() if value is None)}
+        return Latents(**{key: value if key in whole else value[rows] for key, value in vars(self).items()})
 
 
-def load_model(run: RunDir) -> SpatialVAE:
+def load_model(run: RunDir) -> ParticleVAE:
     """The trained model of a run.
 
     Raises
@@ -57,13 +61,19 @@ def load_model(run: RunDir) -> SpatialVAE:
         The checkpoint is missing, damaged, or of another model.
     """
     manifest = run.manifest
-    model = SpatialVAE(manifest.config.model, manifest.images)
-    load_state(model, run.load_checkpoint()["model"], run.path)
+    state = run.load_checkpoint()["model"]
+    try:
+        model = blank_model(manifest.config.model, manifest.images, state)
+    except KeyError as error:
+        raise RunFolderError(
+            f"{run.path / 'checkpoint.pt'} belongs to another engine (it has no {error}); train again"
+        ) from None
+    load_state(model, state, run.path)
     return model.eval()
 
 
 def infer(
-    model: SpatialVAE,
+    model: ParticleVAE,
     portions: Iterable[Portion],
     names: NDArray[Any],
     pixel_size_A: float,
@@ -81,40 +91,45 @@ def infer(
         Of the prepared images.
     """
     device = compute.pick_device(config.device)
-    dtype = compute.pick_precision(config.precision, device)
+    dtype = compute.pick_precision(config.precision, device) if model.half_precision else torch.float32
     model = model.to(device).eval()
-    part = compute.part_size(max(config.batch_size, 256), model.floats_per_particle, device, dtype)
+    part = compute.part_size(max(config.batch_size or 256, 256), model.floats_per_particle, device, dtype)
     n = len(names)
-    table = np.zeros((n, 2 * model.z_dim + 7))
+    columns = {name: np.zeros((n, *shape)) for name, shape in _column_shapes(model.z_dim).items()}
     used = np.zeros(n, dtype=np.bool_)
-    for rows, images, usable in portions:
-        used[rows] = usable
-        rows, images = rows[usable], images[usable]
-        for start in range(0, len(rows), part):
-            batch = torch.from_numpy(images[start : start + part])[:, None].to(device)
+    for portion in portions:
+        used[portion.rows] = portion.usable
+        good = portion[portion.usable]
+        for start in range(0, len(good), part):
+            some = good[start : start + part]
+            batch = Batch.of(some.images, some.group, some.ctf_power).to(device)
             with compute.matmul_precision(device, dtype):
                 estimate = model.infer(batch, config.infer_turns)
-            columns = [
-                estimate.mean.z,
-                estimate.sd.z,
-                estimate.mean.theta_rad[:, None],
-                estimate.sd.theta_rad[:, None],
-                estimate.mean.shift_px,
-                estimate.sd.shift_px,
-                estimate.log_likelihood[:, None],
-            ]
-            table[rows[start : start + part]] = torch.cat([c.float() for c in columns], 1).cpu().numpy()
-    z, z_sd, theta, theta_sd, shift, shift_sd, fit = np.split(
-        table, np.cumsum([model.z_dim, model.z_dim, 1, 1, 2, 2]), axis=1
-    )
-    return Latents(
-        names=names,
-        used=used,
-        z=z,
-        z_sd=z_sd,
-        pose=Pose2D(geometry.wrap_rad(theta[:, 0]), shift),
-        theta_sd_rad=theta_sd[:, 0],
-        shift_sd_px=shift_sd,
-        log_likelihood=fit[:, 0],
-        pixel_size_A=pixel_size_A,
-    )
+            for name, values in _columns_of(estimate).items():
+                if name not in columns:
+                    columns[name] = np.zeros((n, *values.shape[1:]))
+                columns[name][some.rows] = values.float().cpu().numpy()
+    pose = Pose2D(geometry.wrap_rad(columns.pop("theta_rad")), columns.pop("shift_px"))
+    return Latents(names=names, used=used, pose=pose, pixel_size_A=pixel_size_A, **columns)
+
+
+def _columns_of(estimate: Estimate) -> dict[str, torch.Tensor]:
+    """What an estimate holds, under the names of `Latents` and of its `Pose2D`; what it does not know is left out."""
+    columns = {
+        "z": estimate.mean.z,
+        "z_sd": estimate.sd.z,
+        "theta_rad": estimate.mean.theta_rad,
+        "theta_sd_rad": estimate.sd.theta_rad,
+        "shift_px": estimate.mean.shift_px,
+        "shift_sd_px": estimate.sd.shift_px,
+        "log_likelihood": estimate.log_likelihood,
+        "peak_weight": estimate.peak_weight,
+    }
+    return {name: values for name, values in columns.items() if values is not None}
+
+
+def _column_shapes(z_dim: int) -> dict[str, tuple[int, ...]]:
+    """The columns that are always there, even if no image could be used: shape of one particle's entry."""
+    z = dict.fromkeys(("z", "z_sd"), (z_dim,))
+    shift = dict.fromkeys(("shift_px", "shift_sd_px"), (2,))
+    return {**z, **shift, **dict.fromkeys(("theta_rad", "theta_sd_rad", "log_likelihood"), ())}

@@ -3,29 +3,60 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
 
 from emspatialvae import export
 from emspatialvae.analysis.metrics import Evaluation, evaluate_latents
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
-from emspatialvae.geometry import Floats, Pose2D
+from emspatialvae.geometry import Pose2D
+from emspatialvae.infer import Latents
 from emspatialvae.io.star import StarFile
 from emspatialvae.loading import load_particles
 from emspatialvae.oracle import oracle_of_stack
 from emspatialvae.run import RunDir
-from emspatialvae.simulate import load_simulation
 from emspatialvae.sources import particle_block
+from emspatialvae.truth import load_simulation
+
+Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """An evaluation and the yardsticks that were at hand."""
+    """An evaluation and the yardsticks that were at hand.
+
+    Attributes
+    ----------
+    evaluation, oracle
+        Of the particles that are no junk; None where there is no oracle.
+    cramer_rao
+        What simulation.json says.
+    junk_auc
+        How well a low log-likelihood tells junk from particles: the chance that a piece of junk has the lower one (0.5:
+        not at all). None where there is no junk in the truth.
+    """
 
     evaluation: Evaluation
     oracle: Evaluation | None
     cramer_rao: dict[str, float] | None
+    junk_auc: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values that JSON can hold."""
+        oracle = None if self.oracle is None else self.oracle.as_dict()
+        beside = {"oracle": oracle, "cramer_rao": self.cramer_rao, "junk_auc": self.junk_auc}
+        return {**self.evaluation.as_dict(), **beside}
+
+    def table(self) -> str:
+        """The same for a person."""
+        text = self.evaluation.table(oracle=self.oracle, cramer_rao=self.cramer_rao)
+        if self.junk_auc is None:
+            return text
+        return f"{text}\njunk: area under the ROC curve of a low log-likelihood {self.junk_auc:.3f} (left out above)"
 
 
 def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[str], None] = lambda _: None) -> Judged:
@@ -34,16 +65,17 @@ def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[
     Parameters
     ----------
     truth
-        STAR file with ``emsvaeTrueZ1..`` and RELION's pose labels, as `emspatialvae.simulate` writes it.
+        STAR file with ``emsvaeTrueZ1..`` and RELION's pose labels, as `emspatialvae.simulate` writes it. Particles with
+        ``emsvaeTrueJunk`` are left out of the comparison.
     oracle_particles
         Also run the Bayes oracle on this many particles when ``simulation.json`` lies beside the truth; 0 = do not.
     """
     run = RunDir(path)
     preparation = run.manifest.preparation
     latents = export.read_csv(run.latents, run.manifest.config.model.z_dim, preparation.pixel_size_A)
-    true_z, true_pose, names, pixel_size_A = _read_truth(truth)
-    row_of = {name: row for row, name in enumerate(names)}
-    for table, where in ((names, truth), (latents.names, run.latents)):
+    known = _read_truth(truth)
+    row_of = {name: row for row, name in enumerate(known.names)}
+    for table, where in ((known.names, truth), (latents.names, run.latents)):
         if len(set(table)) != len(table):
             raise ParticleFileError(
                 f"{where}: image names repeat; expected each once, because particles are joined on them"
@@ -55,21 +87,60 @@ def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[
         )
     latents = latents[latents.used]
     rows = np.array([row_of[name] for name in latents.names])
-    # Errors of shifts are given in pixels of the original images, whatever the box that the model saw.
-    pose = latents.pose.scaled(preparation.pixel_size_A / pixel_size_A[rows])
-    evaluation = evaluate_latents(latents.z, pose, true_z[rows], true_pose[rows])
+    junk = known.is_junk[rows]
+    if junk.all():
+        raise ParticleFileError(f"{truth}: all particles of {path} are junk; there is nothing to compare")
     beside = truth.parent / "simulation.json"
-    if not beside.is_file():
-        return Judged(evaluation, None, None)
+    simulation = load_simulation(beside) if beside.is_file() else None
+    symmetry = 1 if simulation is None else simulation.symmetry
+    evaluation = _evaluation(latents[~junk], known, rows[~junk], symmetry)
+    junk_auc = auc_of_low(latents.log_likelihood, junk)
+    if simulation is None:
+        return Judged(evaluation, None, None, junk_auc)
     oracle = None
-    if oracle_particles > 0:
+    if oracle_particles > 0 and simulation.has_signal:
         say(f"running the oracle on {oracle_particles} particles, some seconds (--oracle-particles 0 leaves it out)")
         some, z, oracle_pose = oracle_of_stack(truth.parent, oracle_particles)
-        oracle = evaluate_latents(z, oracle_pose, true_z[some], true_pose[some])
-    return Judged(evaluation, oracle, load_simulation(beside).cramer_rao)
+        oracle = evaluate_latents(z, oracle_pose, known.z[some], known.pose[some], symmetry=symmetry)
+    return Judged(evaluation, oracle, simulation.cramer_rao, junk_auc)
 
 
-def _read_truth(truth: Path) -> tuple[Floats, Pose2D, list[str], Floats]:
+def auc_of_low(score: Floats, wanted: NDArray[np.bool_]) -> float | None:
+    """Chance that one of the wanted has a lower score than one of the others (ties: half); None if either is missing."""
+    n, others = int(wanted.sum()), int((~wanted).sum())
+    if not n or not others:
+        return None
+    return float(1 - (stats.rankdata(score)[wanted].sum() - n * (n + 1) / 2) / (n * others))
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """Columns of truth.star."""
+
+    z: Floats
+    pose: Pose2D
+    names: list[str]
+    pixel_size_A: Floats
+    is_junk: NDArray[np.bool_]
+
+
+def _evaluation(latents: Latents, known: _Known, rows: NDArray[np.int64], symmetry: int) -> Evaluation:
+    # Errors of shifts are given in pixels of the original images, whatever the box that the model saw.
+    factor = latents.pixel_size_A / known.pixel_size_A[rows]
+    return evaluate_latents(
+        latents.z,
+        latents.pose.scaled(factor),
+        known.z[rows],
+        known.pose[rows],
+        symmetry=symmetry,
+        z_sd=latents.z_sd,
+        theta_sd_rad=latents.theta_sd_rad,
+        shift_sd_px=latents.shift_sd_px * factor[:, None],
+        peak_weight=latents.peak_weight,
+    )
+
+
+def _read_truth(truth: Path) -> _Known:
     if truth.suffix != ".star" or not truth.is_file():
         raise ParticleFileError(f"--truth {truth}: no such STAR file; `emsvae simulate` writes truth.star")
     stack = load_particles(InputConfig(truth), open_stacks=False)
@@ -80,6 +151,8 @@ def _read_truth(truth: Path) -> tuple[Floats, Pose2D, list[str], Floats]:
         raise ParticleFileError(
             f"{truth}: no emsvaeTrueZ1 or no rlnAnglePsi; expected the truth.star of `emsvae simulate`"
         )
-    columns = block.columns(*labels)
+    junk_label = "emsvaeTrueJunk"
+    columns = block.columns(*labels, *([junk_label] if junk_label in block.labels else []))
     true_z = np.stack([np.array(columns[label], dtype=np.float64) for label in labels], 1)
-    return true_z, stack.pose, stack.names.tolist(), stack.pixel_size_A
+    is_junk = np.array(columns.get(junk_label, np.zeros(len(true_z))), dtype=np.float64) != 0
+    return _Known(true_z, stack.pose, stack.names.tolist(), stack.pixel_size_A, is_junk)

@@ -10,24 +10,28 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae import ctf, imaging
-from emspatialvae.config import PrepareConfig, to_json
+from emspatialvae.config import Engine, PrepareConfig, to_json
 from emspatialvae.errors import EmsvaeError, ParticleFileError
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.loading import most_common_box
-from emspatialvae.particles import ParticleStack
+from emspatialvae.particles import OpticsGroup, ParticleStack
 
 DEFAULT_BOX = 64
 SAMPLE = 500
 """Particles looked at to find the contrast."""
 CHUNK_BYTES = 32 << 20
+
+CtfTreatment = Literal["none", "phase-flip", "multiply"]
 
 
 @dataclass(frozen=True)
@@ -42,16 +46,45 @@ class Preparation:
     """Of the circular mask, in prepared pixels."""
     invert: bool
     """Multiply by -1 (without ``normalise``: 1 minus the image)."""
-    flip_phases: bool
-    """Multiply each spatial frequency by the sign of the CTF."""
+    ctf: CtfTreatment
+    """Multiply each spatial frequency by the sign of the CTF, before cropping; or by the CTF itself, last of all."""
     hot_pixel_sd: float
     """Replace lone pixels beyond this many s.d.; 0 = never."""
     normalise: bool
     """Background mean 0, s.d. 1 (else the values, between 0 and 1, are taken as they are)."""
 
 
-def decide(stack: ParticleStack, config: PrepareConfig, *, bernoulli: bool = False) -> tuple[Preparation, list[str]]:
-    """Settle how a stack is prepared.
+@dataclass(frozen=True, eq=False)
+class Portion:
+    """k prepared particles of a stack."""
+
+    rows: NDArray[np.int64]
+    """[k], their places in the stack."""
+    images: NDArray[np.float32]
+    """[k, box, box]; zero where unusable."""
+    usable: NDArray[np.bool_]
+    """[k]; False for constant or NaN images."""
+    group: NDArray[np.int32]
+    """[k], their optics groups in the stack."""
+    ctf_power: NDArray[np.float32] | None = None
+    """[k, box // 2 + 1], the rings of CTF^2 (`ctf.ring_power`) where the images are multiplied by the CTF, else None."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, some: Any) -> "Portion":
+        power = None if self.ctf_power is None else self.ctf_power[some]
+        return Portion(self.rows[some], self.images[some], self.usable[some], self.group[some], power)
+
+
+def decide(
+    stack: ParticleStack,
+    config: PrepareConfig,
+    *,
+    bernoulli: bool = False,
+    engine: Engine = "coordinate",
+) -> tuple[Preparation, list[str]]:
+    """Settle how a stack is prepared for an engine.
 
     Returns
     -------
@@ -74,12 +107,12 @@ def decide(stack: ParticleStack, config: PrepareConfig, *, bernoulli: bool = Fal
         f"mask {diameter_A:.4g} A across ({2 * radius:.1f} px)"
         + ("" if config.mask_diameter_A else ", assumed: 0.9 of the box")
     )
-    flip, sentence = _decide_ctf(stack, config)
+    treatment, sentence = _decide_ctf(stack, config, engine)
     said.append(sentence)
-    preparation = Preparation(box, pixel_size_A, radius, False, flip, config.hot_pixel_sd, not bernoulli)
+    preparation = Preparation(box, pixel_size_A, radius, False, treatment, config.hot_pixel_sd, not bernoulli)
     invert, sentence = _decide_contrast(stack, preparation, config)
     said.append(sentence)
-    return Preparation(**{**vars(preparation), "invert": invert}), said
+    return replace(preparation, invert=invert), said
 
 
 def _decide_size(stack: ParticleStack, config: PrepareConfig) -> tuple[int, float, list[str]]:
@@ -112,26 +145,67 @@ def _decide_size(stack: ParticleStack, config: PrepareConfig) -> tuple[int, floa
     return box, pixel_size_A, said
 
 
-def _decide_ctf(stack: ParticleStack, config: PrepareConfig) -> tuple[bool, str]:
+def _decide_ctf(stack: ParticleStack, config: PrepareConfig, engine: Engine) -> tuple[CtfTreatment, str]:
+    if config.ctf == "full" and engine == "coordinate":
+        raise EmsvaeError(
+            "--ctf full: the coordinate model has no CTF in its likelihood; use --ctf phase-flip or --engine steerable"
+        )
     if config.ctf == "none":
-        return False, "CTF left alone (--ctf none)"
-    if stack.ctf is None or not stack.ctf.known.any():
-        return False, "CTF left alone: no parameters in the file"
-    unknown = np.flatnonzero(~stack.ctf.known)
-    if len(unknown):
-        raise ParticleFileError(
-            f"{stack.source}: CTF parameters missing for {len(unknown)} of {len(stack)} particles, the first is "
-            f"{stack.names[unknown[0]]}; complete them or use --ctf none"
-        )
+        return "none", "CTF left alone (--ctf none)"
+    if config.ctf == "auto" and (stack.ctf is None or not stack.ctf.known.any()):
+        return "none", "CTF left alone: no parameters in the file"
+    if config.ctf == "auto" and stack.ctf is not None and not np.nan_to_num(stack.ctf.defocus_u_A).any():
+        return (
+            "none",
+            "CTF left alone: every defocus in the file is 0",
+        )  # how simulations say that images are projections
+    treatment = "multiply" if config.ctf == "full" or (config.ctf == "auto" and engine == "steerable") else "phase-flip"
+    check_ctf(stack, treatment)
     used = [stack.optics[group] for group in np.unique(stack.optics_of)]
-    done = [group.phase_flipped or group.ctf_premultiplied for group in used]
-    if all(done):
-        return False, "CTF left alone: the images are phase-flipped or CTF-multiplied already"
-    if any(done):
+    multiplied = all(group.ctf_premultiplied for group in used)
+    # What was multiplied has the right phases, too.
+    asked = [group for group in used if treatment == "phase-flip" or not group.ctf_premultiplied]
+    done, left = ([group.name for group in asked if _is_flipped(group) == is_done] for is_done in (True, False))
+    if done and left:
         raise ParticleFileError(
-            f"{stack.source}: some optics groups are phase-flipped and some are not; use --ctf none"
+            f"{stack.source}: some optics groups are phase-flipped ({', '.join(done)}) and some are not ({', '.join(left)}); "
+            "take them apart, or use --ctf none"
         )
-    return True, "CTF: phases flipped"
+    if treatment == "multiply":
+        how = "multiplied by it already" if multiplied else "multiplied by it"
+        return treatment, f"CTF: images {how}, its square in the likelihood (--ctf full)"
+    if left:
+        return treatment, "CTF: phases flipped"
+    already = "the images are multiplied by it" if multiplied else "phases were flipped"
+    return treatment, f"CTF left alone: {already} already"
+
+
+def check_ctf(stack: ParticleStack, treatment: CtfTreatment, otherwise: str = "use --ctf none") -> None:
+    """Refuse a stack where a CTF that is needed is missing or absurd; ``otherwise`` the user may do something else.
+
+    Raises
+    ------
+    ParticleFileError
+        Names the first such particle.
+    """
+    if treatment == "none":
+        return
+    needed = np.ones(len(stack), dtype=np.bool_)
+    if treatment == "phase-flip":
+        needed = np.array([not _is_flipped(group) for group in stack.optics])[stack.optics_of]
+    missing = needed if stack.ctf is None else needed & ~stack.ctf.known
+    if missing.any():
+        raise ParticleFileError(
+            f"{stack.source}: CTF parameters missing for {int(missing.sum())} of {len(stack)} particles, the first is "
+            f"{stack.names[missing.argmax()]}; complete them or {otherwise}"
+        )
+    for absurd, values, wrong in () if stack.ctf is None else stack.ctf.absurdities():
+        bad = needed & absurd
+        if bad.any():
+            raise ParticleFileError(
+                f"{stack.source}: {int(bad.sum())} of {len(stack)} particles have an impossible CTF, the first is "
+                f"{stack.names[bad.argmax()]} with {values[bad.argmax()]:g} {wrong}; correct them or {otherwise}"
+            )
 
 
 def _decide_contrast(stack: ParticleStack, preparation: Preparation, config: PrepareConfig) -> tuple[bool, str]:
@@ -143,7 +217,9 @@ def _decide_contrast(stack: ParticleStack, preparation: Preparation, config: Pre
     if not preparation.normalise:
         return False, "contrast kept"
     rows = np.unique(np.linspace(0, len(stack) - 1, min(len(stack), SAMPLE)).astype(int))
-    images = np.concatenate([batch[usable] for _, batch, usable in prepare(stack.subset(rows), preparation)])
+    # A multiplied image has hardly any mean left; with its phases flipped it is as bright as it is.
+    seen = replace(preparation, ctf="phase-flip") if preparation.ctf == "multiply" else preparation
+    images = np.concatenate([portion.images[portion.usable] for portion in prepare(stack.subset(rows), seen)])
     if not len(images):
         raise ParticleFileError(
             f"{stack.source}: every image looked at is constant or holds NaN; there is nothing to learn from"
@@ -155,14 +231,12 @@ def _decide_contrast(stack: ParticleStack, preparation: Preparation, config: Pre
     return brighter < 0, f"particles are {'dark: inverted' if brighter < 0 else 'bright: kept'} ({found})"
 
 
-def prepare_chunk(
-    stack: ParticleStack, rows: NDArray[np.int64], preparation: Preparation
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
+def prepare_chunk(stack: ParticleStack, rows: NDArray[np.int64], preparation: Preparation) -> tuple[Portion, int]:
     """Prepare particles of one box and optics group.
 
     Returns
     -------
-    Images [k, box, box] (zero where unusable), usable [k], and how many hot pixels were replaced.
+    The particles, and how many hot pixels were replaced.
     """
     raw = stack.images(rows)
     usable = ~imaging.unusable(raw)
@@ -175,43 +249,67 @@ def prepare_chunk(
     if preparation.hot_pixel_sd > 0:
         raw, replaced = imaging.replace_hot_pixels(raw, preparation.hot_pixel_sd)
         hot = int(replaced.sum())
-    pixel_size_A = stack.optics[stack.optics_of[rows[0]]].pixel_size_A
-    if preparation.flip_phases:
+    optics = stack.optics[stack.optics_of[rows[0]]]
+    if preparation.ctf == "phase-flip" and not _is_flipped(optics):
         assert stack.ctf is not None
-        raw = ctf.flip_phases(raw, stack.ctf[rows], pixel_size_A)
-    step = preparation.pixel_size_A / pixel_size_A
+        raw = ctf.flip_phases(raw, stack.ctf[rows], optics.pixel_size_A)
+    step = preparation.pixel_size_A / optics.pixel_size_A
     if raw.shape[-1] != preparation.box or abs(step - 1) > 1e-6:
         raw = imaging.resample(raw, imaging.fourier_resampling(raw.shape[-1], preparation.box, max(step, 1.0)))
     # Cropping rings at sharp edges, a little below 0 and above 1.
     images = imaging.normalise(raw, preparation.mask_radius_px) if preparation.normalise else raw.clip(0, 1)
     if preparation.invert:
         images = -images if preparation.normalise else 1 - images
-    return np.where(usable[:, None, None], images, np.float32(0)).astype(np.float32), usable, hot
+    power = None
+    if preparation.ctf == "multiply":
+        assert stack.ctf is not None
+        images, power = _multiply_by_ctf(images, stack.ctf[rows], preparation.pixel_size_A, optics)
+    images = np.where(usable[:, None, None], images, np.float32(0)).astype(np.float32)
+    return Portion(rows, images, usable, stack.optics_of[rows], power), hot
 
 
-def prepare(
-    stack: ParticleStack, preparation: Preparation
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]]:
-    """Prepare a whole stack in portions of bounded memory: ``(rows [k], images [k, box, box], usable [k])``.
+def _is_flipped(optics: OpticsGroup) -> bool:
+    """The images' phases are right already."""
+    return optics.phase_flipped or optics.ctf_premultiplied
 
-    Portions come in the order of the disk; reading and arithmetic of the next ones go on while one is used.
+
+def _multiply_by_ctf(
+    images: NDArray[np.float32], params: ctf.CtfParams, pixel_size_A: float, optics: OpticsGroup
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Images [k, box, box] multiplied by their CTF unless they are already, and the rings of CTF^2."""
+    box = images.shape[-1]
+    power = ctf.ring_power(params, box, pixel_size_A)
+    if not optics.ctf_premultiplied:
+        return ctf.multiply(images, params, pixel_size_A, absolute=optics.phase_flipped), power
+    # Their background has been brought to s.d. 1 after the multiplication; what it had before it, it must have: 1 as all others.
+    scale = np.sqrt(np.average(power, axis=1, weights=ctf.ring_sizes(box))).astype(np.float32)
+    return images * scale[:, None, None], power
+
+
+def prepare(stack: ParticleStack, preparation: Preparation) -> Iterator[Portion]:
+    """Prepare a whole stack in portions of bounded memory.
+
+    They come in the order of the disk; reading and arithmetic of the next ones go on while one is used.
+
+    Raises
+    ------
+    ParticleFileError
+        Images smaller than wanted, or no CTF parameters where the preparation needs them (see `check_ctf`).
     """
     if min(stack.boxes) < preparation.box:
         raise ParticleFileError(
             f"{stack.source}: images of {min(stack.boxes)} px are smaller than the {preparation.box} px the run was trained on"
         )
+    check_ctf(stack, preparation.ctf)
     size = max(1, CHUNK_BYTES // (4 * max(stack.boxes) ** 2))
     workers = min(4, os.cpu_count() or 1)
 
-    def work(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
-        images, usable, _ = prepare_chunk(stack, rows, preparation)
-        return rows, images, usable
+    def work(rows: NDArray[np.int64]) -> Portion:
+        return prepare_chunk(stack, rows, preparation)[0]
 
     with ThreadPoolExecutor(workers) as pool:
         portions = stack.chunks(size)
-        pending: deque[Future[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]]] = deque(
-            pool.submit(work, rows) for rows in islice(portions, workers + 1)
-        )
+        pending: deque[Future[Portion]] = deque(pool.submit(work, rows) for rows in islice(portions, workers + 1))
         while pending:
             done = pending.popleft().result()
             pending.extend(pool.submit(work, rows) for rows in islice(portions, 1))
@@ -226,13 +324,18 @@ class PreparedImages:
     """[n, box, box]"""
     usable: NDArray[np.bool_]
     """[n]; False for constant or NaN images, whose pixels are zero."""
+    group: NDArray[np.int32]
+    """[n], optics groups."""
+    ctf_power: NDArray[np.float32] | None = None
+    """[n, box // 2 + 1], see `Portion`."""
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def batch(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Images with a channel axis, ready for the model; shape [k, 1, box, box]."""
-        return self.pixels[rows].astype(np.float32)[:, None]
+    def portion(self, rows: NDArray[np.int64]) -> Portion:
+        """Some of the particles, in the order asked."""
+        power = None if self.ctf_power is None else np.asarray(self.ctf_power[rows])
+        return Portion(rows, self.pixels[rows].astype(np.float32), self.usable[rows], self.group[rows], power)
 
 
 def prepared_images(
@@ -252,30 +355,62 @@ def prepared_images(
         Called with the number of particles prepared since the last call.
     """
     digest = _digest(stack, preparation, dtype)
-    pixels_at, usable_at = cache / f"images_{digest}.npy", cache / f"usable_{digest}.npy"
-    if not (pixels_at.is_file() and usable_at.is_file()):
-        shape = (len(stack), preparation.box, preparation.box)
-        usable = np.zeros(len(stack), dtype=np.bool_)
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-        # Written, not mapped: where the disk is full a write says so, while a store into a mapped hole kills the program.
-        with atomic_path(pixels_at, overwrite=True) as temporary, temporary.open("wb") as stream:
-            np.lib.format.write_array_header_1_0(stream, header)
-            start = stream.tell()
-            for rows, images, good in prepare(stack, preparation):
-                for row, image in zip(rows.tolist(), images.astype(dtype), strict=True):
-                    stream.seek(start + row * image.nbytes)
-                    stream.write(image.data)
-                usable[rows] = good
-                progress(len(rows))
-        with atomic_path(usable_at, overwrite=True) as temporary:
-            np.save(temporary, usable)
-    return PreparedImages(np.load(pixels_at, mmap_mode="r"), np.load(usable_at))
+    kinds = ("images", "usable", "ctf") if preparation.ctf == "multiply" else ("images", "usable")
+    files = {kind: cache / f"{kind}_{digest}.npy" for kind in kinds}
+    if not all(file.is_file() for file in files.values()):
+        _make_cache(stack, preparation, files, dtype, progress)
+    power = np.load(files["ctf"], mmap_mode="r") if "ctf" in files else None
+    return PreparedImages(np.load(files["images"], mmap_mode="r"), np.load(files["usable"]), stack.optics_of, power)
+
+
+def _make_cache(
+    stack: ParticleStack, preparation: Preparation, files: dict[str, Path], dtype: str, progress: Callable[[int], None]
+) -> None:
+    n, box = len(stack), preparation.box
+    usable = np.zeros(n, dtype=np.bool_)
+    with ExitStack() as stack_of_files:
+        put_images = stack_of_files.enter_context(_rows_file(files["images"], (n, box, box), dtype))
+        put_power = None
+        if "ctf" in files:
+            put_power = stack_of_files.enter_context(_rows_file(files["ctf"], (n, box // 2 + 1), "float32"))
+        for portion in prepare(stack, preparation):
+            put_images(portion.rows, portion.images)
+            if put_power is not None and portion.ctf_power is not None:
+                put_power(portion.rows, portion.ctf_power)
+            usable[portion.rows] = portion.usable
+            progress(len(portion))
+    with atomic_path(files["usable"], overwrite=True) as temporary:
+        np.save(temporary, usable)
+
+
+@contextmanager
+def _rows_file(
+    path: Path, shape: tuple[int, ...], dtype: str
+) -> Iterator[Callable[[NDArray[np.int64], NDArray[np.floating]], None]]:
+    """A .npy file whose rows may be written in any order: yields the function that writes some.
+
+    Written, not mapped: where the disk is full a write says so, while a store into a mapped hole kills the program.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with atomic_path(path, overwrite=True) as temporary, temporary.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        start = stream.tell()
+
+        def put(rows: NDArray[np.int64], values: NDArray[np.floating]) -> None:
+            for row, value in zip(rows.tolist(), values.astype(dtype), strict=True):
+                stream.seek(start + row * value.nbytes)
+                stream.write(value.data)
+
+        yield put
 
 
 def _digest(stack: ParticleStack, preparation: Preparation, dtype: str) -> str:
     files = [(str(file.path), file.path.stat().st_size, file.path.stat().st_mtime_ns) for file in stack.files]
     digest = hashlib.sha256(json.dumps([to_json(preparation), dtype, files]).encode())
     digest.update(stack.file_of.tobytes() + stack.index_of.tobytes() + stack.pixel_size_A.tobytes())
-    if stack.ctf is not None and preparation.flip_phases:
-        digest.update(np.stack(list(vars(stack.ctf).values())).tobytes())
+    if preparation.ctf != "none":
+        done = np.array([(group.phase_flipped, group.ctf_premultiplied) for group in stack.optics])
+        digest.update(done[stack.optics_of].tobytes())
+        if stack.ctf is not None:
+            digest.update(np.stack(list(vars(stack.ctf).values())).tobytes())
     return digest.hexdigest()[:16]

@@ -9,10 +9,10 @@ import numpy as np
 from emspatialvae import export
 from emspatialvae.config import Device, InputConfig, Poses
 from emspatialvae.errors import ParticleFileError, RunFolderError
-from emspatialvae.infer import Latents, Portion, infer, load_model
+from emspatialvae.infer import Latents, infer, load_model
 from emspatialvae.loading import load_particles
 from emspatialvae.particles import ParticleStack
-from emspatialvae.prepare import Preparation, prepare
+from emspatialvae.prepare import Portion, Preparation, check_ctf, prepare
 from emspatialvae.progress import bar
 from emspatialvae.run import RunDir
 
@@ -77,9 +77,9 @@ def infer_other(
     with bar(len(stack), "inferring poses") as progress:
 
         def portions() -> Iterator[Portion]:
-            for rows, images, usable in prepare(stack, manifest.preparation):
-                yield rows, images, usable
-                progress(len(rows))
+            for portion in prepare(stack, manifest.preparation):
+                yield portion
+                progress(len(portion))
 
         settings = dataclasses.replace(manifest.config.train, device=device)
         latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings)
@@ -88,7 +88,10 @@ def infer_other(
 
 
 def check_fits(stack: ParticleStack, preparation: Preparation, run: RunDir) -> None:
-    """Refuse a stack that the run's model cannot look at: its field of view must hold the model's at the same scale."""
+    """Refuse a stack that the run's model cannot look at.
+
+    Its field of view must hold the model's at the same scale, and its CTF must be known where the run's was used.
+    """
     field_A = preparation.box * preparation.pixel_size_A
     widths = np.array([file.width for file in stack.files])[stack.file_of]
     smallest = float((widths * stack.pixel_size_A).min())
@@ -97,3 +100,4 @@ def check_fits(stack: ParticleStack, preparation: Preparation, run: RunDir) -> N
             f"{stack.source}: {smallest:.4g} A across at {stack.pixel_size_A.max():.4g} A per pixel; the model of {run.path} needs "
             f"{field_A:.4g} A at {preparation.pixel_size_A:.4g} A or finer; extract the particles in a larger box"
         )
+    check_ctf(stack, preparation.ctf, f"use a run trained with --ctf none ({run.path} was trained with the CTF)")

@@ -30,9 +30,9 @@ from emspatialvae.io.atomic import atomic_path
 from emspatialvae.prepare import Preparation
 
 if TYPE_CHECKING:
-    from emspatialvae.model.spatial_vae import ImageSpec
+    from emspatialvae.model.interface import ImageSpec
 
-FORMAT = 1
+FORMAT = 2
 """Number of the run folder's layout; a newer one is refused."""
 
 
@@ -131,7 +131,7 @@ class RunDir:
         RunFolderError
             ``config.json`` is damaged or of a newer version.
         """
-        from emspatialvae.model.spatial_vae import ImageSpec
+        from emspatialvae.model.interface import ImageSpec
 
         file = self.path / "config.json"
         try:

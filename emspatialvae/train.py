@@ -15,13 +15,20 @@ import torch
 from numpy.typing import NDArray
 
 from emspatialvae import compute
-from emspatialvae.config import TrainConfig
+from emspatialvae.config import TrainConfig, train_for
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.model.spatial_vae import Elbo, SpatialVAE
+from emspatialvae.geometry import Pose2D
+from emspatialvae.model.batch import Batch
+from emspatialvae.model.interface import Elbo, ParticleVAE
+from emspatialvae.model.spatial_vae import SpatialVAE
+from emspatialvae.model.steerable_vae import SteerableVAE
+from emspatialvae.objective import AmortisedObjective, Objective, SearchedObjective
 from emspatialvae.prepare import PreparedImages
 from emspatialvae.run import RunDir, load_state
 
 KL_WARMUP_EPOCHS = 10
+COOLING_PATIENCE = 3
+"""Epochs without a better ELBO after which a run that is cooling down ends."""
 PARTS = ("elbo", "log_likelihood", "kl_z", "kl_theta", "kl_shift")
 
 
@@ -39,6 +46,8 @@ class Progress:
     """Best ELBO watched so far (held-out where particles are held out)."""
     stale_epochs: int = 0
     """Epochs since."""
+    cooling: bool = False
+    """The ELBO has settled once and the learning rate was lowered."""
     stopped: str = ""
     """Why the training ended; empty while it has not."""
 
@@ -74,27 +83,54 @@ class Trainer:
     show
         Called after every step with the epoch (from 0), the particles of the step, and the means of `PARTS` over the epoch
         so far.
+    start
+        Poses that the search begins with, shifts in prepared pixels [default: none; the steerable engine searches everywhere].
+    learn_shift_prior
+        Let the s.d. of the shift's prior follow the shifts that are found.
     """
 
     def __init__(
         self,
-        model: SpatialVAE,
+        model: ParticleVAE,
         images: PreparedImages,
         names: NDArray[Any],
         config: TrainConfig,
         run: RunDir,
         show: Callable[[int, int, list[float]], None] = lambda *_: None,
+        *,
+        start: Pose2D | None = None,
+        learn_shift_prior: bool = True,
     ) -> None:
+        config = train_for(config, "steerable" if isinstance(model, SteerableVAE) else "coordinate")
         self.config, self.run, self.images, self.names, self.show = config, run, images, names, show
         self.device = compute.pick_device(config.device)
-        self.dtype = compute.pick_precision(config.precision, self.device)
         self.model = model.to(self.device)
-        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
+        self.objective = self._objective(start, learn_shift_prior)
+        self.optimiser = torch.optim.Adam(
+            [p for p in self.model.parameters() if p.requires_grad], lr=config.learning_rate
+        )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.progress = Progress()
         self.train_rows, self.test_rows = split(images.usable, config.holdout, config.seed)
         self.limit = config.epochs or config.max_epochs
-        self.part = compute.part_size(config.batch_size, model.floats_per_particle, self.device, self.dtype)
+        assert config.batch_size is not None
+        self.batch_size: int = config.batch_size
+        self.z_delay: int = config.z_delay or 0
+
+    def _objective(self, start: Pose2D | None, learn_shift_prior: bool) -> Objective:
+        dtype = compute.pick_precision(self.config.precision, self.device)
+        if isinstance(self.model, SteerableVAE):
+            n = len(self.images)
+            return SearchedObjective(
+                self.model, self.load, n, self.config, self.device, start, learn_shift_prior=learn_shift_prior
+            )
+        assert isinstance(self.model, SpatialVAE)
+        return AmortisedObjective(self.model, self.load, self.config, self.device, dtype)
+
+    def load(self, rows: NDArray[np.int64]) -> Batch:
+        """Particles as the model sees them, on the device."""
+        some = self.images.portion(rows)
+        return Batch.of(some.images, some.group, some.ctf_power).to(self.device)
 
     def fit(self) -> bool:
         """Train until the epochs are done or the ELBO has settled; False when the user interrupted.
@@ -106,6 +142,7 @@ class Trainer:
         saved = time.monotonic()
         with _noticing_interrupts() as interrupted:
             while not self.progress.stopped:
+                self._begin_epoch()
                 for rows in self._batches(self.progress.epoch)[self.progress.step :]:
                     self._step(rows)
                     if interrupted() or time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
@@ -117,14 +154,27 @@ class Trainer:
         self.save()
         return True
 
+    def _begin_epoch(self) -> None:
+        if self.progress.step == 0:
+            self.objective.begin_epoch(self.progress.epoch, np.concatenate([self.train_rows, self.test_rows]))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.learning_rate * self._cooling()
+
+    def _cooling(self) -> float:
+        """Factor on the learning rate in the current epoch."""
+        if not self.config.cooling:
+            return 1.0
+        if self.config.epochs is None:
+            return 0.1 if self.progress.cooling else 1.0
+        left = (self.config.epochs - self.progress.epoch) / self.config.epochs
+        return min(1.0, max(0.1, 3 * left))
+
     def _step(self, rows: NDArray[np.int64]) -> None:
         """One optimiser step, the batch taken in parts so that memory stays bounded and hidden layers in the cache."""
-        turns = 2 * math.pi * torch.rand(len(rows), generator=self.generator) * self.config.augment_rotation
+        size = self.objective.part(self.batch_size)
         totals = []
-        for part, turn in zip(
-            np.split(rows, range(self.part, len(rows), self.part)), turns.split(self.part), strict=True
-        ):
-            elbo = self._elbo(part, self.generator, turn)
+        for part in np.split(rows, range(size, len(rows), size)):
+            elbo = self._elbo(part, self.generator, training=True)
             (-elbo.weighted(self._kl_weight()).sum() / len(rows)).backward()
             totals.append(torch.stack([elbo.total, *vars(elbo).values()]).detach().sum(1))
         sums = torch.stack(totals).sum(0).tolist()
@@ -134,28 +184,21 @@ class Trainer:
         self.optimiser.zero_grad()
         self.progress.sums = [a + b for a, b in zip(self.progress.sums, sums, strict=True)]
         self.progress.step += 1
-        seen = min(self.progress.step * self.config.batch_size, len(self.train_rows))
+        seen = min(self.progress.step * self.batch_size, len(self.train_rows))
         self.show(self.progress.epoch, len(rows), [s / seen for s in self.progress.sums])
 
     def _kl_weight(self) -> float:
-        per_epoch = -(-len(self.train_rows) // self.config.batch_size)
+        per_epoch = -(-len(self.train_rows) // self.batch_size)
         steps = self.progress.epoch * per_epoch + self.progress.step + 1
         return min(1.0, steps / max(1, min(self.config.kl_warmup_steps, KL_WARMUP_EPOCHS * per_epoch)))
 
-    def _elbo(self, rows: NDArray[np.int64], generator: torch.Generator, turns: torch.Tensor | None) -> Elbo:
-        images = torch.from_numpy(self.images.batch(rows)).to(self.device)
-        with compute.matmul_precision(self.device, self.dtype):
-            return self.model.elbo(
-                images,
-                generator,
-                turn_rad=None if turns is None or not self.config.augment_rotation else turns.to(self.device),
-                freeze_z=self.progress.epoch < self.config.z_delay,
-            )
+    def _elbo(self, rows: NDArray[np.int64], generator: torch.Generator, *, training: bool) -> Elbo:
+        return self.objective.elbo(rows, generator, freeze_z=self.progress.epoch < self.z_delay, training=training)
 
     def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """The particles of an epoch in batches; the shuffle depends on seed and epoch only, so a resumed run repeats it."""
         order = np.random.default_rng([self.config.seed, epoch]).permutation(self.train_rows)
-        return np.split(order, range(self.config.batch_size, len(order), self.config.batch_size))
+        return np.split(order, range(self.batch_size, len(order), self.batch_size))
 
     def _end_epoch(self) -> None:
         p = self.progress
@@ -168,31 +211,48 @@ class Trainer:
         p.epoch, p.step, p.sums = p.epoch + 1, 0, [0.0] * len(PARTS)
         watched = (test or train)[0]
         # While z is frozen or the KL terms are warming up something else is maximised; what it reached does not count.
-        better = watched > p.best_elbo or p.epoch <= self.config.z_delay or self._kl_weight() < 1
+        better = watched > p.best_elbo or p.epoch <= self.z_delay or self._kl_weight() < 1
         p.best_elbo = watched if better else p.best_elbo
         p.stale_epochs = 0 if better else p.stale_epochs + 1
         if p.epoch >= self.limit:
             p.stopped = "done" if self.config.epochs else "--max-epochs reached before the ELBO had settled"
         elif self.config.epochs is None and p.stale_epochs >= self.config.patience:
-            p.stopped = f"settled, no better ELBO for {self.config.patience} epochs"
+            if self.config.cooling and not p.cooling:
+                p.cooling, p.stale_epochs = True, max(0, self.config.patience - COOLING_PATIENCE)
+            else:
+                p.stopped = f"settled, no better ELBO for {self.config.patience} epochs"
 
     @torch.no_grad()
     def held_out(self) -> list[float] | None:
         """Means of `PARTS` over the held-out particles, always with the same noise; None when none are held out."""
         if not len(self.test_rows):
             return None
+        return self._each(self.test_rows).mean(1).tolist()
+
+    @torch.no_grad()
+    def _each(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        """`PARTS` of particles that are looked at but not learned from; [parts, n]."""
         generator = torch.Generator().manual_seed(self.config.seed)
-        sums = torch.zeros(len(PARTS), dtype=torch.float64)
-        for rows in np.split(
-            self.test_rows, range(self.config.batch_size, len(self.test_rows), self.config.batch_size)
-        ):
-            elbo = self._elbo(rows, generator, None)
-            sums += torch.stack([elbo.total, *vars(elbo).values()]).sum(1).cpu().double()
-        return (sums / len(self.test_rows)).tolist()
+        columns = []
+        for part in np.split(rows, range(self.batch_size, len(rows), self.batch_size)):
+            elbo = self._elbo(part, generator, training=False)
+            columns.append(torch.stack([elbo.total, *vars(elbo).values()]).cpu().double())
+        return torch.cat(columns, 1)
+
+    def evidence(self) -> tuple[float, float]:
+        """Mean ELBO of the held-out particles (of all where none are held out), and its standard error."""
+        total = self._each(self.test_rows if len(self.test_rows) else self.train_rows)[0]
+        return float(total.mean()), float(total.std() / math.sqrt(len(total))) if len(total) > 1 else math.inf
+
+    def fix_gauge(self) -> None:
+        """Refer the poses of all contents to one frame, where the engine knows how."""
+        if isinstance(self.objective, SearchedObjective):
+            self.objective.fix_gauge(np.concatenate([self.train_rows, self.test_rows]))
+            self.save()
 
     def _raise_not_finite(self, rows: NDArray[np.int64]) -> None:
         with torch.no_grad():
-            elbo = self._elbo(rows, torch.Generator().manual_seed(0), None).total.cpu().numpy()
+            elbo = self._elbo(rows, torch.Generator().manual_seed(0), training=False).total.cpu().numpy()
         names = (
             ", ".join(str(name) for name in self.names[rows[~np.isfinite(elbo)]][:5])
             or "no single particle of the batch"
@@ -212,6 +272,7 @@ class Trainer:
                 "model": self.model.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
                 "generator": self.generator.get_state(),
+                "objective": self.objective.state_dict(),
                 "progress": asdict(self.progress),
             }
         )
@@ -222,6 +283,7 @@ class Trainer:
         load_state(self.model, state["model"], self.run.path)
         load_state(self.optimiser, state["optimiser"], self.run.path)
         self.generator.set_state(state["generator"])
+        self.objective.load_state_dict(state["objective"])
         self.progress = Progress(**state["progress"])
         self.run.forget_metrics_after(self.progress.epoch)
         settled = self.config.epochs is None and self.progress.stale_epochs >= self.config.patience

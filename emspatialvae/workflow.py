@@ -14,16 +14,20 @@ from emspatialvae import config as configuration
 from emspatialvae import export
 from emspatialvae.config import InputConfig, RunConfig
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
+from emspatialvae.geometry import Pose2D
 from emspatialvae.loading import load_particles
 from emspatialvae.particles import ParticleStack
-from emspatialvae.prepare import Preparation, PreparedImages, decide, prepared_images
+from emspatialvae.prepare import Portion, Preparation, PreparedImages, decide, prepared_images
 from emspatialvae.run import Manifest, RunDir
 
 if TYPE_CHECKING:
-    from emspatialvae.model.spatial_vae import ImageSpec
+    from emspatialvae.model.interface import ImageSpec, ParticleVAE
     from emspatialvae.train import Trainer
 
 Say = Callable[[str], None]
+
+BASIS_PARTICLES, BASIS_BATCH = 20_000, 500
+"""Particles that the steerable basis is learned from, and how many at a time."""
 
 RESUMABLE = {"particles", "project_dir", "epochs", "max_epochs", "patience", "checkpoint_minutes", "device"}
 """Settings that may change when a run is resumed: where things lie, how long to train."""
@@ -39,7 +43,7 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
     """
     from emspatialvae import compute
 
-    configuration.check(config)
+    config = configuration.resolved(configuration.check(config))
     RunDir.check_free(out, force=force)
     if config.input.particles.resolve().is_relative_to(out.resolve()):
         raise EmsvaeError(
@@ -47,15 +51,19 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
         )
     device = compute.pick_device(config.train.device)
     stack = load_particles(config.input)
-    preparation, said = decide(stack, config.prepare, bernoulli=config.model.noise == "bernoulli")
+    preparation, said = decide(
+        stack, config.prepare, bernoulli=config.model.noise == "bernoulli", engine=config.model.engine
+    )
     config = dataclasses.replace(config, input=_absolute(config.input), poses=_poses(config))
     images, shift_said = _image_spec(config, preparation)
-    precision = str(compute.pick_precision(config.train.precision, device)).removeprefix("torch.")
+    dtype = "float32"  # the steerable engine's differences of log-likelihoods need it
+    if config.model.engine == "coordinate":
+        dtype = str(compute.pick_precision(config.train.precision, device)).removeprefix("torch.")
     assumed = (
         *stack.notes,
         *said,
         shift_said,
-        f"device {device}, matrix products in {precision}",
+        f"device {device}, matrix products in {dtype}",
         _poses_said(config, stack),
     )
     with RunDir.creating(out, Manifest(config, preparation, images, len(stack), assumed), force=force) as run:
@@ -117,7 +125,6 @@ def train_run(
     import torch
 
     from emspatialvae import compute
-    from emspatialvae.model.spatial_vae import SpatialVAE
     from emspatialvae.train import Trainer
 
     compute.keep_freed_memory()
@@ -132,19 +139,98 @@ def train_run(
             f"{len(bad)} images are constant or hold NaN and are left out of training: {listed}{' ...' if len(bad) > 5 else ''}",
         )
     torch.manual_seed(train.seed)
-    trainer = Trainer(SpatialVAE(manifest.config.model, manifest.images), images, stack.names, train, run)
+    train = configuration.train_for(train, manifest.config.model.engine)
+    trainer = Trainer(
+        _model(run, images, train, resume=resume, say=say),
+        images,
+        stack.names,
+        train,
+        run,
+        start=_start_poses(stack, manifest) if train.init_poses else None,
+        learn_shift_prior=manifest.config.model.shift_prior_px is None,
+    )
     if resume:
         trainer.resume()
     finished = _fit(trainer, run, say)
     _report(run, say, _verdict(run, trainer))
-    if trainer.progress.epoch <= train.z_delay:
+    _check_signal(trainer, stack)
+    trainer.fix_gauge()
+    if trainer.progress.epoch <= trainer.z_delay:
         _report(
             run,
             say,
-            f"z was held at zero all the while (--z-delay {train.z_delay}): it means nothing yet, train longer",
+            f"z was held at zero all the while (--z-delay {trainer.z_delay}): it means nothing yet, train longer",
         )
     finish_run(run, stack, images, train.device, say=say)
     return finished
+
+
+def _model(
+    run: RunDir, images: PreparedImages, train: configuration.TrainConfig, *, resume: bool, say: Say
+) -> "ParticleVAE":
+    """The model that training begins with, or goes on with."""
+    from emspatialvae import compute
+    from emspatialvae.infer import load_model
+    from emspatialvae.model.batch import Batch
+    from emspatialvae.model.spatial_vae import SpatialVAE
+    from emspatialvae.model.start import new_model
+    from emspatialvae.train import split
+
+    manifest = run.manifest
+    if resume:
+        return load_model(run).train()
+    if manifest.config.model.engine == "coordinate":
+        return SpatialVAE(manifest.config.model, manifest.images)
+    rows, _ = split(images.usable, train.holdout, train.seed)
+    some = np.sort(np.random.default_rng(train.seed).permutation(rows)[:BASIS_PARTICLES])
+    device = compute.pick_device(train.device)
+
+    def batches() -> Iterator[Batch]:
+        for part in np.split(some, range(BASIS_BATCH, len(some), BASIS_BATCH)):
+            portion = images.portion(part)
+            yield Batch.of(portion.images, portion.group, portion.ctf_power).to(device)
+
+    model = new_model(manifest.config.model, manifest.images, int(images.group.max()) + 1, batches)
+    pixels = round(np.pi * model.basis.radius_px**2)
+    kind = "white" if model.spectra.white else "coloured"
+    _report(run, say, f"{model.basis.size} steerable components for the {pixels} pixels of the disk, noise {kind}")
+    return model
+
+
+def _start_poses(stack: ParticleStack, manifest: Manifest) -> Pose2D:
+    """Poses of the file in prepared pixels.
+
+    Raises
+    ------
+    ParticleFileError
+        It has none.
+    """
+    if stack.pose is None:
+        raise ParticleFileError(
+            f"{stack.source}: --init-poses needs rlnAnglePsi and rlnOriginX/YAngst (or alignments2D), found none; leave it out"
+        )
+    return stack.pose.scaled(stack.pixel_size_A / manifest.preparation.pixel_size_A)
+
+
+def _check_signal(trainer: "Trainer", stack: ParticleStack) -> None:
+    """Refuse to write what a model without evidence says.
+
+    Raises
+    ------
+    EmsvaeError
+        Particles that were not trained on are explained no better than by noise alone.
+    """
+    from emspatialvae.model.steerable_vae import SteerableVAE
+
+    if not isinstance(trainer.model, SteerableVAE):
+        return
+    mean, error = trainer.evidence()
+    if not mean > 3 * error:
+        raise EmsvaeError(
+            f"no signal found in {stack.source}: images held out from training are explained no better than by noise alone "
+            f"({mean:.2f} +- {error:.2f} nats per particle); look at them with `emsvae info`, check --invert, --ctf and "
+            "--mask-diameter-a; no results were written"
+        )
 
 
 def _fit(trainer: "Trainer", run: RunDir, say: Say) -> bool:
@@ -195,7 +281,7 @@ def finish_run(
 ) -> None:
     """Results and figures of a trained run: ``latents.csv``, ``particles.star`` (and ``.cs``), ``figures/``."""
     from emspatialvae.analysis import report
-    from emspatialvae.infer import Portion, infer, load_model
+    from emspatialvae.infer import infer, load_model
     from emspatialvae.progress import bar
 
     manifest = run.manifest
@@ -205,7 +291,7 @@ def finish_run(
 
         def portions() -> Iterator[Portion]:
             for rows in chunks:
-                yield rows, images.batch(rows)[:, 0], images.usable[rows]
+                yield images.portion(rows)
                 progress(len(rows))
 
         # A resumed run may go on elsewhere than where it began.
@@ -223,7 +309,7 @@ def finish_run(
 
 def _image_spec(config: RunConfig, preparation: Preparation) -> "tuple[ImageSpec, str]":
     """Shift prior and limit in prepared pixels, and a sentence about them."""
-    from emspatialvae.model.spatial_vae import ImageSpec
+    from emspatialvae.model.interface import ImageSpec
 
     model = config.model
     limit = model.max_shift_A / preparation.pixel_size_A if model.max_shift_A is not None else 0.2 * preparation.box
@@ -238,7 +324,7 @@ def _image_spec(config: RunConfig, preparation: Preparation) -> "tuple[ImageSpec
     # A circle of the box's own size as radius holds the corners, too.
     radius = float(preparation.box) if model.whole_image else preparation.mask_radius_px
     spec = ImageSpec(preparation.box, radius, prior, limit)
-    if not (model.translate and model.decoder == "spatial"):
+    if not (model.translate and model.decoder != "vanilla"):
         return spec, "shifts are not inferred"
     said = f"shift prior {prior:.3g} px ({prior * preparation.pixel_size_A:.3g} A) s.d."
     return spec, said + (f", at most {limit:.3g} px" if np.isfinite(limit) else ", no limit")
@@ -253,7 +339,7 @@ def _absolute(source: InputConfig) -> InputConfig:
 def _poses(config: RunConfig) -> configuration.Poses:
     """A model that infers no pose has none to put in the place of the file's."""
     model = config.model
-    inferred = model.decoder == "spatial" and (model.rotate or model.translate)
+    inferred = model.decoder != "vanilla" and (model.rotate or model.translate)
     return config.poses if inferred or config.poses == "overwrite" else "keep"
 
 

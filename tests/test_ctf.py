@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from emspatialvae.ctf import CtfParams, ctf_2d, flip_phases, wavelength_A
+from emspatialvae import ctf
+from emspatialvae.ctf import CtfParams, ctf_2d, flip_phases, multiply, ring_power, ring_sizes, wavelength_A
 
 
 def params(n=1, **values):
@@ -99,3 +100,111 @@ def test_flipping_makes_every_frequency_positive(box):
     inner = np.abs(np.fft.fftfreq(box))[:, None] + 0 * np.fft.rfftfreq(box) < 0.499
     inner &= np.fft.rfftfreq(box)[None, :] < 0.499
     np.testing.assert_allclose((np.fft.rfft2(flipped) * inner), np.fft.rfft2(expected) * inner, atol=2e-4)
+
+
+def odd_ones(n=3):
+    """Parameters that differ in everything, astigmatic, with a phase plate."""
+    rng = np.random.default_rng(5)
+    return CtfParams(
+        defocus_u_A=rng.uniform(1e4, 3e4, n),
+        defocus_v_A=rng.uniform(1e4, 3e4, n),
+        astigmatism_rad=rng.uniform(-3, 3, n),
+        phase_shift_rad=rng.uniform(0, 2, n),
+        voltage_kV=rng.choice([200.0, 300.0], n),
+        cs_mm=rng.uniform(0.01, 2.7, n),
+        amplitude_contrast=rng.uniform(0.05, 0.15, n),
+    )
+
+
+def by_formula(given, i, kx, ky):
+    """The formula of the module's docstring, one particle and one frequency at a time."""
+    volts, k = 1e3 * given.voltage_kV[i], math.hypot(kx, ky)
+    wavelength = 12.2643247 / math.sqrt(volts * (1 + volts * 0.978466e-6))
+    u, v, angle = given.defocus_u_A[i], given.defocus_v_A[i], math.atan2(ky, kx) - given.astigmatism_rad[i]
+    phase = math.pi * wavelength * ((u + v) / 2 + (u - v) / 2 * math.cos(2 * angle)) * k**2
+    phase -= math.pi / 2 * 1e7 * given.cs_mm[i] * wavelength**3 * k**4
+    return math.sin(phase + given.phase_shift_rad[i] + math.asin(given.amplitude_contrast[i]))
+
+
+@pytest.mark.parametrize("block", [1, 1000, 1 << 17])
+@pytest.mark.parametrize("box", [12, 13])
+def test_every_value_is_that_of_the_formula(box, block, monkeypatch):
+    monkeypatch.setattr(ctf, "BLOCK", block)
+    given, step = odd_ones(), 1 / (box * 1.3)
+    found = ctf_2d(given, box, 1.3)
+    for i in range(len(given)):
+        expected = [
+            [by_formula(given, i, step * column, step * (row if row < (box + 1) // 2 else row - box))]
+            for row in range(box)
+            for column in range(box // 2 + 1)
+        ]
+        np.testing.assert_allclose(found[i].ravel(), np.ravel(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 1000, 1 << 17])
+@pytest.mark.parametrize("box", [12, 13])
+def test_ring_power_is_the_mean_over_the_pixels_of_a_ring(box, block, monkeypatch):
+    monkeypatch.setattr(ctf, "BLOCK", block)
+    given, step = odd_ones(), 1 / (box * 1.3)
+    found = ring_power(given, box, 1.3)
+    assert (found.shape, found.dtype) == ((3, box // 2 + 1), np.float32)
+    sizes = np.zeros(box // 2 + 1, int)
+    for i in range(len(given)):
+        rings = [[] for _ in range(box)]
+        for row in range(-(box // 2), (box + 1) // 2):
+            for column in range(-(box // 2), (box + 1) // 2):
+                # On an even box's row of the Nyquist frequency, rfft2 stands for -kx with the value at kx.
+                kx = abs(column) if 2 * row == -box else column
+                rings[round(math.hypot(row, column))].append(by_formula(given, i, step * kx, step * row) ** 2)
+        np.testing.assert_allclose(found[i], [np.mean(ring) for ring in rings[: box // 2 + 1]], atol=1e-6)
+        sizes = [len(ring) for ring in rings[: box // 2 + 1]]
+    assert ring_sizes(box).tolist() == sizes
+    assert len(ring_power(given[:0], box, 1.3)) == len(ctf_2d(given[:0], box, 1.3)) == 0
+
+
+@pytest.mark.parametrize("block", [1, 1 << 17])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_an_image_times_its_ctf_is_the_clean_one_times_the_square(flipped, block, monkeypatch):
+    monkeypatch.setattr(ctf, "BLOCK", block)
+    box, given = 25, odd_ones()
+    clean = np.random.default_rng(0).normal(size=(3, box, box)).astype(np.float32)
+    transfer = ctf_2d(given, box, 2.0)
+
+    def filtered(by):
+        return np.fft.irfft2(np.fft.rfft2(clean) * by, s=(box, box)).astype(np.float32)
+
+    seen = filtered(np.abs(transfer) if flipped else transfer)
+    found = multiply(seen, given, 2.0, absolute=flipped)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, filtered(transfer**2), atol=1e-5)
+    assert np.abs(multiply(seen, given, 2.0, absolute=not flipped) - found).max() > 0.3
+
+
+@pytest.mark.parametrize("name", ["phase_shift_rad", "astigmatism_rad", "defocus_v_A", "cs_mm", "amplitude_contrast"])
+def test_no_parameter_is_ignored(name):
+    given = odd_ones()
+    other = CtfParams(**(vars(given) | {name: vars(given)[name] * 1.1 + 0.05}))
+    images = np.random.default_rng(0).normal(size=(3, 32, 32)).astype(np.float32)
+    assert np.abs(multiply(images, given, 1.0) - multiply(images, other, 1.0)).max((1, 2)).min() > 0.01
+    assert np.abs(ring_power(given, 32, 1.0) - ring_power(other, 32, 1.0)).max(1).min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("defocus_u_A", 0.0, "defocus U"),
+        ("defocus_v_A", -5e3, "defocus V"),
+        ("defocus_u_A", 3e5, "defocus U"),
+        ("voltage_kV", 0.0, "voltage"),
+        ("amplitude_contrast", -0.1, "amplitude contrast"),
+        ("amplitude_contrast", 7.0, "amplitude contrast"),
+    ],
+)
+def test_what_no_microscope_has_is_found(name, value, words):
+    given = odd_ones()
+    assert not list(given.absurdities())
+    vars(given)[name][1] = value
+    [(bad, values, wrong)] = given.absurdities()
+    assert bad.tolist() == [False, True, False]
+    assert values[1] == value
+    assert words in wrong

@@ -8,24 +8,29 @@ import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from emspatialvae import export, geometry, imaging
-from emspatialvae.config import InputConfig
+from emspatialvae.config import InputConfig, ModelConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
 from emspatialvae.geometry import Pose2D
-from emspatialvae.infer import Latents
+from emspatialvae.infer import Latents, infer
 from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.io.mrc import StackWriter, read_header, read_images
 from emspatialvae.io.star import StarFile
 from emspatialvae.loading import load_particles
+from emspatialvae.model.batch import Batch
+from emspatialvae.model.posterior import Content
+from emspatialvae.model.spatial_vae import Estimate, ImageSpec, SpatialVAE
 from emspatialvae.particles import ParticleStack
+from emspatialvae.prepare import Portion
 from emspatialvae.sources import particle_block
 
 N, BOX, PIXEL_A, PREPARED_A = 6, 20, 2.0, 2.5
 """The model saw the images at 2.5 A per pixel, the files say 2 A."""
 
 
-def latents(n: int = N, unused: tuple[int, ...] = ()) -> Latents:
+def latents(n: int = N, unused: tuple[int, ...] = (), weighed: bool = False) -> Latents:
     rng = np.random.default_rng(5)
     used = np.ones(n, dtype=bool)
     used[list(unused)] = False
@@ -40,6 +45,7 @@ def latents(n: int = N, unused: tuple[int, ...] = ()) -> Latents:
         shift_sd_px=rng.random((n, 2)) * on,
         log_likelihood=-1e4 * rng.random(n) * used,
         pixel_size_A=PREPARED_A,
+        peak_weight=np.linspace(0.05, 0.95, n) * used if weighed else None,
     )
 
 
@@ -112,7 +118,11 @@ def written(stack: ParticleStack, results: Latents, **options) -> str:
 
 def stripped(text: str) -> str:
     """Our labels and as many cells at the end of each row taken out again."""
-    ours = re.findall(r"^_(?:emsvae\w+|rlnAnglePsi|rlnOrigin\w+|rlnLogLikeliContribution) #\d+\n", text, re.MULTILINE)
+    ours = re.findall(
+        r"^_(?:emsvae\w+|rlnAnglePsi|rlnOrigin\w+|rlnLogLikeliContribution|rlnMaxValueProbDistribution) #\d+\n",
+        text,
+        re.MULTILINE,
+    )
     for label in ours:
         text = text.replace(label, "")
     rows = (re.sub(r" \S+" * len(ours) + "$", "", line) if "@p.mrcs" in line else line for line in text.split("\n"))
@@ -187,9 +197,9 @@ def test_rows_beyond_the_limit_stay(load, tmp_path):
     assert rows["rlnGroupNumber"].tolist() == [f"00{i}" for i in range(1, N + 1)]
 
 
-@pytest.mark.parametrize("field", ["z", "z_sd", "theta_sd_rad", "log_likelihood"])
+@pytest.mark.parametrize("field", ["z", "z_sd", "theta_sd_rad", "log_likelihood", "peak_weight"])
 def test_nan_is_never_written(load, tmp_path, field):
-    stack, results = load(KINDS["3.1"]), latents()
+    stack, results = load(KINDS["3.1"]), latents(weighed=True)
     getattr(results, field)[3] = np.nan
     with pytest.raises(EmsvaeError, match=field):
         export.write_star(results, stack, tmp_path / "x.star")
@@ -222,6 +232,18 @@ def test_no_format_of_a_bad_image_holds_nan(emsvae, easy_stack, no_figures, tmp_
     assert "2 unusable" in emsvae.done("infer", "run", "sim/particles.star", "--out", "x.star").out
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_peak_weight_goes_where_relion_has_its_own(load, tmp_path, kind):
+    results = latents(unused=(1,), weighed=True)
+    text = written(load(KINDS[kind]), results)
+    assert stripped(text) == KINDS[kind]
+    assert written(load(text), results) == text
+    np.testing.assert_allclose(
+        table(text, tmp_path)["rlnMaxValueProbDistribution"].astype(float), results.peak_weight, atol=1e-6
+    )
+    assert "MaxValueProb" not in written(load(KINDS[kind]), latents())
+
+
 POSED_3D = with_columns(
     KINDS["3.1"],
     "rlnAngleRot rlnAngleTilt rlnAnglePsi rlnOriginXAngst rlnOriginYAngst",
@@ -239,6 +261,18 @@ def test_poses_of_a_3d_refinement_are_protected(load, tmp_path, poses):
     np.testing.assert_allclose(
         rows["emsvaeOriginYAngst"].astype(float), -latents().pose.shift_px[:, 1] * PREPARED_A, atol=1e-6
     )
+
+
+def test_peak_weight_is_protected_with_the_pose(load, tmp_path):
+    text = POSED_3D.replace("_rlnAnglePsi", "_rlnMaxValueProbDistribution").replace("_rlnOriginXAngst", "_rlnAnglePsi")
+    rows = table(written(load(text), latents(weighed=True)), tmp_path)
+    assert rows["rlnMaxValueProbDistribution"].tolist() == [f"3{i}" for i in range(N)]
+    np.testing.assert_allclose(
+        rows["emsvaeMaxValueProbDistribution"].astype(float), latents(weighed=True).peak_weight, atol=1e-6
+    )
+    overwritten = table(written(load(text), latents(weighed=True), poses="overwrite"), tmp_path)
+    assert overwritten["rlnMaxValueProbDistribution"][0] == "0.050000"
+    assert "emsvaeMaxValueProbDistribution" not in overwritten
 
 
 def test_poses_of_a_3d_refinement_are_overwritten_when_asked(load, tmp_path):
@@ -326,6 +360,17 @@ def test_cs_gives_cryosparcs_pose(cs_file, tmp_path):
     np.testing.assert_allclose(again.pose.shift_px * PIXEL_A, results.pose.shift_px * PREPARED_A, atol=1e-5)
 
 
+@pytest.mark.parametrize("poses", ["auto", "keep"])
+def test_cs_peak_weight(cs_file, tmp_path, poses):
+    results = latents(unused=(1,), weighed=True)
+    export.write_cs(results, load_particles(InputConfig(cs_file)), tmp_path / "out.cs", poses=poses)
+    found = read_cs(tmp_path / "out.cs")["emsvae/max_value_prob"]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, results.peak_weight, rtol=1e-6)
+    export.write_cs(latents(), load_particles(InputConfig(cs_file)), tmp_path / "without.cs")
+    assert "emsvae/max_value_prob" not in (read_cs(tmp_path / "without.cs").dtype.names or ())
+
+
 def test_cs_poses_keep(cs_file, tmp_path):
     export.write_cs(latents(), load_particles(InputConfig(cs_file)), tmp_path / "out.cs", poses="keep")
     before, after = read_cs(cs_file), read_cs(tmp_path / "out.cs")
@@ -376,6 +421,59 @@ def test_csv_round_trip(tmp_path, load):
     np.testing.assert_allclose(again.pose.shift_px, results.pose.shift_px, rtol=6e-9)
     export.write_csv(again, load(KINDS["3.1"]), tmp_path / "y.csv")
     assert (tmp_path / "y.csv").read_text() == (tmp_path / "x.csv").read_text()
+
+
+def test_csv_pose_probability(tmp_path, load):
+    stack, results = load(KINDS["3.1"]), latents(unused=(3,), weighed=True)
+    export.write_csv(results, stack, tmp_path / "x.csv")
+    assert pd.read_csv(tmp_path / "x.csv").columns[-1] == "pose_probability"
+    again = export.read_csv(tmp_path / "x.csv", 2, PREPARED_A)
+    assert again.peak_weight is not None
+    np.testing.assert_allclose(again.peak_weight, results.peak_weight, rtol=6e-9)
+    export.write_csv(latents(), stack, tmp_path / "y.csv")
+    assert "pose_probability" not in (tmp_path / "y.csv").read_text()
+    assert export.read_csv(tmp_path / "y.csv", 2, PREPARED_A).peak_weight is None
+
+
+def test_rows_of_latents():
+    rows = np.array([4, 1])
+    some, weighed = latents()[rows], latents(weighed=True)[rows]
+    assert some.names.tolist() == weighed.names.tolist() == ["000005@p.mrcs", "000002@p.mrcs"]
+    assert some.peak_weight is None and some.pixel_size_A == PREPARED_A
+    assert weighed.peak_weight == pytest.approx([0.77, 0.23])
+
+
+class Weighing(SpatialVAE):
+    """A model that knows how sure it is of its pose: the image's first pixel says so."""
+
+    def infer(self, batch: Batch, turns: int = 1) -> Estimate:
+        some = batch.images[:, 0, 0, 0]
+        content = Content(some[:, None].expand(-1, 2), 10 * some, torch.stack([some, -some], -1))
+        return Estimate(mean=content, sd=content, log_likelihood=-some, peak_weight=some)
+
+
+@pytest.mark.parametrize("kind", [SpatialVAE, Weighing])
+@pytest.mark.parametrize("usable", [np.array([True, False, True, True]), np.zeros(4, bool)])
+def test_infer_carries_what_the_model_knows(kind, usable):
+    spec = ImageSpec(box=8, mask_radius_px=4, shift_prior_px=1, max_shift_px=2)
+    model = kind(ModelConfig(z_dim=2, hidden=4, encoder_hidden=4), spec)
+    values = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    images = np.broadcast_to(values[:, None, None], (4, 8, 8))
+    group = np.zeros(4, np.int32)
+    portions = [Portion(rows, images[rows], usable[rows], group[rows]) for rows in (np.array([2, 3]), np.array([1, 0]))]
+    found = infer(model, portions, np.arange(4), PREPARED_A, TrainConfig(device="cpu"))
+    assert found.used.tolist() == usable.tolist()
+    assert found.z.shape == found.z_sd.shape == (4, 2) and found.shift_sd_px.shape == (4, 2)
+    assert (found.z[~usable] == 0).all() and (found.log_likelihood != 0).tolist() == usable.tolist()
+    if kind is SpatialVAE or not usable.any():
+        assert found.peak_weight is None
+        return
+    kept = values * usable
+    np.testing.assert_allclose(found.peak_weight, kept)
+    np.testing.assert_allclose(found.z, np.stack([kept, kept], -1))
+    np.testing.assert_allclose(found.pose.theta_rad, geometry.wrap_rad(10 * kept.astype(float)), atol=1e-5)
+    np.testing.assert_allclose(found.pose.shift_px, np.stack([kept, -kept], -1))
+    np.testing.assert_allclose(found.log_likelihood, -kept)
 
 
 def test_csv_of_another_model(tmp_path, load):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from emspatialvae.analysis.calibration import PeakWeightBin
 from emspatialvae.analysis.metrics import circular_correlation, evaluate_latents, pearson, spearman
+from emspatialvae.analysis.regression import CrossFit, Polynomial, halves
 from emspatialvae.geometry import Pose2D, object_to_image_xy
 
 
@@ -167,6 +169,168 @@ def test_one_lost_particle_shows_in_the_rms_and_not_in_the_median():
     result = evaluate_latents(z, Pose2D(theta, pose.shift_px), z, pose)
     assert result.theta_gauge_rms_deg > 8
     assert result.theta_gauge_median_deg == pytest.approx(3 * 0.6745, rel=0.15)
+
+
+# ----------------------------------------------------------------------------------------------- honest uncertainties
+
+
+def measured(n=8000, boast=1.0, seed=2):
+    """Gaussian errors of a different, known s.d. per particle; reported ``boast`` times smaller.
+
+    As with posterior means, the true z lies round the estimated one (and not the other way round).
+    """
+    rng = np.random.default_rng(seed)
+    z, pose = truth(n, k=2)
+    z_sd, theta_sd, shift_sd = rng.uniform(0.02, 0.1, (n, 2)), rng.uniform(0.02, 0.2, n), rng.uniform(0.2, 1, (n, 2))
+    estimate = Pose2D(
+        pose.theta_rad + theta_sd * rng.standard_normal(n), pose.shift_px + shift_sd * rng.standard_normal((n, 2))
+    )
+    reported = {"z_sd": z_sd / boast, "theta_sd_rad": theta_sd / boast, "shift_sd_px": shift_sd / boast}
+    return (z, estimate, z + z_sd * rng.standard_normal((n, 2)), pose), reported
+
+
+@pytest.mark.parametrize(("boast", "share"), [(1, 0.683), (2, 0.383), (0.5, 0.954)])
+def test_calibration_of_known_errors(boast, share):
+    truths, reported = measured(boast=boast)
+    result = evaluate_latents(*truths, **reported)
+    assert result.theta_within_1sd == pytest.approx(share, abs=0.02)
+    assert result.shift_within_1sd == pytest.approx(share, abs=0.02)
+    assert result.z_within_1sd == pytest.approx((share, share), abs=0.03)
+
+
+def test_sd_of_z_goes_through_the_polynomial():
+    """The truth is another, bent and mixed, function of the estimated coordinates: their s.d. are carried along."""
+    (z, estimate, true_z, pose), reported = measured()
+    bent = np.stack([100 * (true_z[:, 0] - 2 * true_z[:, 1]), (true_z[:, 0] + 2) ** 3], -1)
+    result = evaluate_latents(z, estimate, bent, pose, **reported)
+    assert result.z_within_1sd == pytest.approx((0.683, 0.683), abs=0.03)
+
+
+def test_calibration_is_that_of_the_errors_without_gauge():
+    (z, estimate, true_z, pose), reported = measured()
+    small = 0.2 * z[:, :1]  # a long offset would be swung along by the error of theta
+    turned = regauged(estimate, 1 + z[:, 0], np.hstack([small, -small]))
+    result = evaluate_latents(z, turned, true_z, pose, **reported)
+    assert result.theta_rms_deg > 25
+    assert result.theta_within_1sd == pytest.approx(0.683, abs=0.03)
+    assert result.shift_within_1sd == pytest.approx(0.683, abs=0.03)
+
+
+def test_what_was_not_reported_is_not_judged():
+    (z, estimate, true_z, pose), reported = measured(500)
+    silent = evaluate_latents(z, estimate, true_z, pose)
+    nothing = evaluate_latents(z, estimate, true_z, pose, **{key: 0 * value for key, value in reported.items()})
+    for result in (silent, nothing):
+        assert result.z_within_1sd == (None, None)
+        assert result.theta_within_1sd is result.shift_within_1sd is result.peak_weight_error is None
+        assert result.peak_weight_bins == ()
+        assert "within" not in result.table() and "peak weight" not in result.table()
+    text = evaluate_latents(z, estimate, true_z, pose, **reported).table(silent)
+    theta = next(line for line in text.splitlines() if line.startswith("within 1 s.d., theta"))
+    assert "0.683" in theta and theta.split()[5] == "-"
+    assert "within 1 s.d., z 2" in text
+
+
+def test_reported_numbers_of_the_wrong_shape_are_refused():
+    z, pose = truth(10)
+    for name, shape in (("z_sd", (10, 2)), ("theta_sd_rad", (9,)), ("shift_sd_px", (10,)), ("peak_weight", (10, 1))):
+        with pytest.raises(ValueError, match=name):
+            evaluate_latents(z, pose, z, pose, **{name: np.ones(shape)})
+    with pytest.raises(ValueError, match="finite"):
+        evaluate_latents(z, pose, z, pose, theta_sd_rad=np.full(10, np.nan))
+
+
+def test_peak_weights_of_a_known_mixture():
+    """Each particle is turned elsewhere with the probability that it reports; or with a quite different one."""
+    rng = np.random.default_rng(4)
+    z, pose = truth(20000)
+    weight = rng.uniform(0, 1, len(pose))
+    estimate = noisy(pose, np.radians(2), 0.1)
+    lost = rng.uniform(size=len(pose)) > weight
+    # Turned both ways, so that the gauge has nothing to learn from them.
+    elsewhere = rng.uniform(np.radians(30), np.radians(150), len(pose)) * rng.choice([-1, 1], len(pose))
+    estimate = Pose2D(estimate.theta_rad + np.where(lost, elsewhere, 0), estimate.shift_px)
+    sd = np.full(len(pose), np.radians(2))
+    result = evaluate_latents(z, estimate, z, pose, theta_sd_rad=sd, peak_weight=weight)
+    assert [(own.low, own.high) for own in result.peak_weight_bins][::6] == [(0, 0.2), (0.95, 1)]
+    assert sum(own.n for own in result.peak_weight_bins) == len(pose)
+    for own in result.peak_weight_bins:
+        assert own.low <= own.reported <= own.high
+        assert own.found == pytest.approx(own.reported, abs=0.03)
+    assert result.peak_weight_error < 0.015
+    boasted = evaluate_latents(z, estimate, z, pose, peak_weight=np.ones(len(pose)))
+    assert boasted.peak_weight_error == pytest.approx(0.5, abs=0.02)
+    only = boasted.peak_weight_bins[0]
+    assert boasted.peak_weight_bins == (PeakWeightBin(0.95, 1.0, len(pose), 1.0, only.found),)
+    assert f"peak weight 0.95 to 1.00: 1.000 reported, {only.found:.3f} found, 20000 particles" in boasted.table()
+    assert json.loads(json.dumps(boasted.as_dict()))["peak_weight_bins"][0]["n"] == 20000
+
+
+def test_a_blunt_angle_is_in_the_right_mode_within_four_sd():
+    z, pose = truth(1000)
+    way = np.random.default_rng(8).choice([-1, 1], len(pose)) * np.radians(30)
+    estimate = Pose2D(pose.theta_rad + way, pose.shift_px)
+    for sd_deg, found in ((5, 0), (10, 1)):
+        sd = np.full(len(pose), np.radians(sd_deg))
+        (own,) = evaluate_latents(z, estimate, z, pose, theta_sd_rad=sd, peak_weight=0.5 * sd / sd).peak_weight_bins
+        assert own.found == pytest.approx(found, abs=0.05)
+
+
+# ----------------------------------------------------------------------------------------------------- symmetry, drift
+
+
+@pytest.mark.parametrize("fold", [2, 3])
+def test_turns_by_the_symmetry_cost_nothing(fold):
+    z, pose = truth(8000)
+    some = noisy(pose, np.radians(5), 0.3)
+    sd = {"theta_sd_rad": np.full(len(pose), np.radians(5)), "shift_sd_px": np.full((len(pose), 2), 0.3)}
+    turns = 2 * np.pi / fold * np.random.default_rng(6).integers(fold, size=len(pose))
+    # A symmetric picture that stands off the centre: turned about its own axis, it is reported with another shift.
+    gauge = 0.6 * z[:, 0], np.stack([0.2 + 0.1 * z[:, 0], -0.3 * z[:, 0]], -1)
+    straight = evaluate_latents(z, regauged(some, *gauge), z, pose, symmetry=fold, **sd)
+    turned = regauged(Pose2D(some.theta_rad + turns, some.shift_px), *gauge)
+    found = evaluate_latents(z, turned, z, pose, symmetry=fold, **sd)
+    for name in ("rms_deg", "gauge_rms_deg", "gauge_median_deg", "gauge_drift_deg", "circular_r", "within_1sd"):
+        assert getattr(found, f"theta_{name}") == pytest.approx(getattr(straight, f"theta_{name}"))
+    for name in ("rms_px", "gauge_rms_px", "gauge_drift_px", "within_1sd", "r"):
+        assert getattr(found, f"shift_{name}") == pytest.approx(getattr(straight, f"shift_{name}"), abs=0.01)
+    assert found.theta_gauge_rms_deg == pytest.approx(5, rel=0.03)
+    assert found.shift_gauge_rms_px == pytest.approx(0.3, rel=0.05)
+    assert found.theta_within_1sd == pytest.approx(0.683, abs=0.03)
+    assert str(360 // fold) in found.notes[0]
+    blind = evaluate_latents(z, turned, z, pose, **sd)
+    assert blind.theta_gauge_rms_deg > 60
+
+
+@pytest.mark.parametrize("symmetry", [1, 2])
+def test_drift_of_a_known_gauge(symmetry):
+    z, pose = truth(8000)
+    offset = np.stack([1 + 0.5 * z[:, 0], 0 * z[:, 0]], -1)
+    constant = regauged(noisy(pose, 0.05, 0), np.full(len(pose), 1.3), np.tile([0.5, -0.5], (len(pose), 1)))
+    calm = evaluate_latents(z, constant, z, pose, symmetry=symmetry)
+    assert calm.theta_gauge_drift_deg < 0.2
+    assert calm.shift_gauge_drift_px < 0.02
+    turning = regauged(noisy(pose, 0.05, 0), 1.3 + 0.4 * z[:, 0], 0 * offset)
+    found = evaluate_latents(z, turning, z, pose, symmetry=symmetry)
+    assert found.theta_gauge_drift_deg == pytest.approx(math.degrees(0.4) / math.sqrt(3), rel=0.02)
+    assert found.shift_gauge_drift_px < 0.02
+    moving = regauged(noisy(pose, 0.05, 0), np.full(len(pose), 1.3), offset)
+    found = evaluate_latents(z, moving, z, pose, symmetry=symmetry)
+    assert found.theta_gauge_drift_deg < 0.2
+    assert found.shift_gauge_drift_px == pytest.approx(0.5 / math.sqrt(3) / math.sqrt(2), rel=0.02)
+    assert "theta drift [deg]" in found.table()
+
+
+def test_slopes_of_a_polynomial():
+    z = np.random.default_rng(0).uniform(-1, 1, (400, 3))
+    x, y, w = z.T
+    target = 2 * x**3 - x * y * w + 0.5 * y**2 + w
+    slopes = np.stack([6 * x**2 - y * w, -x * w + y, 1 - x * y], -1)
+    np.testing.assert_allclose(Polynomial.fit(z, target, 3).slopes(z), slopes, atol=1e-9)
+    fit = CrossFit.fit(z, target * (1 + 1j), 3, halves(len(z)))
+    np.testing.assert_allclose(fit.values, target * (1 + 1j), atol=0.2)  # limited to the other half's range
+    inside = np.abs(z).max(1) < 0.9
+    np.testing.assert_allclose(fit.slopes[inside], slopes[inside] * (1 + 1j), atol=1e-9)
 
 
 def test_circular_correlation_of_uniform_angles():

@@ -10,6 +10,7 @@ from torch.autograd import gradcheck
 
 from emspatialvae import geometry
 from emspatialvae.config import ModelConfig
+from emspatialvae.model.batch import Batch
 from emspatialvae.model.decoder import SpatialDecoder, VanillaDecoder
 from emspatialvae.model.encoder import MlpEncoder, align_images, turn_images
 from emspatialvae.model.likelihood import Bernoulli, FittedGaussian, UnitGaussian, build_likelihood
@@ -53,6 +54,10 @@ def some_images(n: int = 5, channels: int = 1) -> torch.Tensor:
     return torch.rand(n, channels, BOX, BOX, generator=torch.Generator().manual_seed(2))
 
 
+def batch_of(images: torch.Tensor) -> Batch:
+    return Batch(images, torch.zeros(len(images), dtype=torch.long))
+
+
 def seeded(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -63,7 +68,7 @@ def test_contract(name, channels):
     """Shapes; a gradient for every parameter; training equals evaluation; saved equals loaded; draws what it means."""
     model, images = make(name, channels), some_images(5, channels)
     turns = torch.linspace(0, 5, 5)
-    elbo = model.elbo(images, seeded(), turn_rad=turns)
+    elbo = model.elbo(batch_of(images), seeded(), turn_rad=turns)
     assert elbo.total.shape == elbo.kl_z.shape == elbo.kl_theta.shape == elbo.kl_shift.shape == (5,)
     assert torch.isfinite(elbo.total).all()
     (-elbo.total.mean()).backward()
@@ -73,9 +78,9 @@ def test_contract(name, channels):
     again = SpatialVAE(CONFIGS[name], model.images)
     again.load_state_dict(model.state_dict())
     again.eval()
-    assert torch.equal(again.elbo(images, seeded(), turn_rad=turns).total, elbo.total)
+    assert torch.equal(again.elbo(batch_of(images), seeded(), turn_rad=turns).total, elbo.total)
 
-    estimate = again.infer(images, turns=3)
+    estimate = again.infer(batch_of(images), turns=3)
     assert estimate.mean.z.shape == estimate.sd.z.shape == (5, CONFIGS[name].z_dim)
     assert estimate.mean.theta_rad.shape == (5,)
     assert estimate.mean.shift_px.shape == estimate.sd.shift_px.shape == (5, 2)
@@ -96,7 +101,7 @@ def test_gradients_against_finite_differences(name):
     generator = seeded(7)
 
     def value() -> torch.Tensor:
-        return model.elbo(images, seeded(), turn_rad=torch.linspace(0, 5, 5).double()).total.sum()
+        return model.elbo(batch_of(images), seeded(), turn_rad=torch.linspace(0, 5, 5).double()).total.sum()
 
     gradients = torch.autograd.grad(value(), parameters)
     for _ in range(3):
@@ -344,17 +349,19 @@ def test_render_at_another_sampling_shows_the_same_field_of_view():
 
 def test_frozen_z_is_out_of_the_bound():
     model = make("paper")
-    frozen = model.elbo(some_images(), seeded(), freeze_z=True)
+    frozen = model.elbo(batch_of(some_images()), seeded(), freeze_z=True)
     assert torch.equal(frozen.kl_z, torch.zeros(5))
     with torch.no_grad():
         model.decoder.from_z.weight.zero_()
-    assert torch.allclose(model.elbo(some_images(), seeded()).log_likelihood, frozen.log_likelihood, atol=1e-4)
+    assert torch.allclose(
+        model.elbo(batch_of(some_images()), seeded()).log_likelihood, frozen.log_likelihood, atol=1e-4
+    )
 
 
 def test_infer_takes_the_best_of_its_turns():
     model = make("paper")
     images = some_images(20)
-    one, eight = model.infer(images, turns=1), model.infer(images, turns=8)
+    one, eight = (model.infer(batch_of(images), turns=turns) for turns in (1, 8))
 
     def score(estimate):
         return model.likelihood.log_prob(model.decode(estimate.mean), model._pixels(images))
@@ -372,7 +379,7 @@ def test_elbo_is_a_bound():
     )
     y = torch.randn(1, 1, 9, 9)
     with torch.no_grad():
-        bound = model.elbo(y.expand(4000, -1, -1, -1), seeded()).total.mean()
+        bound = model.elbo(batch_of(y.expand(4000, -1, -1, -1)), seeded()).total.mean()
         n = 20_000
         z, theta = torch.randn(n, 1), math.pi * torch.randn(n)
         content = Content(z, theta, torch.zeros(n, 2))

@@ -1,7 +1,9 @@
 """What is done to raw images before a model sees them: decided from the stack, done in portions, kept in a cache."""
 
+import json
 import os
 import re
+import shutil
 import tracemalloc
 from dataclasses import replace
 
@@ -9,14 +11,19 @@ import numpy as np
 import pytest
 
 from emspatialvae import ctf, geometry, imaging, prepare
-from emspatialvae.config import InputConfig, PrepareConfig
+from emspatialvae.config import InputConfig, PrepareConfig, SimulateConfig
 from emspatialvae.errors import EmsvaeError, ParticleFileError
 from emspatialvae.io.mrc import StackWriter, read_header
 from emspatialvae.io.star import StarFile
 from emspatialvae.loading import load_particles
+from emspatialvae.model.spatial_vae import SpatialVAE
 from emspatialvae.prepare import Preparation, decide, prepare_chunk, prepared_images
+from emspatialvae.results import infer_other
+from emspatialvae.run import RunDir
+from emspatialvae.simulate import simulate_stack
 
 KEEP = PrepareConfig(invert="no")
+FLIPPED, MULTIPLIED = "rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied"
 
 
 def noise(n, box, seed=0):
@@ -60,8 +67,8 @@ def whole(stack, preparation):
     """All prepared images in the order of the stack, and which are usable."""
     images = np.full((len(stack), preparation.box, preparation.box), np.nan, np.float32)
     usable = np.zeros(len(stack), bool)
-    for rows, portion, good in prepare.prepare(stack, preparation):
-        images[rows], usable[rows] = portion, good
+    for portion in prepare.prepare(stack, preparation):
+        images[portion.rows], usable[portion.rows] = portion.images, portion.usable
     return images, usable
 
 
@@ -200,42 +207,244 @@ def test_phases_are_flipped_where_the_ctf_is_known(tmp_path):
     write_stack(tmp_path / "1.mrcs", seen)
     stack = load_particles(InputConfig(tmp_path / "particles.star"))
     preparation, said = decide(stack, replace(KEEP, hot_pixel_sd=0))
-    assert preparation.flip_phases
+    assert preparation.ctf == "phase-flip"
     assert "CTF: phases flipped" in said
     expected = np.fft.irfft2(np.fft.rfft2(clean) * np.abs(transfer), s=(40, 40)).astype(np.float32)
     found, _ = whole(stack, preparation)
     np.testing.assert_allclose(found, imaging.normalise(expected, preparation.mask_radius_px), atol=1e-4)
     left, said = decide(stack, replace(KEEP, ctf="none"))
-    assert not left.flip_phases
+    assert left.ctf == "none"
     assert "CTF left alone (--ctf none)" in said
 
 
 def test_without_parameters_the_ctf_is_left_alone(tmp_path):
     for stack in (bare(tmp_path, noise(3, 32)), starred(tmp_path, [(noise(3, 32), 2.0)])):
         preparation, said = decide(stack, KEEP)
-        assert not preparation.flip_phases
+        assert preparation.ctf == "none"
         assert "CTF left alone: no parameters in the file" in said
 
 
-def test_ctf_parameters_missing_for_some_particles(tmp_path):
+@pytest.mark.parametrize("asked", ["auto", "full", "phase-flip"])
+def test_ctf_parameters_missing_for_some_particles(tmp_path, asked):
     stack = starred(tmp_path, [(noise(3, 32), 2.0)], defocus=[1e4, "nan", "nan"])
     with pytest.raises(ParticleFileError, match=r"missing for 2 of 3 particles, the first is 2@1.mrcs; .* --ctf none"):
-        decide(stack, KEEP)
-    assert not decide(stack, replace(KEEP, ctf="none"))[0].flip_phases
+        decide(stack, replace(KEEP, ctf=asked), engine="steerable")
+    assert decide(stack, replace(KEEP, ctf="none"), engine="steerable")[0].ctf == "none"
 
 
-@pytest.mark.parametrize("flag", ["rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied"])
-def test_what_was_done_to_the_ctf_is_not_done_again(tmp_path, flag):
+@pytest.mark.parametrize("asked", ["full", "phase-flip"])
+def test_a_ctf_that_is_asked_for_must_be_there(tmp_path, asked):
+    with pytest.raises(ParticleFileError, match=r"missing for 3 of 3 particles, the first is 000001@.* --ctf none"):
+        decide(bare(tmp_path, noise(3, 32)), replace(KEEP, ctf=asked), engine="steerable")
+
+
+def test_the_coordinate_model_has_no_ctf_in_its_likelihood(tmp_path):
+    with pytest.raises(EmsvaeError, match=r"--ctf full: .* use --ctf phase-flip or --engine steerable"):
+        decide(starred(tmp_path, [(noise(3, 32), 2.0)], [1e4] * 3), replace(KEEP, ctf="full"))
+
+
+@pytest.mark.parametrize("engine", ["coordinate", "steerable"])
+def test_an_impossible_ctf_is_refused(tmp_path, engine):
+    stack = starred(tmp_path, [(noise(3, 32), 2.0)], defocus=[1e4, 0, 3e5])
+    with pytest.raises(ParticleFileError, match=r"2 of 3 .* the first is 2@1.mrcs with 0 as defocus U.* --ctf none"):
+        decide(stack, KEEP, engine=engine)
+    assert decide(stack, replace(KEEP, ctf="none"), engine=engine)[0].ctf == "none"
+    assert decide(stack.subset([0]), KEEP, engine=engine)[0].ctf != "none"
+
+
+@pytest.mark.parametrize("engine", ["coordinate", "steerable"])
+def test_projections_without_defocus_have_no_ctf(tmp_path, engine):
+    stack = starred(tmp_path, [(noise(3, 32), 2.0)], defocus=[0, 0, 0])
+    preparation, said = decide(stack, KEEP, engine=engine)
+    assert preparation.ctf == "none"
+    assert "CTF left alone: every defocus in the file is 0" in said
+    with pytest.raises(ParticleFileError, match="3 of 3 particles have an impossible CTF"):
+        decide(stack, replace(KEEP, ctf="phase-flip"), engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("flag", "engine", "treatment", "said"),
+    [
+        (FLIPPED, "coordinate", "phase-flip", "CTF left alone: phases were flipped already"),
+        (MULTIPLIED, "coordinate", "phase-flip", "CTF left alone: the images are multiplied by it already"),
+        (FLIPPED, "steerable", "multiply", "CTF: images multiplied by it, its square in the likelihood (--ctf full)"),
+        (
+            MULTIPLIED,
+            "steerable",
+            "multiply",
+            "CTF: images multiplied by it already, its square in the likelihood (--ctf full)",
+        ),
+    ],
+)
+def test_what_was_done_to_the_ctf_is_not_done_again(tmp_path, flag, engine, treatment, said):
     groups, defocus = [(noise(2, 32), 2.0), (noise(2, 32, 1), 2.0)], [1e4] * 4
-    preparation, said = decide(starred(tmp_path, groups, defocus, (flag, "1,1")), KEEP)
-    assert not preparation.flip_phases
-    assert any(line.startswith("CTF left alone") for line in said)
-    assert decide(starred(tmp_path, groups, defocus, (flag, "0,0")), KEEP)[0].flip_phases
+    stack = starred(tmp_path, groups, defocus, (flag, "1,1"))
+    preparation, sentences = decide(stack, KEEP, engine=engine)
+    assert preparation.ctf == treatment
+    assert said in sentences
+    if treatment == "phase-flip":
+        plain = imaging.normalise(np.concatenate([images for images, _ in groups]), preparation.mask_radius_px)
+        np.testing.assert_allclose(whole(stack, preparation)[0], plain, atol=1e-5)
+    assert decide(starred(tmp_path, groups, defocus, (flag, "0,0")), KEEP, engine=engine)[0].ctf == treatment
     mixed = starred(tmp_path, groups, defocus, (flag, "0,1"))
-    with pytest.raises(ParticleFileError, match=r"particles.star: some optics groups .* --ctf none"):
-        decide(mixed, KEEP)
     # A group without particles in play has no say.
-    assert decide(mixed.subset([0, 1]), KEEP)[0].flip_phases
+    assert decide(mixed.subset([0, 1]), KEEP, engine=engine)[0].ctf == treatment
+    if flag == MULTIPLIED and engine == "steerable":
+        assert decide(mixed, PrepareConfig(), engine=engine)[0].ctf == "multiply"  # both end as the same
+        return
+    with pytest.raises(
+        ParticleFileError, match=r"particles.star: some optics groups .*\(2\) .* not \(1\).* --ctf none"
+    ):
+        decide(mixed, KEEP, engine=engine)
+
+
+def recorded(folder, images, params, pixel_size_A=2.0, flag="rlnOther"):
+    """Images with all their CTF parameters as a RELION 3.1 file; ``flag`` says what was done to them."""
+    write_stack(folder / "recorded.mrcs", images, pixel_size_A)
+    constants = [params.voltage_kV[0], params.cs_mm[0], params.amplitude_contrast[0], pixel_size_A, 1]
+    labels = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnImagePixelSize", flag)
+    optics = "data_optics\n\nloop_\n_rlnOpticsGroup\n" + "".join(f"_{label}\n" for label in labels)
+    optics += " ".join(map(str, (1, *constants))) + "\n"
+    labels = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift")
+    angles = np.degrees([params.astigmatism_rad, params.phase_shift_rad])
+    rows = "\ndata_particles\n\nloop_\n_rlnImageName\n_rlnOpticsGroup\n" + "".join(f"_{label}\n" for label in labels)
+    for i, values in enumerate(zip(params.defocus_u_A, params.defocus_v_A, *angles, strict=True)):
+        rows += f"{i + 1}@recorded.mrcs 1 {' '.join(map(repr, map(float, values)))}\n"
+    (folder / "recorded.star").write_text(optics + rows)
+    return load_particles(InputConfig(folder / "recorded.star"))
+
+
+def volta(n):
+    """CTFs of a microscope with a phase plate and astigmatism."""
+    rng = np.random.default_rng(3)
+    u = rng.uniform(8e3, 15e3, n)
+    angles = rng.uniform(0.6, 2, (2, n))
+    return ctf.CtfParams(u, u - 2e3, *angles, np.full(n, 200.0), np.full(n, 1.6), np.full(n, 0.08))
+
+
+def filtered(images, transfer):
+    return np.fft.irfft2(np.fft.rfft2(images) * transfer, s=images.shape[1:]).astype(np.float32)
+
+
+def alike(a, b):
+    """Correlation coefficient of each image of a with that of b: blind to mean and scale, as `normalise` is."""
+    return [np.corrcoef(x.ravel(), y.ravel())[0, 1] for x, y in zip(a, b, strict=True)]
+
+
+@pytest.mark.parametrize("flag", ["rlnOther", FLIPPED, MULTIPLIED])
+def test_images_multiplied_by_the_ctf(tmp_path, flag):
+    """However much of it was done before: clean images times CTF^2, and that square's rings beside them."""
+    clean, params = noise(4, 41), volta(4)
+    transfer = ctf.ctf_2d(params, 41, 2.0)
+    seen = filtered(clean, {"rlnOther": transfer, FLIPPED: np.abs(transfer), MULTIPLIED: transfer**2}[flag])
+    stack = recorded(tmp_path, seen, params, flag=flag)
+    preparation, _ = decide(stack, replace(KEEP, hot_pixel_sd=0), engine="steerable")
+    assert preparation.ctf == "multiply"
+    [portion] = prepare.prepare(stack, preparation)
+    assert portion.rows.tolist() == [0, 1, 2, 3]
+    assert min(alike(portion.images, filtered(clean, transfer**2))) > 0.9999
+    np.testing.assert_allclose(portion.ctf_power, ctf.ring_power(params, 41, 2.0), atol=1e-5)
+    if flag != MULTIPLIED:
+        once = filtered(
+            imaging.normalise(seen, preparation.mask_radius_px), np.abs(transfer) if flag == FLIPPED else transfer
+        )
+        np.testing.assert_allclose(portion.images, once, atol=1e-4)
+    if flag == "rlnOther":  # without the astigmatism or the phase plate the same images come out different
+        for name in ("astigmatism_rad", "phase_shift_rad"):
+            without = ctf.CtfParams(**(vars(params) | {name: np.zeros(4)}))
+            assert max(alike(filtered(seen, ctf.ctf_2d(without, 41, 2.0)), portion.images)) < 0.95
+
+
+def test_images_multiplied_before_have_the_scale_of_those_multiplied_here(tmp_path):
+    params = volta(6)
+    raw = noise(6, 64)
+    there = filtered(raw, ctf.ctf_2d(params, 64, 2.0))
+    found = []
+    for name, images, flag in (("here", raw, "rlnOther"), ("there", there, MULTIPLIED)):
+        (tmp_path / name).mkdir()
+        stack = recorded(tmp_path / name, images, params, flag=flag)
+        found.append(whole(stack, decide(stack, KEEP, engine="steerable")[0])[0])
+    here, there = (images.std((1, 2)) for images in found)
+    assert min(alike(*found)) > 0.99
+    np.testing.assert_allclose(there, here, rtol=0.06)  # each background of 1,400 pixels is known to 2 to 3 percent
+
+
+def test_the_ctf_is_multiplied_last_of_all(tmp_path):
+    """Crop, normalise, invert, multiply; and whether to invert is seen before it."""
+    params = volta(20)
+    raw = 500 - 30 * (noise(20, 80) + 0.8 * imaging.circular_mask(80, 20).astype(np.float32))
+    stack = recorded(tmp_path, raw, params, 1.5)
+    preparation, said = decide(stack, PrepareConfig(box=40, hot_pixel_sd=0), engine="steerable")
+    assert preparation.invert
+    assert any("dark: inverted" in line for line in said)
+    expected = -imaging.normalise(imaging.fourier_crop(raw, 40), preparation.mask_radius_px)
+    expected = filtered(expected, ctf.ctf_2d(params, 40, 3.0))
+    for portion in prepare.prepare(stack, preparation):
+        np.testing.assert_allclose(portion.images, expected[portion.rows], atol=1e-3)
+        np.testing.assert_allclose(portion.ctf_power, ctf.ring_power(params, 40, 3.0)[portion.rows], atol=1e-5)
+
+
+def test_caches_of_different_ctf_do_not_meet(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "CHUNK_BYTES", 3 * 4 * 32 * 32)
+    params, images = volta(7), noise(7, 32)
+    images[2] = np.nan
+    found = []
+    for flag in ("rlnOther", FLIPPED, MULTIPLIED):
+        if found:  # the same stack file
+            text = (tmp_path / "recorded.star").read_text()
+            (tmp_path / "recorded.star").write_text(re.sub(r"_(rlnOther|rlnCtfData\w+)", f"_{flag}", text))
+            stack = load_particles(InputConfig(tmp_path / "recorded.star"))
+        else:
+            stack = recorded(tmp_path, images, params)
+        for asked in ("none", "phase-flip", "full"):
+            preparation, _ = decide(stack, replace(KEEP, ctf=asked), engine="steerable")
+            for _ in range(2):  # made, and read again
+                cached = prepared_images(stack, preparation, tmp_path / "cache", "float32")
+                expected = np.concatenate([p.images for p in prepare.prepare(stack, preparation)])
+                np.testing.assert_array_equal(cached.pixels, expected)
+            found.append(cached)
+            assert (cached.ctf_power is None) == (asked != "full")
+            assert cached.group.tolist() == [0] * 7
+    assert len(list((tmp_path / "cache").glob("images_*"))) == 7  # --ctf none is the same whatever the flag
+    assert len(list((tmp_path / "cache").glob("ctf_*"))) == 3
+    some = found[2].portion(np.array([6, 2, 0]))
+    np.testing.assert_allclose(some.ctf_power, ctf.ring_power(params[[6, 2, 0]], 32, 2.0), atol=1e-5)
+    assert some.usable.tolist() == [True, False, True]
+    assert not some.images[1].any()
+
+
+@pytest.mark.parametrize("pattern", ["ctf_*", "images_*"])
+def test_a_deleted_ctf_cache_is_made_again(tmp_path, pattern):
+    stack = recorded(tmp_path, noise(3, 32), volta(3))
+    preparation, _ = decide(stack, KEEP, engine="steerable")
+    for _ in range(2):
+        found = prepared_images(stack, preparation, tmp_path / "cache")
+        np.testing.assert_allclose(found.ctf_power, ctf.ring_power(volta(3), 32, 2.0), atol=1e-5)
+        next((tmp_path / "cache").glob(pattern)).unlink()
+
+
+def test_other_particles_are_multiplied_too(tiny_run, easy_stack, tmp_path, monkeypatch):
+    """`emsvae infer` with a run whose images were multiplied: the model is given the others' CTF, and a missing one is refused."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    content = json.loads(file.read_text())
+    content["preparation"]["ctf"] = "multiply"
+    file.write_text(json.dumps(content))
+    run, seen = RunDir(tmp_path / "run"), []
+    looked = SpatialVAE.infer
+    monkeypatch.setattr(
+        SpatialVAE, "infer", lambda model, batch, turns: (seen.append(batch), looked(model, batch, turns))[1]
+    )
+    where = simulate_stack(SimulateConfig("hinge", tmp_path / "sim", particles=30, box=24, snr=1.0, ctf=True))
+    infer_other(run, InputConfig(where / "particles.star"), tmp_path / "x.star", poses="auto", device="cpu")
+    stack = load_particles(InputConfig(where / "particles.star"))
+    assert stack.ctf is not None
+    box, pixel_size_A = run.manifest.preparation.box, run.manifest.preparation.pixel_size_A
+    powers = np.concatenate([batch.ctf_power.numpy() for batch in seen])
+    np.testing.assert_allclose(powers, ctf.ring_power(stack.ctf, box, pixel_size_A), atol=1e-5)
+    with pytest.raises(ParticleFileError, match=r"missing for 48 of 48 particles, .* use a run trained with"):
+        infer_other(run, InputConfig(easy_stack / "particles.star"), tmp_path / "y.star", poses="auto", device="cpu")
+    assert not (tmp_path / "y.star").exists()
 
 
 # -------------------------------------------------------------------------------------------------------- bad images
@@ -265,12 +474,12 @@ def test_hot_pixels_are_replaced_and_counted(tmp_path):
     images[1, 5, 5], images[1, 20, 9], images[2, 0, 31] = 90, -90, 90
     stack = bare(tmp_path, images)
     rows = np.arange(3)
-    found, _, replaced = prepare_chunk(stack, rows, decide(stack, KEEP)[0])
+    found, replaced = prepare_chunk(stack, rows, decide(stack, KEEP)[0])
     assert replaced == 3
-    assert np.abs(found).max() < 6
-    found, _, replaced = prepare_chunk(stack, rows, decide(stack, replace(KEEP, hot_pixel_sd=0))[0])
+    assert np.abs(found.images).max() < 6
+    found, replaced = prepare_chunk(stack, rows, decide(stack, replace(KEEP, hot_pixel_sd=0))[0])
     assert replaced == 0
-    assert found.max() > 15
+    assert found.images.max() > 15
 
 
 # ------------------------------------------------------------------------------------------------------------ Bernoulli
@@ -329,16 +538,17 @@ def test_the_cache_holds_the_particles_in_their_order(tmp_path, monkeypatch):
     assert len(counted) > 3
     np.testing.assert_allclose(cached.pixels, expected, atol=1e-4)
     assert cached.usable.all()
-    batch = cached.batch(np.array([30, 2]))
-    assert (batch.shape, batch.dtype) == ((2, 1, 32, 32), np.float32)
-    np.testing.assert_array_equal(batch[:, 0], cached.pixels[[30, 2]])
+    some = cached.portion(np.array([30, 2]))
+    assert (some.images.shape, some.images.dtype, some.ctf_power) == ((2, 32, 32), np.float32, None)
+    np.testing.assert_array_equal(some.images, cached.pixels[[30, 2]])
+    assert some[1:].rows.tolist() == [2]
 
 
 def test_half_precision_is_close(tmp_path, monkeypatch):
     stack, preparation, expected = shuffled(tmp_path, monkeypatch)
     half = prepared_images(stack, preparation, tmp_path / "cache")
     assert half.pixels.dtype == np.float16
-    np.testing.assert_allclose(half.batch(np.arange(31))[:, 0], expected, atol=2e-3)
+    np.testing.assert_allclose(half.portion(np.arange(31)).images, expected, atol=2e-3)
 
 
 def test_a_cache_is_read_and_not_made_again(tmp_path, monkeypatch):
@@ -427,7 +637,7 @@ def test_preparing_does_not_hold_the_stack(tmp_path, monkeypatch):
     size = n * box**2 * 4
     monkeypatch.setattr(prepare, "CHUNK_BYTES", box**2 * 4)
     stack = load_particles(InputConfig(tmp_path / "large.mrcs"))
-    preparation = Preparation(32, 16.0, 14.0, False, False, 6.0, True)
+    preparation = Preparation(32, 16.0, 14.0, False, "none", 6.0, True)
     tracemalloc.start()
     try:
         assert len(prepared_images(stack, preparation, tmp_path / "cache")) == n
@@ -443,7 +653,7 @@ def test_preparing_does_not_hold_the_stack(tmp_path, monkeypatch):
 def test_real_particles_are_prepared(real_data):
     stack = load_particles(InputConfig(real_data / "real" / "empiar_10076_7.star"))
     preparation, said = decide(stack, PrepareConfig())
-    assert (preparation.box, preparation.flip_phases) == (64, True)
+    assert (preparation.box, preparation.ctf) == (64, "phase-flip")
     assert any("Fourier-cropped from 320 to 64" in line for line in said)
     images, usable = whole(stack, preparation)
     assert usable.all()

@@ -123,7 +123,7 @@ def test_star_and_cs_of_the_same_particles_agree(emsvae, real_data, here):
     for column in stars.columns.drop("image_name"):
         np.testing.assert_allclose(css[column], stars[column], rtol=1e-3, atol=0.02, err_msg=column)
     star_run, cs_run = (RunDir(here / kind).manifest.preparation for kind in ("star", "cs"))
-    assert (star_run.invert, star_run.flip_phases, star_run.box) == (cs_run.invert, cs_run.flip_phases, cs_run.box)
+    assert (star_run.invert, star_run.ctf, star_run.box) == (cs_run.invert, cs_run.ctf, cs_run.box)
 
 
 def test_cs_goes_back_into_cs(emsvae, real_data, here):

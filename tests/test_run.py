@@ -20,7 +20,7 @@ MANIFEST = Manifest(
         TrainConfig(epochs=5, learning_rate=1e-4, seed=3),
         poses="keep",
     ),
-    preparation=Preparation(32, 4.9, 15.3, True, True, 6.0, True),
+    preparation=Preparation(32, 4.9, 15.3, True, "phase-flip", 6.0, True),
     images=ImageSpec(32, 15.3, shift_prior_px=2.0, max_shift_px=float("inf")),
     n_particles=7,
     assumed=("pixel size 1.25 A", "mask: \N{LATIN CAPITAL LETTER A WITH RING ABOVE}"),

@@ -29,7 +29,7 @@ def images() -> PreparedImages:
     rng = np.random.default_rng(0)
     pose = Pose2D(rng.uniform(-np.pi, np.pi, N), rng.normal(size=(N, 2)))
     pixels = 0.3 * clean_image(hinge_object(), rng.uniform(-1, 1, N), pose, BOX) + rng.normal(size=(N, BOX, BOX))
-    return PreparedImages(pixels.astype(np.float32), np.ones(N, dtype=bool))
+    return PreparedImages(pixels.astype(np.float32), np.ones(N, dtype=bool), np.zeros(N, np.int32))
 
 
 def trainer(path, images, names=None, **settings) -> Trainer:
@@ -37,7 +37,7 @@ def trainer(path, images, names=None, **settings) -> Trainer:
     if (path / "config.json").exists():
         run = RunDir(path)
     else:
-        preparation = Preparation(BOX, 4.0, 7.2, False, False, 0.0, True)
+        preparation = Preparation(BOX, 4.0, 7.2, False, "none", 0.0, True)
         whole = RunConfig(InputConfig(path / "none.star"), model=MODEL, train=config)
         run = RunDir.create(path, Manifest(whole, preparation, SPEC, len(images), ()))
     torch.manual_seed(config.seed)
@@ -158,7 +158,7 @@ def test_nan_names_the_particle(tmp_path, images):
     pixels = np.array(images.pixels)
     pixels[17, 8, 8] = np.nan
     names = np.array([f"{i + 1:06d}@stack.mrcs" for i in range(N)], dtype=object)
-    t = trainer(tmp_path / "run", PreparedImages(pixels, images.usable), names, holdout=0.0)
+    t = trainer(tmp_path / "run", PreparedImages(pixels, images.usable, images.group), names, holdout=0.0)
     with pytest.raises(EmsvaeError, match=r"000018@stack\.mrcs") as error:
         t.fit()
     assert "\n" not in str(error.value)

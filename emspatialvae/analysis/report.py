@@ -6,8 +6,8 @@ import torch
 from emspatialvae import imaging
 from emspatialvae.analysis import figures, manifold
 from emspatialvae.infer import Latents
+from emspatialvae.model.interface import ParticleVAE
 from emspatialvae.model.posterior import Content
-from emspatialvae.model.spatial_vae import SpatialVAE
 from emspatialvae.prepare import PreparedImages
 from emspatialvae.run import RunDir
 
@@ -17,7 +17,7 @@ AVERAGED = 4000
 TILES = 11
 
 
-def draw(run: RunDir, model: SpatialVAE, images: PreparedImages, latents: Latents) -> None:
+def draw(run: RunDir, model: ParticleVAE, images: PreparedImages, latents: Latents) -> None:
     """Draw learning curve, z scatter, reconstructions, manifold and averages.
 
     ``images`` and ``latents`` are those of the run's own stack, row by row.
@@ -38,7 +38,7 @@ def draw(run: RunDir, model: SpatialVAE, images: PreparedImages, latents: Latent
     figures.save(_averages(model, images, latents, rows), folder / "averages.png")
 
 
-def canonical(model: SpatialVAE, z: np.ndarray) -> np.ndarray:
+def canonical(model: ParticleVAE, z: np.ndarray) -> np.ndarray:
     """What the model draws for contents z [n, d] at pose zero; first channel, shape [n, box, box]."""
     content = torch.from_numpy(np.ascontiguousarray(z)).float()
     still = Content(content, torch.zeros(len(z)), torch.zeros(len(z), 2))
@@ -49,14 +49,14 @@ def canonical(model: SpatialVAE, z: np.ndarray) -> np.ndarray:
     return within_mask(model, torch.cat(parts).numpy())
 
 
-def within_mask(model: SpatialVAE, images: np.ndarray) -> np.ndarray:
+def within_mask(model: ParticleVAE, images: np.ndarray) -> np.ndarray:
     """Images [n, box, box] with the corners at zero, where the model never saw a pixel and draws whatever it likes."""
     return np.where(imaging.circular_mask(model.images.box, model.images.mask_radius_px), images, 0)
 
 
-def _reconstructions(model: SpatialVAE, images: PreparedImages, latents: Latents, rows: np.ndarray):  # noqa: ANN202
+def _reconstructions(model: ParticleVAE, images: PreparedImages, latents: Latents, rows: np.ndarray):  # noqa: ANN202
     picked = rows[np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int)]
-    raw, pose = images.batch(picked)[:, 0], latents.pose[picked]
+    raw, pose = images.portion(picked).images, latents.pose[picked]
     posed = Content(
         torch.from_numpy(latents.z[picked]).float(),
         torch.from_numpy(pose.theta_rad).float(),
@@ -73,7 +73,7 @@ def _reconstructions(model: SpatialVAE, images: PreparedImages, latents: Latents
     )
 
 
-def _manifold(model: SpatialVAE, latents: Latents, rows: np.ndarray):  # noqa: ANN202
+def _manifold(model: ParticleVAE, latents: Latents, rows: np.ndarray):  # noqa: ANN202
     z, shape = manifold.grid(latents.z[rows], TILES)
     many = latents.z.shape[1] > 2
     across, up = (
@@ -85,12 +85,12 @@ def _manifold(model: SpatialVAE, latents: Latents, rows: np.ndarray):  # noqa: A
     )
 
 
-def _averages(model: SpatialVAE, images: PreparedImages, latents: Latents, rows: np.ndarray):  # noqa: ANN202
+def _averages(model: ParticleVAE, images: PreparedImages, latents: Latents, rows: np.ndarray):  # noqa: ANN202
     picked = rows[np.linspace(0, len(rows) - 1, min(AVERAGED, len(rows))).astype(int)]
     box = images.pixels.shape[-1]
     before, after = np.zeros((box, box)), np.zeros((box, box))
     for part in np.array_split(picked, max(1, len(picked) // 500)):
-        raw = images.batch(part)[:, 0]
+        raw = images.portion(part).images
         before += raw.sum(0)
         after += imaging.align(raw, latents.pose[part]).sum(0)
     some = picked[:: max(1, len(picked) // 200)]

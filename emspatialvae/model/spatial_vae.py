@@ -1,64 +1,21 @@
 """`SpatialVAE`: encoder, spatial decoder and likelihood put together, with its evidence lower bound."""
 
 import math
-from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from emspatialvae import geometry, imaging
 from emspatialvae.config import ModelConfig
+from emspatialvae.model.batch import Batch
 from emspatialvae.model.decoder import Decoder, SpatialDecoder, VanillaDecoder
 from emspatialvae.model.encoder import MlpEncoder
+from emspatialvae.model.interface import Elbo, Estimate, ImageSpec, ParticleVAE
 from emspatialvae.model.likelihood import build_likelihood
 from emspatialvae.model.posterior import AmortisedPosterior, Content, Prior
 
 
-@dataclass(frozen=True)
-class ImageSpec:
-    """What the model must know about the images it will see."""
-
-    box: int
-    mask_radius_px: float
-    shift_prior_px: float
-    max_shift_px: float
-    """Infinity for no limit."""
-    channels: int = 1
-
-
-@dataclass(frozen=True)
-class Elbo:
-    """``log_likelihood - kl_z - kl_theta - kl_shift <= log p(y)``, in nats; each of shape [n]."""
-
-    log_likelihood: Tensor
-    kl_z: Tensor
-    kl_theta: Tensor
-    kl_shift: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        """The bound itself; shape [n]."""
-        return self.weighted(1.0)
-
-    def weighted(self, kl_weight: float) -> Tensor:
-        """The bound with the KL terms taken ``kl_weight`` times; shape [n]."""
-        return self.log_likelihood - kl_weight * (self.kl_z + self.kl_theta + self.kl_shift)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What was inferred of n particles."""
-
-    mean: Content
-    """Posterior means."""
-    sd: Content
-    """Posterior standard deviations."""
-    log_likelihood: Tensor
-    """log p(y | posterior means) in nats; shape [n]."""
-
-
-class SpatialVAE(nn.Module):
+class SpatialVAE(ParticleVAE):
     """``y(p) = f(R(-theta) (p - shift), z) + noise`` with an amortised posterior over z, theta and shift.
 
     Bepler, Zhong, Kelley, Brignole, Berger, NeurIPS 2019, arXiv 1909.11663; eq. 4 is `elbo`.
@@ -74,11 +31,11 @@ class SpatialVAE(nn.Module):
         self.prior = Prior(config.theta_prior_rad, images.shift_prior_px, config.theta_kl)
         x, y = geometry.pixel_grid(images.box)
         mask = torch.from_numpy(imaging.circular_mask(images.box, images.mask_radius_px))
-        self.register_buffer("points", torch.from_numpy(geometry_points(x, y)).float(), persistent=False)
+        self.register_buffer("points", torch.from_numpy(geometry.in_half_boxes(x, y)).float(), persistent=False)
         self.register_buffer("mask", mask.flatten(), persistent=False)
         self.likelihood = build_likelihood(config.noise, images.channels, config.non_negative)
         self.decoder = _build_decoder(config, self.likelihood.outputs, int(mask.sum()))
-        posed = config.decoder == "spatial"
+        posed = config.decoder != "vanilla"
         self.encoder = MlpEncoder(
             mask,
             images.channels,
@@ -113,13 +70,13 @@ class SpatialVAE(nn.Module):
 
     def elbo(
         self,
-        images: Tensor,
+        batch: Batch,
         generator: torch.Generator | None = None,
         *,
         turn_rad: Tensor | None = None,
         freeze_z: bool = False,
     ) -> Elbo:
-        """One-sample estimate of eq. 4 for images [n, c, box, box].
+        """One-sample estimate of eq. 4; shapes [n].
 
         Parameters
         ----------
@@ -130,6 +87,7 @@ class SpatialVAE(nn.Module):
         freeze_z
             Hold z at zero and leave its KL out, so that the consensus is aligned first.
         """
+        images = batch.images
         posterior: AmortisedPosterior = self.encoder(images, turn_rad)
         content, kl = posterior.rsample(generator), posterior.kl(self.prior)
         if freeze_z:
@@ -138,13 +96,14 @@ class SpatialVAE(nn.Module):
         return Elbo(log_likelihood, torch.zeros_like(kl.z) if freeze_z else kl.z, kl.theta, kl.shift)
 
     @torch.no_grad()
-    def infer(self, images: Tensor, turns: int = 1) -> Estimate:
-        """Posterior means of images [n, c, box, box].
+    def infer(self, batch: Batch, turns: int = 1) -> Estimate:
+        """Posterior means of n particles.
 
         The amortised pose jumps somewhere on the circle, because no continuous function of the image can be an angle; there it is
         wrong. So the encoder looks at each image turned by ``turns`` angles and, per particle, the answer with the highest
         ``log p(y | mean) - KL`` is kept.
         """
+        images = batch.images
         best: tuple[Tensor, ...] | None = None
         for k in range(turns):
             turn_rad = images.new_full((len(images),), 2 * math.pi * k / turns)
@@ -170,7 +129,7 @@ class SpatialVAE(nn.Module):
         if isinstance(self.decoder, VanillaDecoder):
             return self._render_masked(content)
         x, y = geometry.pixel_grid(box)
-        points = torch.from_numpy(geometry_points(x, y)).to(self.points)
+        points = torch.from_numpy(geometry.in_half_boxes(x, y)).to(self.points)
         output = self.decoder(self._object_points(points, content), content.z)
         return self.likelihood.mean(output.float()).transpose(1, 2).unflatten(2, (box, box))
 
@@ -193,11 +152,6 @@ class SpatialVAE(nn.Module):
         return torch.stack(
             geometry.image_to_object_xy(points[:, 0], points[:, 1], cos, sin, shift[:, :1], shift[:, 1:]), -1
         )
-
-
-def geometry_points(x: geometry.Floats, y: geometry.Floats) -> geometry.Floats:
-    """Pixel coordinates [box, box] as points [box^2, 2] in units of half the box."""
-    return np.stack([x.ravel(), y.ravel()], -1) * (2 / len(x))
 
 
 def _choose(better: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -1,0 +1,87 @@
+"""What both engines share: what goes into a model of particles and what comes out."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from emspatialvae.model.batch import Batch
+from emspatialvae.model.posterior import Content
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What the model must know about the images it will see."""
+
+    box: int
+    mask_radius_px: float
+    shift_prior_px: float
+    max_shift_px: float
+    """Infinity for no limit."""
+    channels: int = 1
+
+
+@dataclass(frozen=True)
+class Elbo:
+    """``log_likelihood - kl_z - kl_theta - kl_shift <= log p(y)``, in nats; each of shape [n].
+
+    The steerable engine sums the pose out, so its KL is in the likelihood already; and it gives the logarithm of a likelihood
+    *ratio*, against noise alone: above 0 the model says more of the image than noise does.
+    """
+
+    log_likelihood: Tensor
+    kl_z: Tensor
+    kl_theta: Tensor
+    kl_shift: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The bound itself; shape [n]."""
+        return self.weighted(1.0)
+
+    def weighted(self, kl_weight: float) -> Tensor:
+        """The bound with the KL terms taken ``kl_weight`` times; shape [n]."""
+        return self.log_likelihood - kl_weight * (self.kl_z + self.kl_theta + self.kl_shift)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What was inferred of n particles."""
+
+    mean: Content
+    """Posterior means."""
+    sd: Content
+    """Posterior standard deviations."""
+    log_likelihood: Tensor
+    """log p(y | posterior means) in nats, or of the steerable engine log p(y) - log p(y | noise alone); shape [n]."""
+    peak_weight: Tensor | None = None
+    """Probability that the reported pose lies in the right mode of the posterior, 0 to 1; shape [n], None where unknown."""
+
+
+class ParticleVAE(nn.Module, ABC):
+    """A generative model of particle images with content z and in-plane pose."""
+
+    images: ImageSpec
+    half_precision: bool = True
+    """Whether its matrix products may run in bfloat16."""
+
+    @property
+    @abstractmethod
+    def z_dim(self) -> int:
+        """Number of content coordinates."""
+
+    @property
+    @abstractmethod
+    def floats_per_particle(self) -> int:
+        """Size of the widest hidden layer for one particle."""
+
+    @abstractmethod
+    def infer(self, batch: Batch, turns: int = 1) -> Estimate:
+        """Posterior means and s.d. of z and pose."""
+
+    @abstractmethod
+    def render(self, content: Content, box: int | None = None) -> Tensor:
+        """Draw particles at any pose, without CTF; shape [n, channels, box, box].
+
+        ``box`` pixels cover the field of view of the training images [default: their own box].
+        """

@@ -1,0 +1,105 @@
+"""What an image says about any reference: filtered by CTF over noise in the Fourier plane, ready for inner products.
+
+With data ``y = CTF x + noise`` and noise power N per ring, the log-likelihood ratio of a reference x against noise alone is
+
+    log p(y | x) - log p(y | 0) = <CTF y / N, x> - 1/2 sum_k CTF^2 / N |X(k)|^2 .
+
+The first term needs each image to be filtered once. The second needs only the ring power of the reference and the ring average
+of CTF^2 / N, because it hardly changes with the angle (astigmatism is what is left out there; the first term has it).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from emspatialvae.model.batch import Batch
+from emspatialvae.steerable import FourierPlane, RingPower
+
+WHITE = 0.03
+"""Noise whose ring power departs from 1 by less than this (r.m.s.) is taken as white."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """n images in the Fourier plane.
+
+    Attributes
+    ----------
+    plane
+        ``CTF F(y) / N``, shape [n, 2 F].
+    information
+        Ring average of ``CTF^2 / N``, shape [n, rings]; None when it is 1 throughout.
+    wiener
+        Ring factors that turn ``plane`` into the best guess of the image without CTF and noise (up to a scale), shape [n, rings];
+        None when they would change nothing.
+    """
+
+    plane: Tensor
+    information: Tensor | None
+    wiener: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.plane)
+
+    def __getitem__(self, rows: slice | Tensor) -> "Observation":
+        return Observation(
+            self.plane[rows],
+            None if self.information is None else self.information[rows],
+            None if self.wiener is None else self.wiener[rows],
+        )
+
+
+class Spectra(nn.Module):
+    """Power of noise and signal per ring, by which images become observations.
+
+    Buffers: ``noise`` [groups, rings], mean |F|^2 / box^2 of the noise; ``signal`` [rings], that of the particles (without CTF).
+    """
+
+    noise: Tensor
+    signal: Tensor
+
+    def __init__(self, groups: int, rings: int) -> None:
+        super().__init__()
+        self.register_buffer("noise", torch.ones(groups, rings))
+        self.register_buffer("signal", torch.ones(rings))
+        self.register_buffer("white", torch.tensor(True))
+
+    def set_noise(self, noise: Tensor) -> None:
+        """Take the power of the noise [groups, rings]; close to 1 it is taken as exactly 1, which is faster."""
+        pixels = torch.arange(noise.shape[1], device=noise.device).to(noise)  # in a ring, in proportion
+        departure = ((noise - 1) ** 2 * pixels).sum(1) / pixels.sum()
+        self.white.fill_(bool(departure.max().sqrt() < WHITE))
+        self.noise.copy_(torch.ones_like(noise) if self.white else noise.clamp(min=1e-3 * float(noise.max())))
+
+    def observe(self, batch: Batch, plane: FourierPlane) -> Observation:
+        """Filter a batch of images."""
+        transform = plane.transform(batch.images[:, 0])
+        if self.white and batch.ctf_power is None:
+            return Observation(transform, None, None)
+        # Particles of another file may come with other optics groups; the first then stands for all.
+        group = batch.group if int(batch.group.max()) < len(self.noise) else torch.zeros_like(batch.group)
+        inverse = 1 / self.noise[group]
+        information = inverse if batch.ctf_power is None else inverse * batch.ctf_power
+        if not self.white:
+            transform = transform * plane.by_ring(inverse)
+        return Observation(transform, information, 1 / (information + 1 / self.signal))
+
+    @torch.no_grad()
+    def estimate_noise(self, residuals: "list[tuple[Tensor, Batch]]", plane: FourierPlane) -> Tensor:
+        """Power of the noise per group and ring, from images that hold nothing else (times their CTF); [groups, rings]."""
+        power = torch.zeros_like(self.noise)
+        weight = torch.zeros_like(self.noise)
+        for images, batch in residuals:
+            means = plane.ring_means(plane.transform(images))
+            power.index_add_(0, batch.group, means)
+            ctf = torch.ones_like(means) if batch.ctf_power is None else batch.ctf_power
+            weight.index_add_(0, batch.group, ctf)
+        return power / weight.clamp(min=1e-6)
+
+
+def half_norm(reference: Tensor, observation: Observation, ring_power: RingPower) -> Tensor:
+    """``1/2 sum CTF^2 / N |X|^2`` of references [n, ..., 2 R], one observation each; shape [n, ...]."""
+    if observation.information is None:
+        return 0.5 * (reference**2).sum(-1)
+    return 0.5 * ring_power.weighted(reference, observation.information)

@@ -1,0 +1,354 @@
+"""The posterior over theta and shift, evaluated on grids and summed: no network guesses a pose.
+
+For a reference b (coefficients of the canonical image) the log-likelihood ratio at all angles is one small matrix product over
+angular orders (`SteerableBasis.correlate`); a shift is a phase in the Fourier plane. Three searches share that:
+
+* `PoseSearch.everywhere`: a few references x shifts over the whole prior x all angles, for particles of which nothing is known;
+* `PoseSearch.nearby`: one reference each, a few shifts and a window of angles round a known pose, differentiable in the
+  reference: the likelihood that training maximises;
+* `PoseSearch.jointly`: many references each (contents drawn from the posterior of z) round a known pose, for posterior means.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from emspatialvae import geometry
+from emspatialvae.model.observation import Observation, half_norm
+from emspatialvae.steerable import FourierPlane, RingPower, SteerableBasis
+
+ANGLES_EVERYWHERE = 64
+ANGLES_NEARBY = 32
+ANGLES_JOINTLY = 20
+COARSE_STEP_PX = 1.5
+CELLS = 4_000_000
+"""Hypotheses held in memory at once."""
+HEX_AREA = math.sqrt(3) / 2
+"""Of a lattice cell whose points lie a unit apart."""
+
+
+@dataclass(frozen=True)
+class Poses:
+    """theta [...] in radians and shift [..., 2] in pixels, as tensors."""
+
+    theta_rad: Tensor
+    shift_px: Tensor
+
+    def __getitem__(self, rows: Any) -> "Poses":
+        return Poses(self.theta_rad[rows], self.shift_px[rows])
+
+
+@dataclass(frozen=True)
+class Nearby:
+    """The posterior over poses in a neighbourhood, given one reference per particle."""
+
+    log_evidence: Tensor
+    """log of the likelihood ratio against noise alone, averaged over the prior of the neighbourhood's poses; [n]."""
+    mean: Poses
+    """[n]"""
+
+
+@dataclass(frozen=True)
+class Jointly:
+    """The posterior over poses in a neighbourhood, for each of K references per particle."""
+
+    log_evidence: Tensor
+    """As in `Nearby`, per reference; [n, K]."""
+    mean: Poses
+    """[n, K]"""
+    theta_var: Tensor
+    """rad^2; [n, K]"""
+    shift_var: Tensor
+    """px^2; [n, K, 2]"""
+
+
+def hexagon(reach: int) -> Tensor:
+    """Points of the triangular lattice of unit spacing within ``reach``, the origin first; [S, 2]."""
+    points = [
+        (i + j / 2, j * math.sqrt(3) / 2)
+        for i in range(-2 * reach, 2 * reach + 1)
+        for j in range(-reach - 1, reach + 2)
+    ]
+    inside = sorted((p for p in points if math.hypot(*p) <= reach + 1e-6), key=lambda p: math.hypot(*p))
+    return torch.tensor(inside)
+
+
+def lattice(radius_px: float, step_px: float) -> Tensor:
+    """Points of a square lattice within a radius; [S, 2]."""
+    n = int(radius_px / step_px)
+    axis = step_px * torch.arange(-n, n + 1.0)
+    x, y = (v.flatten() for v in torch.meshgrid(axis, axis, indexing="xy"))
+    inside = torch.hypot(x, y) <= radius_px + 1e-6
+    return torch.stack([x[inside], y[inside]], 1)
+
+
+class PoseSearch(nn.Module):
+    """Searches poses of observations with references in a steerable basis.
+
+    Parameters
+    ----------
+    rotate, translate
+        Which parts of the pose are unknown; the others are zero.
+    max_shift_px
+        Poses beyond are not considered.
+
+    Buffers: ``shift_sd_px``, s.d. of the shift's prior; ``theta_step_rad`` and ``shift_step_px``, how finely the posterior must be
+    looked at, set by `set_steps`.
+    """
+
+    shift_sd_px: Tensor
+    theta_step_rad: Tensor
+    shift_step_px: Tensor
+
+    def __init__(
+        self,
+        basis: SteerableBasis,
+        plane: FourierPlane,
+        *,
+        rotate: bool,
+        translate: bool,
+        shift_sd_px: float,
+        max_shift_px: float,
+    ) -> None:
+        super().__init__()
+        # Owned by the model; kept out of this module's own state.
+        self._shared = (basis, plane, RingPower(basis, plane))
+        self.rotate, self.translate, self.max_shift_px = rotate, translate, max_shift_px
+        self.register_buffer("shift_sd_px", torch.tensor(float(shift_sd_px)))
+        self.register_buffer("theta_step_rad", torch.tensor(2 * math.pi / ANGLES_NEARBY))
+        self.register_buffer("shift_step_px", torch.tensor(1.0))
+        self._matrices: dict[tuple[float, int], Tensor] = {}
+
+    @property
+    def basis(self) -> SteerableBasis:
+        """Of the references."""
+        return self._shared[0]
+
+    @property
+    def plane(self) -> FourierPlane:
+        """Of the observations."""
+        return self._shared[1]
+
+    @property
+    def ring_power(self) -> RingPower:
+        """Of references."""
+        return self._shared[2]
+
+    def to_device(self, device: torch.device) -> None:
+        """Move what is not this module's own state."""
+        self._shared[2].to(device)
+        self._matrices.clear()
+
+    # ------------------------------------------------------------------------------------------------ coefficients
+
+    def coefficients(self, plane: Tensor, step_px: float = 0.0, reach: int = 0) -> tuple[Tensor, Tensor]:
+        """Coefficients [n, S, 2 R] of observations moved back by each point of a hexagon, and the points [S, 2] in pixels."""
+        shifts = hexagon(reach) * step_px if reach else torch.zeros(1, 2)
+        key = (step_px, reach)
+        if key not in self._matrices:
+            if len(self._matrices) > 12:
+                self._matrices.clear()
+            self._matrices[key] = self.plane.analysis(self.basis, shifts.to(self.plane.fx)).to(plane)
+        found = plane @ self._matrices[key]
+        return found.unflatten(-1, (len(shifts), -1)), shifts.to(plane)
+
+    def upright(self, observation: Observation, poses: Poses) -> Tensor:
+        """Coefficients of the canonicalised images, Wiener-filtered: what an encoder of z may look at; [n, 2 R]."""
+        plane = observation.plane
+        if observation.wiener is not None:
+            plane = plane * self.plane.by_ring(observation.wiener)
+        if self.translate:
+            plane = self.plane.move_back(plane, poses.shift_px)
+        return self.basis.rotate(self.coefficients(plane)[0][:, 0], -poses.theta_rad)
+
+    def around(
+        self, observation: Observation, poses: Poses, step_px: float, reach: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Coefficients [n, S, 2 R] turned back by theta, at shifts [n, S, 2] round the pose; with the log prior [n, S]."""
+        if not self.translate:
+            here = self.basis.rotate(self.coefficients(observation.plane)[0], -poses.theta_rad[:, None])
+            return here, poses.shift_px[:, None], torch.zeros_like(poses.theta_rad)[:, None]
+        moved = self.plane.move_back(observation.plane, poses.shift_px)
+        found, steps = self.coefficients(moved, step_px, reach)
+        shifts = poses.shift_px[:, None] + steps
+        cell = math.log(HEX_AREA * step_px**2) if reach else 0.0
+        log_prior = self.log_shift_prior(shifts) + cell
+        # Beyond the largest shift nothing is considered.
+        log_prior = log_prior.masked_fill(shifts.norm(dim=-1) > self.max_shift_px + step_px, -1e4)
+        return self.basis.rotate(found, -poses.theta_rad[:, None]), shifts, log_prior
+
+    def log_shift_prior(self, shifts_px: Tensor) -> Tensor:
+        """Log density of the Gaussian prior, per square pixel; [...]."""
+        variance = self.shift_sd_px**2
+        return -0.5 * (shifts_px**2).sum(-1) / variance - torch.log(2 * math.pi * variance)
+
+    def window(self, step_rad: float, count: int = ANGLES_NEARBY) -> tuple[Tensor, float]:
+        """Angles [G] round a known one, and the log prior of each."""
+        device = self.shift_sd_px.device
+        if not self.rotate:
+            return torch.zeros(1, device=device), 0.0
+        step = min(step_rad, 2 * math.pi / count)
+        offsets = (torch.arange(count, device=device) - count // 2) * step
+        return offsets, math.log(step / (2 * math.pi))
+
+    # ---------------------------------------------------------------------------------------------------- searches
+
+    def nearby(
+        self, observation: Observation, poses: Poses, references: Tensor, *, zoom: float = 1.0, reach: int = 1
+    ) -> Nearby:
+        """Sum over a window of angles and a hexagon of shifts; differentiable in ``references`` [n, 2 R].
+
+        ``zoom`` multiplies the steps of both.
+        """
+        with torch.no_grad():
+            step_px = self._quantised(zoom * float(self.shift_step_px))
+            found, shifts, log_prior = self.around(observation, poses, step_px, reach)
+        angles, log_angle = self.window(zoom * float(self.theta_step_rad))
+        fit = self.basis.correlate(found, references[:, None], angles)
+        fit = fit + (log_prior - half_norm(references, observation, self.ring_power)[:, None])[..., None]
+        log_evidence = torch.logsumexp(fit.flatten(1), 1) + log_angle
+        with torch.no_grad():
+            weight = torch.softmax(fit.flatten(1), 1).view_as(fit)
+            mean = self._mean(weight.sum(1), weight.sum(2), angles, shifts, poses)
+        return Nearby(log_evidence, mean)
+
+    @torch.no_grad()
+    def jointly(
+        self, observation: Observation, poses: Poses, references: Tensor, *, zoom: float = 1.5, reach: int = 2
+    ) -> Jointly:
+        """Sum over a window of angles and a hexagon of shifts, for K references [n, K, 2 R] each."""
+        step_px = self._quantised(zoom * float(self.shift_step_px))
+        found, shifts, log_prior = self.around(observation, poses, step_px, reach)
+        angles, log_angle = self.window(zoom * float(self.theta_step_rad), ANGLES_JOINTLY)
+        fit = self._fits(found, references, angles)  # [n, K, S, G]
+        fit += log_prior[:, None, :, None]
+        flat = fit.flatten(2)
+        log_evidence = torch.logsumexp(flat, 2) + log_angle - half_norm(references, observation, self.ring_power)
+        weight = torch.softmax(flat, 2).view_as(fit)
+        of_angle, of_shift = weight.sum(2), weight.sum(3)
+        turn, move = of_angle @ angles, of_shift @ shifts
+        theta_var = of_angle @ angles**2 - turn**2
+        shift_var = of_shift @ shifts**2 - move**2
+        theta = geometry.wrapped(poses.theta_rad[:, None] + turn)
+        move = move if self.translate else poses.shift_px[:, None].expand_as(move)
+        return Jointly(log_evidence, Poses(theta, move), theta_var.clamp(min=0), shift_var.clamp(min=0))
+
+    @torch.no_grad()
+    def everywhere(
+        self, observation: Observation, references: Tensor, radius_px: float, modes: int = 1
+    ) -> tuple[Poses, Tensor]:
+        """The best poses over J references [J, 2 R], all angles, and all shifts within a radius.
+
+        Returns
+        -------
+        Poses [n, modes], best first and apart from each other in angle, and how well each fits (log posterior up to a constant)
+        [n, modes].
+        """
+        offsets = lattice(radius_px, COARSE_STEP_PX).to(references) if self.translate else references.new_zeros(1, 2)
+        angles = 2 * math.pi * torch.arange(ANGLES_EVERYWHERE, device=references.device) / ANGLES_EVERYWHERE
+        angles = angles if self.rotate else angles[:1]
+        # A reference moved by o in its own frame is the image moved by R(theta) o.
+        moved = self._moved(references, offsets)
+        log_prior = self.log_shift_prior(offsets) if self.translate else offsets.new_zeros(1)
+        found = []
+        part = max(1, CELLS // (len(references) * len(offsets) * len(angles)))
+        for start in range(0, len(observation), part):
+            some = observation[start : start + part]
+            images = self.coefficients(some.plane)[0][:, 0]
+            fit = self._fits(images[None], moved[None], angles)[0].transpose(0, 1)  # [n, J * O, G]
+            norm = half_norm(references.expand(len(some), -1, -1), some, self.ring_power)  # [n, J]
+            fit += (log_prior - norm[:, :, None]).flatten(1)[..., None]
+            profile, at = fit.max(1)
+            for _ in range(modes):
+                g = profile.argmax(1)
+                index = at.gather(1, g[:, None])[:, 0]
+                theta, offset = angles[g], offsets[index % len(offsets)]
+                shift = geometry.rotate_xy(offset[:, 0], offset[:, 1], torch.cos(theta), torch.sin(theta))
+                score = profile.gather(1, g[:, None])[:, 0]
+                found.append(torch.stack([theta, *shift, score], 1))
+                apart = geometry.wrapped(angles - theta[:, None]).abs()
+                profile = profile.masked_fill(apart <= 2 * math.pi / 12, -1e9)
+        table = self._regroup(found, modes)
+        return Poses(table[..., 0], table[..., 1:3]), table[..., 3]
+
+    @staticmethod
+    def _regroup(parts: list[Tensor], modes: int) -> Tensor:
+        """Lists of one part after the other, each mode by mode, as [n, modes, ...]."""
+        return torch.cat([torch.stack(parts[i : i + modes], 1) for i in range(0, len(parts), modes)])
+
+    # ----------------------------------------------------------------------------------------------------- details
+
+    def _mean(self, of_angle: Tensor, of_shift: Tensor, angles: Tensor, shifts: Tensor, poses: Poses) -> Poses:
+        """Posterior means from weights of the window's angles [n, G] and of the shifts [n, S]."""
+        theta = geometry.wrapped(poses.theta_rad + of_angle @ angles)
+        shift = (of_shift[..., None] * shifts).sum(1)
+        return Poses(theta, shift if self.translate else poses.shift_px)
+
+    def _moved(self, references: Tensor, offsets: Tensor) -> Tensor:
+        """References [J, 2 R] moved by offsets [O, 2]; [J * O, 2 R]."""
+        plane = self.plane.transform(self.basis.images(references))
+        moved = self.plane.move_back(plane[:, None], -offsets)
+        return self.coefficients(moved.flatten(0, 1))[0][:, 0]
+
+    def _fits(self, images: Tensor, references: Tensor, angles: Tensor) -> Tensor:
+        """``<image, turned reference>`` of all pairs: [n, S, 2 R] and [n, K, 2 R] to [n, K, S, G]."""
+        order = self.basis.order
+        size, count = len(order), self.basis.highest_order + 1
+        n = max(len(images), len(references))
+        shape = (count, n, references.shape[1], images.shape[1])
+        re, im = images.new_zeros(shape), images.new_zeros(shape)
+        for m, rows in self._rows_by_order:
+            ir, ii = images[..., rows], images[..., rows + size]
+            both = torch.cat([references[..., rows], references[..., rows + size]], -1)
+            torch.matmul(both, torch.cat([ir, ii], -1).transpose(-1, -2), out=re[m])
+            torch.matmul(both, torch.cat([ii, -ir], -1).transpose(-1, -2), out=im[m])
+        # Orders stay the outermost axis: the product then needs no copy of the large arrays.
+        cos, sin = self.basis.waves(angles)
+        fit = re.view(count, -1).T @ cos
+        return fit.addmm_(im.view(count, -1).T, sin, alpha=-1).view(*shape[1:], len(angles))
+
+    @property
+    def _rows_by_order(self) -> list[tuple[int, Tensor]]:
+        order = self.basis.order
+        return [(int(m), torch.nonzero(order == m)[:, 0]) for m in order.unique().tolist()]
+
+    @staticmethod
+    def _quantised(step_px: float) -> float:
+        """The nearest power of sqrt(2), so that few matrices are needed."""
+        return 2.0 ** (round(2 * math.log2(step_px)) / 2)
+
+    # ------------------------------------------------------------------------------------------------------- steps
+
+    @torch.no_grad()
+    def information(self, references: Tensor, factors: Tensor | None) -> Tensor:
+        """Fisher information [n, 3, 3] of (theta, shift_x, shift_y) in the canonical frame, given references [n, 2 R].
+
+        ``factors``: mean ring information [rings], None for 1.
+        """
+        slopes = torch.stack([self.basis.turning(references), *self.gradients(references)], 1)
+        if factors is None:
+            return slopes @ slopes.transpose(1, 2)
+        forms = slopes @ self.ring_power.forms
+        return (forms * factors[self.ring_power.ring_of]) @ forms.transpose(1, 2)
+
+    def gradients(self, references: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivatives by a move along x and y, as coefficients."""
+        plane = self.plane.transform(self.basis.images(references))
+        re, im = plane.chunk(2, -1)
+        moved = []
+        for frequency in (self.plane.fx, self.plane.fy):
+            k = 2 * math.pi * frequency
+            moved.append(self.coefficients(torch.cat([im * k, -re * k], -1))[0][:, 0])
+        return moved[0], moved[1]
+
+    @torch.no_grad()
+    def set_steps(self, references: Tensor, factors: Tensor | None) -> None:
+        """Choose the grids' steps by how sharply typical references [n, 2 R] define poses."""
+        information = self.information(references, factors).diagonal(dim1=1, dim2=2).mean(0)
+        self.theta_step_rad.fill_(float((information[0] + 1e-12) ** -0.5))
+        self.shift_step_px.fill_(float((information[1:].mean() + 1e-12) ** -0.5))
+        self.theta_step_rad.clamp_(2 * math.pi / 5000, 2 * math.pi / ANGLES_NEARBY)
+        self.shift_step_px.clamp_(0.03, 1.5)

@@ -1,0 +1,147 @@
+"""What the steerable engine learns from the particles before the first step of training: noise, signal, basis, consensus."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from emspatialvae import geometry, imaging
+from emspatialvae.config import ModelConfig
+from emspatialvae.model.batch import Batch
+from emspatialvae.model.interface import ImageSpec
+from emspatialvae.model.observation import Observation, Spectra
+from emspatialvae.model.pose_search import Poses
+from emspatialvae.model.steerable_vae import SteerableVAE, disk_radius
+from emspatialvae.steerable import FourierPlane, affordable_frequency
+from emspatialvae.steerable_pca import FullDisk
+
+LEAST, MOST = 128, 192
+"""Components kept, at least and at most."""
+RESTARTS = 4
+CONSENSUS_PARTICLES = 1500
+CONSENSUS_ROUNDS = 8
+
+Batches = Callable[[], Iterable[Batch]]
+
+
+@torch.no_grad()
+def new_model(config: ModelConfig, images: ImageSpec, groups: int, batches: Batches) -> SteerableVAE:
+    """An untrained model whose noise, signal and basis are those of the particles.
+
+    Parameters
+    ----------
+    batches
+        Gives the particles to learn from, batch by batch; called several times.
+    """
+    plane = FourierPlane(images.box)
+    spectra = Spectra(groups, plane.rings)
+    _measure(spectra, plane, images, batches)
+    disk = FullDisk(images.box, disk_radius(images), affordable_frequency(images.box, disk_radius(images)))
+    first = next(iter(batches()))
+    plain = spectra.observe(first, plane).wiener is None
+    seen = disk.covariances(_restored(spectra, plane, batches))
+    noise = None if plain else disk.covariances(_restored_noise(spectra, plane, batches))
+    basis, ratio = disk.principal(seen, noise, least=LEAST, most=MOST)
+    model = SteerableVAE(config, images, basis, groups)
+    model.spectra.load_state_dict(spectra.state_dict())
+    # Standardised inputs, components that are mostly noise shrunk as a Wiener filter would.
+    signal = ratio.clamp(min=0).repeat(2)
+    spread = torch.sqrt(_mean_square(model, batches))
+    spread = torch.where(spread > 1e-6 * spread.max(), spread, torch.ones_like(spread))
+    model.encoder.scale.copy_(model.decoder_live * (signal + 0.02) / (signal + 0.3) / spread)
+    return model
+
+
+def _measure(spectra: Spectra, plane: FourierPlane, images: ImageSpec, batches: Batches) -> None:
+    """Noise power from outside the particles, signal power from what the whole images have beyond it."""
+    outside = torch.from_numpy(~imaging.circular_mask(images.box, images.mask_radius_px)).float()
+    share = float(outside.mean())
+    if share > 0.1:
+        scale = share**-0.5
+        noise = spectra.estimate_noise([(b.images[:, 0].cpu() * outside * scale, b) for b in batches()], plane)
+        noise[:, 0] = noise[:, 1]  # the mean of the background was subtracted
+        spectra.set_noise(noise)
+    surplus, weight = torch.zeros(plane.rings), torch.zeros(plane.rings)
+    for batch in batches():
+        ctf = torch.ones(1, plane.rings) if batch.ctf_power is None else batch.ctf_power
+        power = plane.ring_means(plane.transform(batch.images[:, 0]))
+        surplus += (power - ctf * spectra.noise[batch.group]).sum(0)
+        weight += (ctf**2).expand_as(power).sum(0)
+    spectra.signal.copy_((surplus / weight.clamp(min=1e-6)).clamp(min=1e-3 * float(spectra.noise.min())))
+
+
+def _restored(spectra: Spectra, plane: FourierPlane, batches: Batches) -> Iterable[Tensor]:
+    """Images with CTF and noise Wiener-filtered."""
+    for batch in batches():
+        observation = spectra.observe(batch, plane)
+        if observation.wiener is None:
+            yield batch.images[:, 0]
+        else:
+            yield plane.images(observation.plane * plane.by_ring(observation.wiener))
+
+
+def _restored_noise(spectra: Spectra, plane: FourierPlane, batches: Batches) -> Iterable[Tensor]:
+    """What noise alone would be in `_restored`."""
+    generator = torch.Generator().manual_seed(0)
+    for batch in batches():
+        observation = spectra.observe(batch, plane)
+        assert observation.information is not None
+        assert observation.wiener is not None
+        white = plane.transform(torch.randn(batch.images[:, 0].shape, generator=generator))
+        yield plane.images(white * plane.by_ring(observation.information.sqrt() * observation.wiener))
+
+
+def _mean_square(model: SteerableVAE, batches: Batches) -> Tensor:
+    total, n = torch.zeros(2 * model.basis.size), 0
+    for batch in batches():
+        observation = model.observe(batch)
+        still = Poses(torch.zeros(len(batch)), torch.zeros(len(batch), 2))
+        total += (model.search.upright(observation, still) ** 2).sum(0)
+        n += len(batch)
+    return total / max(n, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------- consensus
+
+
+@torch.no_grad()
+def find_consensus(model: SteerableVAE, observation: Observation, seed: int) -> Tensor:
+    """Coefficients [2 R] of one image that explains all, by expectation maximisation from several random particles.
+
+    Each start is one particle, denoised; poses and reference then improve each other. The start that ends with the most
+    evidence wins: with one alone, one in some ends in a reference that is upside down with respect to itself.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    best: tuple[float, Tensor] | None = None
+    for _ in range(RESTARTS):
+        first = int(torch.randint(len(observation), (1,), generator=generator))
+        still = Poses(torch.zeros(1, device=model.anchors.device), torch.zeros(1, 2, device=model.anchors.device))
+        some = observation[first : first + 1]
+        reference = model.wiener_mean(some, still)
+        evidence = -torch.inf
+        for _ in range(CONSENSUS_ROUNDS):
+            model.search.set_steps(reference[None], model.mean_information(observation))
+            poses, evidence = _align(model, observation, reference)
+            reference = centred(model, model.wiener_mean(observation, poses), poses)
+        if best is None or evidence > best[0]:
+            best = (evidence, reference)
+    assert best is not None
+    return best[1]
+
+
+def _align(model: SteerableVAE, observation: Observation, reference: Tensor) -> tuple[Poses, float]:
+    found, _ = model.search.everywhere(observation, reference[None], model.search_radius_px)
+    poses = found[:, 0]
+    near = model.search.nearby(observation, poses, reference.expand(len(observation), -1))
+    return near.mean, float(near.log_evidence.mean())
+
+
+def centred(model: SteerableVAE, reference: Tensor, poses: Poses) -> Tensor:
+    """The reference moved so that the particles' shifts, seen in its own frame, average to zero."""
+    if not model.search.translate:
+        return reference
+    cos, sin = torch.cos(poses.theta_rad), torch.sin(poses.theta_rad)
+    x, y = geometry.rotate_xy(poses.shift_px[:, 0], poses.shift_px[:, 1], cos, -sin)
+    offset = torch.stack([x.mean(), y.mean()])[None]
+    plane = model.plane.transform(model.basis.images(reference[None]))
+    return model.search.coefficients(model.plane.move_back(plane, -offset))[0][0, 0]

@@ -1,0 +1,240 @@
+"""What a training step maximises, for each engine: the only place where the loop meets the difference between them."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
+from torch import Tensor
+
+from emspatialvae import compute
+from emspatialvae.config import TrainConfig
+from emspatialvae.geometry import Pose2D
+from emspatialvae.model.batch import Batch
+from emspatialvae.model.interface import Elbo, ParticleVAE
+from emspatialvae.model.pose_search import Poses
+from emspatialvae.model.spatial_vae import SpatialVAE
+from emspatialvae.model.start import CONSENSUS_PARTICLES, find_consensus
+from emspatialvae.model.steerable_vae import SteerableVAE
+
+Rows = NDArray[np.int64]
+Load = Callable[[Rows], Batch]
+"""Particles by their row numbers, on the training's device."""
+
+SEARCH_EPOCHS = 3
+"""Poses are searched everywhere in each of the first epochs,"""
+SEARCH_EVERY = 8
+"""and every so many epochs later."""
+SEARCH_BATCH = 512
+NOISE_PARTICLES = 2000
+ANCHOR_PARTICLES = 2000
+GAUGE_PARTICLES = 4000
+LEAST_SHIFT_SD_PX = 0.3
+
+
+class Objective(ABC):
+    """The evidence lower bound of particles, by row number, and what it must remember between steps."""
+
+    model: ParticleVAE
+
+    @abstractmethod
+    def begin_epoch(self, epoch: int, rows: Rows) -> None:
+        """Prepare an epoch (from 0); ``rows`` are all particles that can be used."""
+
+    @abstractmethod
+    def elbo(self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool) -> Elbo:
+        """The bound for some particles; with ``training`` it may augment, and gradients flow."""
+
+    @abstractmethod
+    def part(self, batch_size: int) -> int:
+        """How many particles of a batch to take at once."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the model."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+
+
+class AmortisedObjective(Objective):
+    """The coordinate engine: a network guesses z and pose."""
+
+    def __init__(
+        self, model: SpatialVAE, load: Load, config: TrainConfig, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.model, self.load, self.config, self.device, self.dtype = model, load, config, device, dtype
+
+    def elbo(self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool) -> Elbo:
+        """See `Objective`; in training each image is turned by a random angle first."""
+        turns = None
+        if training and self.config.augment_rotation:
+            turns = (2 * math.pi * torch.rand(len(rows), generator=generator)).to(self.device)
+        with compute.matmul_precision(self.device, self.dtype):
+            return self.model.elbo(self.load(rows), generator, turn_rad=turns, freeze_z=freeze_z)
+
+    def part(self, batch_size: int) -> int:
+        """As many as keep a hidden layer in the cache."""
+        return compute.part_size(batch_size, self.model.floats_per_particle, self.device, self.dtype)
+
+    def begin_epoch(self, epoch: int, rows: Rows) -> None:
+        """Nothing to prepare."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing beside the model."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to load."""
+
+
+class SearchedObjective(Objective):
+    """The steerable engine: a table of poses, searched everywhere now and then and nearby in every step.
+
+    Parameters
+    ----------
+    start
+        Poses to begin with, shifts in prepared pixels [default: none, everything is searched].
+    """
+
+    def __init__(
+        self,
+        model: SteerableVAE,
+        load: Load,
+        n: int,
+        config: TrainConfig,
+        device: torch.device,
+        start: Pose2D | None = None,
+        learn_shift_prior: bool = True,
+    ) -> None:
+        self.model, self.load, self.config, self.device = model, load, config, device
+        self.learn_shift_prior = learn_shift_prior
+        self.table = torch.zeros(n, 3)
+        self.given = start is not None
+        if start is not None:
+            self.table[:, 0] = torch.from_numpy(np.asarray(start.theta_rad)).float()
+            self.table[:, 1:] = torch.from_numpy(np.asarray(start.shift_px)).float()
+
+    def poses(self, rows: Rows) -> Poses:
+        """Of the table."""
+        some = self.table[torch.from_numpy(rows)].to(self.device)
+        return Poses(some[:, 0], some[:, 1:])
+
+    def _keep(self, rows: Rows, poses: Poses) -> None:
+        self.table[torch.from_numpy(rows)] = torch.cat([poses.theta_rad[:, None], poses.shift_px], 1).cpu()
+
+    def elbo(self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool) -> Elbo:
+        """See `Objective`; the table follows the posterior."""
+        with torch.no_grad():
+            observation = self.model.observe(self.load(rows))
+        zoom = 1.0
+        if training:  # wider and narrower neighbourhoods in turn
+            zoom = float(2.0 ** torch.randint(-1, 2, (1,), generator=generator))
+        elbo, poses = self.model.elbo(
+            observation, self.poses(rows), generator, freeze_z=freeze_z, jitter=training, zoom=zoom
+        )
+        self._keep(rows, poses)
+        return elbo
+
+    def part(self, batch_size: int) -> int:
+        """All at once: nothing here is wide."""
+        return batch_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """The table of poses."""
+        return {"poses": self.table, "given": self.given}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Objective`."""
+        self.table, self.given = state["poses"], state["given"]
+
+    # ------------------------------------------------------------------------------------------------------ epochs
+
+    @torch.no_grad()
+    def begin_epoch(self, epoch: int, rows: Rows) -> None:
+        """Find the consensus before the first epoch; then anchors, steps of the grids, and poses from everywhere."""
+        rng = np.random.default_rng([self.config.seed, epoch])
+        some = rng.permutation(rows)
+        if epoch == 0:
+            self._first_consensus(some)
+        searched = epoch < SEARCH_EPOCHS or epoch % SEARCH_EVERY == 0
+        if epoch > self.config.z_delay:
+            if searched:
+                self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], epoch)
+            self._look_at_noise(some[:NOISE_PARTICLES], rng)
+        if epoch > 0 or self.given:
+            self._set_steps(some[:256], frozen=epoch <= self.config.z_delay)
+        if searched and not self.given:
+            self._search_everywhere(rows, frozen=epoch <= self.config.z_delay)
+
+    def _first_consensus(self, rows: Rows) -> None:
+        observation = self.model.observe(self.load(rows[:CONSENSUS_PARTICLES]))
+        if self.given:
+            reference = self.model.wiener_mean(observation, self.poses(rows[:CONSENSUS_PARTICLES]))
+        else:
+            reference = find_consensus(self.model, observation, self.config.seed)
+        self.model.decoder.start_from(reference)
+        self.model.search.set_steps(reference[None], self.model.mean_information(observation))
+
+    def _set_steps(self, rows: Rows, *, frozen: bool) -> None:
+        observation = self.model.observe(self.load(rows))
+        z = self.model.q(observation, self.poses(rows)).mean
+        references = self.model.decoder(torch.zeros_like(z) if frozen else z)
+        self.model.search.set_steps(references, self.model.mean_information(observation))
+
+    @torch.no_grad()
+    def fix_gauge(self, rows: Rows) -> None:
+        """Fit the model's gauge to contents as some of the particles have them."""
+        some = np.random.default_rng(self.config.seed).permutation(rows)[:GAUGE_PARTICLES]
+        self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], self.config.seed)
+        self.model.fix_gauge(self.contents(some))
+
+    def contents(self, rows: Rows) -> Tensor:
+        """Posterior means of z at the table's poses; [k, z_dim]."""
+        parts = [self.model.q(self.model.observe(self.load(part)), self.poses(part)).mean for part in _parts(rows)]
+        return torch.cat(parts)
+
+    def _anchors(self, rows: Rows, seed: int) -> Tensor:
+        """Contents that stand for all: centres of clusters of z; [J, z_dim]."""
+        z = self.contents(rows).cpu().double().numpy()
+        count = min(self.config.anchors or (8 if z.shape[1] == 1 else 16), max(1, len(z) // 4))
+        if not np.ptp(z, axis=0).any():
+            return torch.from_numpy(z[:1]).float().to(self.device)
+        centres, _ = kmeans2(z, count, minit="++", rng=seed, missing="warn")
+        return torch.from_numpy(centres).float().to(self.device)
+
+    def _search_everywhere(self, rows: Rows, *, frozen: bool) -> None:
+        model = self.model
+        references = model.decoder(torch.zeros_like(model.anchors[:1]) if frozen else model.anchors)
+        squares, count = 0.0, 0
+        for part in _parts(rows):
+            observation = model.observe(self.load(part))
+            found, _ = model.search.everywhere(observation, references, model.search_radius_px)
+            poses, _ = model.settle(observation, found[:, 0], freeze_z=frozen)
+            self._keep(part, poses)
+            squares, count = squares + float((poses.shift_px**2).sum()), count + 2 * len(part)
+        if model.search.translate and self.learn_shift_prior:
+            spread = math.sqrt(squares / count)
+            model.search.shift_sd_px.fill_(max(spread, LEAST_SHIFT_SD_PX))
+
+    def _look_at_noise(self, rows: Rows, rng: np.random.Generator) -> None:
+        """Noise power from what the model leaves unexplained."""
+        model = self.model
+        residuals = []
+        for part in _parts(rows):
+            batch = self.load(part)
+            observation = model.observe(batch)
+            poses = self.poses(part)
+            residuals.append((batch.images[:, 0] - model.drawn(model.q(observation, poses).mean, poses, batch), batch))
+        noise = model.spectra.estimate_noise(residuals, model.whole_plane)
+        noise[:, 0] = noise[:, 1]
+        model.spectra.set_noise(noise)
+
+
+def _parts(rows: Rows) -> Iterator[Rows]:
+    yield from np.split(rows, range(SEARCH_BATCH, len(rows), SEARCH_BATCH))

@@ -1,0 +1,363 @@
+"""Images as coefficients of functions that only change phase when they are turned.
+
+A *component* i of angular order m is ``V_i(r, phi) = g_i(r) exp(i m phi)`` on a disk about the pixel ``box // 2``, its radial
+part a sum of Bessel functions ``J_m(2 pi k_j r)`` on the rings ``k_j = (j + 1/2) / box`` (cycles per pixel). The coefficient of
+an image is ``a_i = sum_p y(p) conj(V_i(p))``, the image of coefficients ``Re sum_i a_i V_i``. Then
+
+* turning the content by theta multiplies ``a_i`` by ``exp(-i m theta)``;
+* the inner product of an image with a turned one is ``Re sum_m exp(i m theta) sum_(i of order m) a_i conj(b_i)``, for all
+  angles at once a small matrix product;
+* components of one order are orthonormal on the pixel grid (of different orders nearly so): white noise stays white, and sums of
+  squares stay sums of squares.
+
+Coefficients are real tensors [..., 2 R]: R real parts, then R imaginary parts (zero for order 0). Complex arithmetic is slow on
+a CPU, real matrix products are fast.
+
+Source: the trial behind section 4b of the design; for the idea Zhao, Singer, "Rotationally invariant image representation for
+viewing direction classification in cryo-EM" (2014), and Zhao, Shkolnisky, Singer, "Fast steerable PCA" (2016).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import special
+from torch import Tensor, nn
+
+from emspatialvae import geometry
+from emspatialvae.errors import EmsvaeError
+
+INDEPENDENT = 0.03
+"""Combinations of Bessel functions whose norm on the disk is below this share of the largest are multiples of the others."""
+KEPT_POWER = 0.99995
+"""Fourier pixels beyond the ring within which the components have this share of their power are left out."""
+MAX_BYTES = 3 << 29
+"""Of the full Bessel basis of one box."""
+
+
+def bessel_rings(box: int, radius_px: float, max_frequency: float = 0.5) -> list[NDArray[np.float64]]:
+    """For each angular order m = 0, 1, ... the ring frequencies (cycles/px) of its Bessel functions.
+
+    Order m on ring k lives from radius ``m / (2 pi k)`` outwards, so within the disk ``m <= 2 pi k radius + 2``.
+    """
+    k = (np.arange(box // 2) + 0.5) / box
+    k = k[k <= max_frequency]
+    orders = 0 if not len(k) else math.ceil(2 * np.pi * k[-1] * radius_px) + 3
+    return [k[m <= np.ceil(2 * np.pi * k * radius_px) + 2] for m in range(orders)]
+
+
+def affordable_frequency(box: int, radius_px: float) -> float:
+    """The resolution limit (cycles/px) up to which the Bessel basis of a box fits into memory."""
+    for highest in np.linspace(0.5, 0.02, 49):
+        functions = sum(len(k) for k in bessel_rings(box, radius_px, highest))
+        if 8 * functions * np.pi * radius_px**2 <= MAX_BYTES:
+            return float(highest)
+    raise EmsvaeError(f"a box of {box} px is too large for this engine; use --box 256 or less")
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """The components of one angular order: ``combine`` [r, rings] (complex) mixes the Bessel functions of ``rings`` [rings]."""
+
+    m: int
+    rings: NDArray[np.float64]
+    combine: NDArray[np.complex128]
+
+    def radial(self, r_px: NDArray[np.floating]) -> NDArray[np.complex128]:
+        """``g_i(r)`` at radii [...]; shape [components, ...]."""
+        unique, where = np.unique(np.round(np.asarray(r_px, dtype=np.float64), 9), return_inverse=True)
+        values = special.jv(self.m, 2 * np.pi * self.rings[:, None] * unique)
+        return (self.combine @ values)[:, where.reshape(np.shape(r_px))]
+
+    def mixed(self, mix: NDArray[np.complexfloating]) -> "Order":
+        """Components that are combinations ``mix`` [new, r] of these."""
+        return Order(self.m, self.rings, mix @ self.combine)
+
+
+class SteerableBasis(nn.Module):
+    """R components on the disk of ``radius_px`` in a box.
+
+    Buffers: ``vectors`` [2 R, box^2], the real images that coefficients multiply; ``order`` [R], the angular order m of each;
+    ``radial`` [2 R, rings], their mixture of Bessel functions, by which they can be drawn at any sampling.
+    """
+
+    vectors: Tensor
+    order: Tensor
+    radial: Tensor
+    by_order: Tensor
+
+    def __init__(self, box: int, radius_px: float, size: int, rings: int) -> None:
+        super().__init__()
+        self.box, self.radius_px = box, radius_px
+        self.register_buffer("vectors", torch.zeros(2 * size, box * box))
+        self.register_buffer("order", torch.zeros(size))
+        self.register_buffer("radial", torch.zeros(2 * size, rings))
+
+    @classmethod
+    def of_orders(cls, box: int, radius_px: float, orders: Sequence[Order]) -> "SteerableBasis":
+        """The basis of given components."""
+        x, y = geometry.pixel_grid(box)
+        r, phi = np.hypot(x, y).ravel(), np.arctan2(y, x).ravel()
+        inside = r <= radius_px
+        size, rings = sum(len(o.combine) for o in orders), max(len(o.rings) for o in orders)
+        basis = cls(box, radius_px, size, rings)
+        row = 0
+        for o in orders:
+            rows, images = slice(row, row + len(o.combine)), o.radial(r[inside]) * np.exp(1j * o.m * phi[inside])
+            for part, combine, start in ((images.real, o.combine.real, 0), (-images.imag, o.combine.imag, size)):
+                block = basis.vectors[start + rows.start : start + rows.stop]
+                block[:, torch.from_numpy(inside)] = torch.from_numpy(np.ascontiguousarray(part)).float()
+                # Rings of high orders begin further out: they are the last ones.
+                basis.radial[start + rows.start : start + rows.stop, rings - len(o.rings) :] = torch.from_numpy(
+                    np.ascontiguousarray(combine)
+                ).float()
+            basis.order[rows] = o.m
+            row = rows.stop
+        return basis
+
+    @classmethod
+    def full(cls, box: int, radius_px: float, max_frequency: float = 0.5) -> "SteerableBasis":
+        """All functions on the disk up to a frequency in cycles/px, orthonormal within each order.
+
+        Raises
+        ------
+        EmsvaeError
+            The box is below 16 px.
+        """
+        return cls.of_orders(box, radius_px, orthonormal_orders(box, radius_px, max_frequency))
+
+    @property
+    def size(self) -> int:
+        """Number R of components."""
+        return len(self.order)
+
+    @property
+    def highest_order(self) -> int:
+        """Largest angular order m."""
+        return int(self.order.max())
+
+    def coefficients(self, images: Tensor) -> Tensor:
+        """Coefficients [..., 2 R] of images [..., box, box]."""
+        return images.flatten(-2) @ self.vectors.T
+
+    def images(self, coefficients: Tensor) -> Tensor:
+        """The images [..., box, box] that coefficients [..., 2 R] stand for."""
+        return (coefficients @ self.vectors).unflatten(-1, (self.box, self.box))
+
+    def rotate(self, coefficients: Tensor, theta_rad: Tensor) -> Tensor:
+        """Turn the content by angles [...], from +x towards +y; ``a_m -> a_m exp(-i m theta)``."""
+        phase = self.order * theta_rad[..., None]
+        cos, sin = torch.cos(phase), torch.sin(phase)
+        re, im = coefficients.chunk(2, -1)
+        return torch.cat([re * cos + im * sin, im * cos - re * sin], -1)
+
+    def turning(self, coefficients: Tensor) -> Tensor:
+        """Derivative of `rotate` by theta at theta = 0; shape as given."""
+        re, im = coefficients.chunk(2, -1)
+        return torch.cat([self.order * im, -self.order * re], -1)
+
+    def correlate(self, a: Tensor, b: Tensor, angles_rad: Tensor) -> Tensor:
+        """Inner products of images a with b turned by each of the angles [G]: ``<a, rotate(b, angle)>``.
+
+        ``a`` and ``b`` [..., 2 R] broadcast; the result is [..., G].
+        """
+        return self.sum_over_orders(*self.products(a, b), angles_rad)
+
+    def products(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Real and imaginary part of ``a conj(b)`` summed over the components of each order; two of shape [..., M]."""
+        (a_re, a_im), (b_re, b_im) = a.chunk(2, -1), b.chunk(2, -1)
+        members = self.members
+        return (a_re * b_re + a_im * b_im) @ members, (a_im * b_re - a_re * b_im) @ members
+
+    def sum_over_orders(self, real: Tensor, imaginary: Tensor, angles_rad: Tensor) -> Tensor:
+        """``Re sum_m (real + i imaginary) exp(i m angle)``: orders [..., M] to angles [..., G]."""
+        cos, sin = self.waves(angles_rad)
+        return real @ cos - imaginary @ sin
+
+    def waves(self, angles_rad: Tensor) -> tuple[Tensor, Tensor]:
+        """``cos(m angle)`` and ``sin(m angle)``; each of shape [M, G]."""
+        m = torch.arange(self.highest_order + 1, device=angles_rad.device)[:, None]
+        return torch.cos(m * angles_rad), torch.sin(m * angles_rad)
+
+    @property
+    def members(self) -> Tensor:
+        """One where component (row) is of order (column); shape [R, M]."""
+        m = torch.arange(self.highest_order + 1, device=self.order.device)
+        return (self.order[:, None] == m).to(self.vectors.dtype)
+
+    def draw(self, coefficients: Tensor, box: int) -> Tensor:
+        """Images [..., box, box] with ``box`` pixels over the same field of view (band-limited, so any number will do)."""
+        if box == self.box:
+            return self.images(coefficients)
+        x, y = geometry.pixel_grid(box)
+        r, phi = np.hypot(x, y).ravel() * self.box / box, np.arctan2(y, x).ravel()
+        inside = r <= self.radius_px
+        k = (np.arange(self.box // 2) + 0.5) / self.box
+        k = k[: self.radial.shape[1]]
+        vectors = coefficients.new_zeros(2 * self.size, box * box)
+        unique, where = np.unique(np.round(r[inside], 9), return_inverse=True)
+        radial = self.radial.cpu().double().numpy()
+        combine = radial[: self.size] + 1j * radial[self.size :]
+        for m in np.unique(self.order.cpu().numpy()):
+            rows = np.flatnonzero(self.order.cpu().numpy() == m)
+            values = special.jv(m, 2 * np.pi * k[:, None] * unique)
+            images = (combine[rows] @ values)[:, where] * np.exp(1j * m * phi[inside])
+            for part, start in ((images.real, 0), (-images.imag, self.size)):
+                block = torch.zeros(len(rows), box * box)
+                block[:, torch.from_numpy(inside)] = torch.from_numpy(np.ascontiguousarray(part)).float()
+                vectors[torch.from_numpy(rows + start)] = block.to(vectors)
+        return (coefficients @ vectors).unflatten(-1, (box, box))
+
+
+def orthonormal_orders(box: int, radius_px: float, max_frequency: float) -> list[Order]:
+    """All components of a disk, order by order, made orthonormal on the pixel grid."""
+    if box < 16:
+        raise EmsvaeError(f"a box of {box} px is too small for this engine; expected at least 16")
+    x, y = geometry.pixel_grid(box)
+    r = np.hypot(x, y).ravel()
+    r = r[r <= radius_px]
+    orders = []
+    for m, rings in enumerate(bessel_rings(box, radius_px, max_frequency)):
+        plain = Order(m, rings, np.eye(len(rings), dtype=np.complex128))
+        values = plain.radial(r).real * np.sqrt(rings)[:, None]
+        norm, mix = np.linalg.eigh(values @ values.T)
+        kept = norm > INDEPENDENT * norm.max()
+        # Real and imaginary part of an order above 0 share its norm: sqrt(2) makes each a unit vector.
+        scale = np.sqrt(1 if m == 0 else 2) / np.sqrt(norm[kept])
+        combine = (mix[:, kept] * scale).T * np.sqrt(rings)
+        if kept.any():
+            orders.append(Order(m, rings, combine.astype(np.complex128)))
+    return orders
+
+
+class FourierPlane(nn.Module):
+    """The half plane of `rfft2` of a box, cut to the frequencies that matter, as real numbers [..., 2 F]: real, imaginary.
+
+    There a shift is a phase, and CTF and noise are factors; rings are one Fourier pixel wide.
+    """
+
+    fx: Tensor
+    fy: Tensor
+    ring: Tensor
+    where: Tensor
+    weight: Tensor
+
+    def __init__(self, box: int, max_ring: int | None = None) -> None:
+        super().__init__()
+        self.box = box
+        self.rings = box // 2 + 1
+        fx = torch.fft.rfftfreq(box).expand(box, -1).flatten()
+        fy = torch.fft.fftfreq(box)[:, None].expand(-1, box // 2 + 1).flatten()
+        ring = torch.round(torch.hypot(fx, fy) * box).long()
+        where = torch.nonzero(ring <= (box if max_ring is None else max_ring))[:, 0]
+        # Each column but the first (and the Nyquist of an even box) stands for its mirror image as well.
+        weight = torch.where((fx > 0) & (fx * box < box / 2), 2.0, 1.0) / box**2
+        for name, values in (("fx", fx), ("fy", fy), ("ring", ring.clamp(max=self.rings - 1)), ("weight", weight)):
+            self.register_buffer(name, values[where], persistent=False)
+        self.register_buffer("where", where, persistent=False)
+
+    def transform(self, images: Tensor) -> Tensor:
+        """``rfft2`` of images [..., box, box]; shape [..., 2 F]."""
+        plane = torch.fft.rfft2(images).flatten(-2)[..., self.where]
+        return torch.cat([plane.real, plane.imag], -1)
+
+    def images(self, plane: Tensor) -> Tensor:
+        """The inverse of `transform` (frequencies that were left out are zero); [..., 2 F] to [..., box, box]."""
+        re, im = plane.chunk(2, -1)
+        whole = torch.zeros(
+            *plane.shape[:-1], self.box * (self.box // 2 + 1), dtype=torch.complex64, device=plane.device
+        )
+        whole[..., self.where] = torch.complex(re, im)
+        return torch.fft.irfft2(whole.unflatten(-1, (self.box, -1)), s=(self.box, self.box))
+
+    def move_back(self, plane: Tensor, shift_px: Tensor) -> Tensor:
+        """Take shifts [..., 2] (x, y) out: the content moves by -shift."""
+        angle = 2 * math.pi * (shift_px[..., :1] * self.fx + shift_px[..., 1:] * self.fy)
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        re, im = plane.chunk(2, -1)
+        return torch.cat([re * cos - im * sin, re * sin + im * cos], -1)
+
+    def by_ring(self, factors: Tensor) -> Tensor:
+        """Factors per ring [..., rings] spread over the plane [..., 2 F], to be multiplied with it."""
+        spread = factors[..., self.ring]
+        return torch.cat([spread, spread], -1)
+
+    def ring_means(self, plane: Tensor) -> Tensor:
+        """Mean of |F|^2 / box^2 over each ring: 1 for white noise of s.d. 1; shape [..., rings]."""
+        re, im = plane.chunk(2, -1)
+        power = (re**2 + im**2) * self.weight
+        sums = power.new_zeros(*power.shape[:-1], self.rings).index_add_(-1, self.ring, power)
+        count = power.new_zeros(self.rings).index_add_(0, self.ring, self.weight * self.box**2)
+        return sums / count.clamp(min=1)
+
+    def analysis(self, basis: SteerableBasis, shifts_px: Tensor) -> Tensor:
+        """The matrix [2 F, S * 2 R] that gives coefficients of the content moved back by each of the shifts [S, 2]."""
+        vectors = torch.fft.rfft2(basis.vectors.double().unflatten(-1, (self.box, self.box))).flatten(-2)
+        vectors = vectors[:, self.where] * self.weight
+        columns = []
+        for x, y in shifts_px.double():
+            moved = vectors * torch.polar(
+                torch.ones_like(self.fx, dtype=torch.float64), -2 * math.pi * (x * self.fx + y * self.fy).double()
+            )
+            columns.append(torch.cat([moved.real, moved.imag], 1).T.float())
+        return torch.cat(columns, 1).contiguous()
+
+
+def effective_ring(basis: SteerableBasis) -> int:
+    """The ring (Fourier pixels) within which the components hold nearly all of their power."""
+    plane = FourierPlane(basis.box)
+    re, im = plane.transform(basis.vectors.unflatten(-1, (basis.box, basis.box))).chunk(2, -1)
+    power = ((re**2 + im**2) * plane.weight).sum(0)
+    share = torch.zeros(plane.rings).index_add_(0, plane.ring, power).cumsum(0) / power.sum()
+    return int(torch.searchsorted(share, KEPT_POWER)) + 1
+
+
+class RingPower(nn.Module):
+    """Sum of |F|^2 / box^2 over each ring of the image that coefficients stand for, whatever its angle.
+
+    A function cut off at the disk leaks into other rings, so this is computed from the components as they are drawn: per order
+    and ring the power is a quadratic form of that order's coefficients, here written as a sum of squares of linear forms.
+    """
+
+    forms: Tensor
+    ring_of: Tensor
+
+    def __init__(self, basis: SteerableBasis, plane: FourierPlane) -> None:
+        super().__init__()
+        self.rings = plane.rings
+        vectors = plane.transform(basis.vectors.unflatten(-1, (basis.box, basis.box))).double()
+        re, im = vectors.chunk(2, -1)
+        root = plane.weight.double().sqrt()
+        re, im = re * root, im * root
+        forms, rings = [], []
+        size = basis.size
+        for m in basis.order.unique().tolist():
+            rows = torch.nonzero(basis.order == m)[:, 0]
+            rows = rows if m == 0 else torch.cat([rows, rows + size])
+            for ring in range(plane.rings):
+                pixels = torch.nonzero(plane.ring == ring)[:, 0]
+                if not len(pixels):
+                    continue
+                values = torch.cat([re[rows][:, pixels], im[rows][:, pixels]], 1)
+                square, axes = torch.linalg.eigh(values @ values.T)
+                kept = square > 1e-5
+                form = torch.zeros(int(kept.sum()), 2 * size, dtype=torch.float64)
+                form[:, rows] = (axes[:, kept] * square[kept].sqrt()).T
+                forms.append(form)
+                rings.append(torch.full((len(form),), ring))
+        self.register_buffer("forms", torch.cat(forms).float().T.contiguous(), persistent=False)
+        self.register_buffer("ring_of", torch.cat(rings), persistent=False)
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        """Ring power [..., rings] of coefficients [..., 2 R]."""
+        squares = (coefficients @ self.forms) ** 2
+        return squares.new_zeros(*squares.shape[:-1], self.rings).index_add(-1, self.ring_of, squares)
+
+    def weighted(self, coefficients: Tensor, factors: Tensor) -> Tensor:
+        """``sum_ring factors * power`` for factors [n, rings] and coefficients [n, ..., 2 R]; shape [n, ...]."""
+        per_form = factors[:, self.ring_of]
+        per_form = per_form.view(len(per_form), *[1] * (coefficients.dim() - 2), -1)
+        return ((coefficients @ self.forms) ** 2 * per_form).sum(-1)
