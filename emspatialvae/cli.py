@@ -214,6 +214,8 @@ class ExportCommand:
     """As in `emsvae train` [default: as the run was trained]."""
     project_dir: Path | None = None
     """Where the images lie now, if they were moved."""
+    hold_still: Path | None = None
+    """Mask (.mrc, drawn on the run's consensus.mrc): poses refer to that part of the particle, say one domain of a hinge."""
     force: bool = False
     """Replace what is there."""
 
@@ -226,7 +228,14 @@ def export(argv: list[str]) -> int:
     wanted = {key: path for key in ("star", "cs", "csv", "aligned") if (path := getattr(asked, key)) is not None}
     if not wanted:
         raise EmsvaeError("nothing to export; give --star, --cs, --csv or --aligned with a file name")
-    export_run(asked.run, wanted, poses=asked.poses, project_dir=asked.project_dir, force=asked.force)
+    export_run(
+        asked.run,
+        wanted,
+        poses=asked.poses,
+        project_dir=asked.project_dir,
+        hold_still=asked.hold_still,
+        force=asked.force,
+    )
     return 0
 
 

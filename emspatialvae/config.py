@@ -125,10 +125,14 @@ class TrainConfig:
     """Passes over the particles [default: until the held-out ELBO has settled, at most --max-epochs]."""
     max_epochs: int = 500
     """Hard limit when --epochs is not given."""
-    patience: int = 10
-    """Without --epochs: stop when the held-out ELBO has not risen for this many epochs."""
+    patience: int | None = None
+    """Without --epochs: stop when the held-out ELBO has not risen for this many epochs [default: 5, coordinate engine 10]."""
     init_poses: bool = False
     """Start from the poses in the file (rlnAnglePsi and rlnOrigin, alignments2D) instead of searching everywhere."""
+    hold_still: Path | None = None
+    """Mask (.mrc, the box of consensus.mrc) on the part of the particle that all poses shall refer to, say one domain of a hinge
+    [default: the whole particle]. The mask lies on the consensus of an earlier run: give its poses with --init-poses, or use
+    `emsvae export RUN --hold-still`, which needs no training."""
     batch_size: int | None = None
     """Particles per optimiser step [default: 256, coordinate engine 100]."""
     learning_rate: float = 1e-3
@@ -268,8 +272,22 @@ def resolved(config: RunConfig) -> RunConfig:
 
 def train_for(train: TrainConfig, engine: Engine) -> TrainConfig:
     """Training settings with the engine's defaults."""
-    own = {"batch_size": 256, "z_delay": 1} if engine == "steerable" else {"batch_size": 100, "z_delay": 2}
+    own = {"batch_size": 256, "z_delay": 1, "patience": 5}
+    if engine == "coordinate":
+        own = {"batch_size": 100, "z_delay": 2, "patience": 10}
     return dataclasses.replace(train, **{key: value for key, value in own.items() if getattr(train, key) is None})
+
+
+def _check_hold_still(config: RunConfig) -> None:
+    if config.train.hold_still is None:
+        return
+    if config.model.engine == "coordinate":
+        raise EmsvaeError("--hold-still belongs to the steerable engine; leave --engine coordinate or it out")
+    if not config.train.init_poses:
+        raise EmsvaeError(
+            "--hold-still: the mask lies on the consensus of an earlier run, and a new run finds a frame of its own; start from "
+            "that run's STAR file with --init-poses, or use `emsvae export RUN --hold-still`"
+        )
 
 
 def _check_engine(m: ModelConfig) -> None:
@@ -293,6 +311,7 @@ def check(config: RunConfig) -> RunConfig:
     """Refuse settings that cannot work, before anything is read; returns the configuration unchanged."""
     m, t, p = config.model, config.train, config.prepare
     _check_engine(m)
+    _check_hold_still(config)
     positive = {
         "--z-dim": m.z_dim,
         "--hidden": m.hidden,

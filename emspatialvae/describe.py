@@ -6,25 +6,33 @@ from pathlib import Path
 
 import numpy as np
 
-from emspatialvae.config import InputConfig, PrepareConfig
-from emspatialvae.errors import EmsvaeError
+from emspatialvae import export
+from emspatialvae.analysis import summary
+from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig
+from emspatialvae.decide import decide
+from emspatialvae.errors import EmsvaeError, RunFolderError
+from emspatialvae.infer import load_model
 from emspatialvae.io.star import StarFile
 from emspatialvae.loading import load_particles, open_stacks_of
+from emspatialvae.model.steerable_vae import SteerableVAE
 from emspatialvae.particles import ParticleStack
-from emspatialvae.prepare import decide
-from emspatialvae.run import RunDir
+from emspatialvae.run import Manifest, RunDir
 
 
 def particles_text(source: InputConfig, prepare: PrepareConfig) -> str:
-    """Contents, oddities, and what training would do; a stack that cannot be used as it is says so in the last part."""
+    """Contents, oddities, and what training would do unless told otherwise; a stack that cannot be used says so at the end."""
     table = load_particles(source, open_stacks=False)
     lines = [f"{table.source}: {_kind(table)}", *(f"  {line}" for line in _contents(table))]
     lines += ["odd:", *(f"  {note}" for note in table.notes)] if table.notes else ["odd: nothing"]
     lines.append("train would:")
     try:
         stack = open_stacks_of(table, source)
-        _, said = decide(stack, prepare, engine="steerable")
-        lines += [f"  {line}" for line in (f"read images of {', '.join(map(str, stack.boxes))} px", *said)]
+        model = ModelConfig()
+        _, said = decide(stack, prepare, engine=model.engine)
+        read = f"read images of {', '.join(map(str, stack.boxes))} px"
+        lines += [
+            f"  {line}" for line in (read, *said, f"{model.engine} engine, {_coordinates(model.z_dim)} of content")
+        ]
     except EmsvaeError as error:
         lines.append(f"  stop: {error}")
     return "\n".join(lines)
@@ -64,15 +72,68 @@ def _contents(table: ParticleStack) -> Iterator[str]:
 def run_text(path: Path) -> str:
     """Settings, state and results of a run folder."""
     run = RunDir(path)
-    manifest, metrics = run.manifest, run.metrics()
+    manifest = run.manifest
     lines = [f"{path}: a run on {manifest.config.input.particles}, {manifest.n_particles:,} particles"]
     lines += [f"  {sentence}" for sentence in manifest.assumed]
-    lines.append(
-        f"  z-dim {manifest.config.model.z_dim}, decoder {manifest.config.model.decoder}, noise {manifest.config.model.noise}"
+    lines.append("now:")
+    lines += [f"  {line}" for part in (_model(run, manifest), _training(run), _results(run, manifest)) for line in part]
+    return "\n".join(lines)
+
+
+def _coordinates(z_dim: int) -> str:
+    return f"{z_dim} coordinate{'s' if z_dim > 1 else ''}"
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<12} {text}"
+
+
+def _model(run: RunDir, manifest: Manifest) -> Iterator[str]:
+    """The engine, and what it learned beside its networks."""
+    config = manifest.config.model
+    engine = f"{config.engine}, decoder {config.decoder}"
+    if config.engine == "coordinate":
+        yield _line("engine", engine)
+        yield _line("noise", config.noise)
+        return
+    try:
+        model = load_model(run)
+    except RunFolderError as error:
+        yield _line("engine", f"{engine}; {error}")
+        return
+    assert isinstance(model, SteerableVAE)
+    yield _line("engine", f"{engine}, {model.basis.size} components")
+    groups = len(model.spectra.noise)
+    each = f", a spectrum for each of {groups} optics groups" if groups > 1 and not model.spectra.white else ""
+    yield _line("noise", ("white" if model.spectra.white else "coloured") + each)
+    if model.search.translate:
+        prior_px = float(model.search.shift_sd_px)
+        learned = "" if config.shift_prior_px is not None else ", learned from the particles"
+        yield _line(
+            "shift prior", f"{prior_px:.3g} px ({prior_px * manifest.preparation.pixel_size_A:.3g} A) s.d.{learned}"
+        )
+
+
+def _training(run: RunDir) -> Iterator[str]:
+    metrics = run.metrics()
+    if not metrics:
+        return
+    last = metrics[-1]
+    held_out = f", held-out {last['test_elbo']:.2f}" if np.isfinite(last["test_elbo"]) else ""
+    kl = f"KL of z {last['train_kl_z']:.2f}"
+    yield _line("training", f"{len(metrics)} epochs, ELBO {last['train_elbo']:.2f}{held_out} nats per particle; {kl}")
+
+
+def _results(run: RunDir, manifest: Manifest) -> Iterator[str]:
+    if not (run.latents.is_file() and run.star.is_file()):
+        yield _line("results", "no results yet: go on with --resume")
+        return
+    config = manifest.config.model
+    latents = export.read_csv(run.latents, config.z_dim, manifest.preparation.pixel_size_A)
+    yield from summary.sureness(latents, config)
+    active = summary.active_units(latents)
+    told = f"variance of the means above {summary.ACTIVE_VARIANCE}"
+    yield _line("z", f"{active} of {_coordinates(config.z_dim)} active ({told})")
+    yield _line(
+        "results", f"results written, {int(latents.used.sum()):,} particles used, {int((~latents.used).sum()):,} not"
     )
-    if metrics:
-        last = metrics[-1]
-        held_out = f", held-out {last['test_elbo']:.2f}" if np.isfinite(last["test_elbo"]) else ""
-        lines.append(f"  {len(metrics)} epochs, ELBO {last['train_elbo']:.2f}{held_out} nats per particle")
-    state = "results written" if run.latents.is_file() and run.star.is_file() else "no results yet: go on with --resume"
-    return "\n".join([*lines, f"  {state}"])

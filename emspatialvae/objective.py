@@ -25,8 +25,8 @@ Rows = NDArray[np.int64]
 Load = Callable[[Rows], Batch]
 """Particles by their row numbers, on the training's device."""
 
-SEARCH_EPOCHS = 3
-"""Poses are searched everywhere in each of the first epochs,"""
+SEARCH_EPOCHS = (0, 2, 4)
+"""Poses are searched everywhere before these epochs: with the consensus, then with contents as soon as there are some,"""
 SEARCH_EVERY = 8
 """and every so many epochs later."""
 SEARCH_BATCH = 512
@@ -134,7 +134,7 @@ class SearchedObjective(Objective):
             observation = self.model.observe(self.load(rows))
         zoom = 1.0
         if training:  # wider and narrower neighbourhoods in turn
-            zoom = float(2.0 ** torch.randint(-1, 2, (1,), generator=generator))
+            zoom = float(2.0 ** (torch.randint(0, 3, (1,), generator=generator) / 2))
         elbo, poses = self.model.elbo(
             observation, self.poses(rows), generator, freeze_z=freeze_z, jitter=training, zoom=zoom
         )
@@ -162,7 +162,7 @@ class SearchedObjective(Objective):
         some = rng.permutation(rows)
         if epoch == 0:
             self._first_consensus(some)
-        searched = epoch < SEARCH_EPOCHS or epoch % SEARCH_EVERY == 0
+        searched = epoch in SEARCH_EPOCHS or epoch % SEARCH_EVERY == 0
         if epoch > self.config.z_delay:
             if searched:
                 self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], epoch)
@@ -188,11 +188,12 @@ class SearchedObjective(Objective):
         self.model.search.set_steps(references, self.model.mean_information(observation))
 
     @torch.no_grad()
-    def fix_gauge(self, rows: Rows) -> None:
+    def fix_gauge(self, rows: Rows, mask: NDArray[np.float32] | None = None) -> None:
         """Fit the model's gauge to contents as some of the particles have them."""
         some = np.random.default_rng(self.config.seed).permutation(rows)[:GAUGE_PARTICLES]
         self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], self.config.seed)
-        self.model.fix_gauge(self.contents(some))
+        weights = None if mask is None else torch.from_numpy(mask).to(self.device)
+        self.model.fix_gauge(self.contents(some), weights)
 
     def contents(self, rows: Rows) -> Tensor:
         """Posterior means of z at the table's poses; [k, z_dim]."""
@@ -215,7 +216,7 @@ class SearchedObjective(Objective):
         for part in _parts(rows):
             observation = model.observe(self.load(part))
             found, _ = model.search.everywhere(observation, references, model.search_radius_px)
-            poses, _ = model.settle(observation, found[:, 0], freeze_z=frozen)
+            poses, _ = model.settle(observation, found[:, 0], freeze_z=frozen, fine=False)
             self._keep(part, poses)
             squares, count = squares + float((poses.shift_px**2).sum()), count + 2 * len(part)
         if model.search.translate and self.learn_shift_prior:

@@ -1,6 +1,6 @@
 """From raw images of any box to the small, normalised ones that the model sees; prepared once and kept in a cache.
 
-`decide` looks at the stack and settles what is to be done (`Preparation`, stored with the run); `prepare` does it to any
+`Preparation` says what is to be done (`emspatialvae.decide` settles it, it is stored with the run); `prepare` does it to any
 particles of any stack, now or at inference; `PreparedImages` keeps the result in a memory-mapped file.
 """
 
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -20,15 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae import ctf, imaging
-from emspatialvae.config import Engine, PrepareConfig, to_json
+from emspatialvae.config import to_json
 from emspatialvae.errors import EmsvaeError, ParticleFileError
 from emspatialvae.io.atomic import atomic_path
-from emspatialvae.loading import most_common_box
 from emspatialvae.particles import OpticsGroup, ParticleStack
 
-DEFAULT_BOX = 64
-SAMPLE = 500
-"""Particles looked at to find the contrast."""
 CHUNK_BYTES = 32 << 20
 
 CtfTreatment = Literal["none", "phase-flip", "multiply"]
@@ -77,109 +73,6 @@ class Portion:
         return Portion(self.rows[some], self.images[some], self.usable[some], self.group[some], power)
 
 
-def decide(
-    stack: ParticleStack,
-    config: PrepareConfig,
-    *,
-    bernoulli: bool = False,
-    engine: Engine = "coordinate",
-) -> tuple[Preparation, list[str]]:
-    """Settle how a stack is prepared for an engine.
-
-    Returns
-    -------
-    The preparation, and a sentence for everything that was assumed or found.
-
-    Raises
-    ------
-    ParticleFileError, EmsvaeError
-        Mixed boxes or pixel sizes without ``--box``; a box, mask or CTF request that the stack cannot meet.
-    """
-    box, pixel_size_A, said = _decide_size(stack, config)
-    diameter_A = config.mask_diameter_A if config.mask_diameter_A is not None else 0.9 * box * pixel_size_A
-    radius = diameter_A / 2 / pixel_size_A
-    if radius > box / 2 or radius < 4:
-        raise EmsvaeError(
-            f"a mask of {diameter_A:.4g} A is {2 * radius:.1f} pixels across in a box of {box} ({box * pixel_size_A:.4g} A); "
-            "choose --mask-diameter-a between 8 pixels and the box"
-        )
-    said.append(
-        f"mask {diameter_A:.4g} A across ({2 * radius:.1f} px)"
-        + ("" if config.mask_diameter_A else ", assumed: 0.9 of the box")
-    )
-    treatment, sentence = _decide_ctf(stack, config, engine)
-    said.append(sentence)
-    preparation = Preparation(box, pixel_size_A, radius, False, treatment, config.hot_pixel_sd, not bernoulli)
-    invert, sentence = _decide_contrast(stack, preparation, config)
-    said.append(sentence)
-    return replace(preparation, invert=invert), said
-
-
-def _decide_size(stack: ParticleStack, config: PrepareConfig) -> tuple[int, float, list[str]]:
-    """Box and pixel size after cropping: the same field of view for all, the smallest that occurs."""
-    widths = np.array([file.width for file in stack.files])[stack.file_of]
-    kinds = sorted({(int(w), round(float(p), 6)) for w, p in zip(widths, stack.pixel_size_A, strict=True)})
-    field_A = min(w * p for w, p in kinds)
-    largest = int(field_A / max(p for _, p in kinds) + 1e-3)
-    if len(kinds) > 1 and config.box is None:
-        listed = ", ".join(f"{w} px of {p:.4g} A" for w, p in kinds[:4])
-        raise ParticleFileError(
-            f"{stack.source}: images of different size ({listed}); expected one box and pixel size; "
-            f"bring them to a common one with --box {min(DEFAULT_BOX, largest)}"
-        )
-    common = most_common_box(stack)
-    box = config.box if config.box is not None else min(common, DEFAULT_BOX)
-    pixel_size_A = field_A / box
-    if box > largest:
-        raise EmsvaeError(
-            f"--box {box} would give pixels of {pixel_size_A:.4g} A, finer than the images' {max(p for _, p in kinds):.4g} A; "
-            f"choose at most --box {largest}"
-        )
-    said = [f"pixel size {', '.join(f'{p:.4g}' for p in sorted({p for _, p in kinds}))} A"]
-    if len(kinds) > 1 or box != common:
-        said.append(
-            f"Fourier-cropped from {', '.join(f'{w}' for w in stack.boxes)} to {box} px of {pixel_size_A:.4g} A"
-        )
-    else:
-        said.append(f"box {box} px, used as it is")
-    return box, pixel_size_A, said
-
-
-def _decide_ctf(stack: ParticleStack, config: PrepareConfig, engine: Engine) -> tuple[CtfTreatment, str]:
-    if config.ctf == "full" and engine == "coordinate":
-        raise EmsvaeError(
-            "--ctf full: the coordinate model has no CTF in its likelihood; use --ctf phase-flip or --engine steerable"
-        )
-    if config.ctf == "none":
-        return "none", "CTF left alone (--ctf none)"
-    if config.ctf == "auto" and (stack.ctf is None or not stack.ctf.known.any()):
-        return "none", "CTF left alone: no parameters in the file"
-    if config.ctf == "auto" and stack.ctf is not None and not np.nan_to_num(stack.ctf.defocus_u_A).any():
-        return (
-            "none",
-            "CTF left alone: every defocus in the file is 0",
-        )  # how simulations say that images are projections
-    treatment = "multiply" if config.ctf == "full" or (config.ctf == "auto" and engine == "steerable") else "phase-flip"
-    check_ctf(stack, treatment)
-    used = [stack.optics[group] for group in np.unique(stack.optics_of)]
-    multiplied = all(group.ctf_premultiplied for group in used)
-    # What was multiplied has the right phases, too.
-    asked = [group for group in used if treatment == "phase-flip" or not group.ctf_premultiplied]
-    done, left = ([group.name for group in asked if _is_flipped(group) == is_done] for is_done in (True, False))
-    if done and left:
-        raise ParticleFileError(
-            f"{stack.source}: some optics groups are phase-flipped ({', '.join(done)}) and some are not ({', '.join(left)}); "
-            "take them apart, or use --ctf none"
-        )
-    if treatment == "multiply":
-        how = "multiplied by it already" if multiplied else "multiplied by it"
-        return treatment, f"CTF: images {how}, its square in the likelihood (--ctf full)"
-    if left:
-        return treatment, "CTF: phases flipped"
-    already = "the images are multiplied by it" if multiplied else "phases were flipped"
-    return treatment, f"CTF left alone: {already} already"
-
-
 def check_ctf(stack: ParticleStack, treatment: CtfTreatment, otherwise: str = "use --ctf none") -> None:
     """Refuse a stack where a CTF that is needed is missing or absurd; ``otherwise`` the user may do something else.
 
@@ -192,7 +85,7 @@ def check_ctf(stack: ParticleStack, treatment: CtfTreatment, otherwise: str = "u
         return
     needed = np.ones(len(stack), dtype=np.bool_)
     if treatment == "phase-flip":
-        needed = np.array([not _is_flipped(group) for group in stack.optics])[stack.optics_of]
+        needed = np.array([not is_flipped(group) for group in stack.optics])[stack.optics_of]
     missing = needed if stack.ctf is None else needed & ~stack.ctf.known
     if missing.any():
         raise ParticleFileError(
@@ -206,29 +99,6 @@ def check_ctf(stack: ParticleStack, treatment: CtfTreatment, otherwise: str = "u
                 f"{stack.source}: {int(bad.sum())} of {len(stack)} particles have an impossible CTF, the first is "
                 f"{stack.names[bad.argmax()]} with {values[bad.argmax()]:g} {wrong}; correct them or {otherwise}"
             )
-
-
-def _decide_contrast(stack: ParticleStack, preparation: Preparation, config: PrepareConfig) -> tuple[bool, str]:
-    if config.invert != "auto":
-        return (
-            config.invert == "yes",
-            f"contrast {'inverted' if config.invert == 'yes' else 'kept'} (--invert {config.invert})",
-        )
-    if not preparation.normalise:
-        return False, "contrast kept"
-    rows = np.unique(np.linspace(0, len(stack) - 1, min(len(stack), SAMPLE)).astype(int))
-    # A multiplied image has hardly any mean left; with its phases flipped it is as bright as it is.
-    seen = replace(preparation, ctf="phase-flip") if preparation.ctf == "multiply" else preparation
-    images = np.concatenate([portion.images[portion.usable] for portion in prepare(stack.subset(rows), seen)])
-    if not len(images):
-        raise ParticleFileError(
-            f"{stack.source}: every image looked at is constant or holds NaN; there is nothing to learn from"
-        )
-    brighter, error = imaging.brightness_of_centre(images, preparation.mask_radius_px)
-    found = f"the centre is {brighter:+.3f} +- {error:.3f} background s.d. against the outside"
-    if not np.isfinite(error) or abs(brighter) < 3 * error:
-        return False, f"contrast unclear ({found}): kept; say --invert yes if particles are dark"
-    return brighter < 0, f"particles are {'dark: inverted' if brighter < 0 else 'bright: kept'} ({found})"
 
 
 def prepare_chunk(stack: ParticleStack, rows: NDArray[np.int64], preparation: Preparation) -> tuple[Portion, int]:
@@ -250,7 +120,7 @@ def prepare_chunk(stack: ParticleStack, rows: NDArray[np.int64], preparation: Pr
         raw, replaced = imaging.replace_hot_pixels(raw, preparation.hot_pixel_sd)
         hot = int(replaced.sum())
     optics = stack.optics[stack.optics_of[rows[0]]]
-    if preparation.ctf == "phase-flip" and not _is_flipped(optics):
+    if preparation.ctf == "phase-flip" and not is_flipped(optics):
         assert stack.ctf is not None
         raw = ctf.flip_phases(raw, stack.ctf[rows], optics.pixel_size_A)
     step = preparation.pixel_size_A / optics.pixel_size_A
@@ -268,7 +138,7 @@ def prepare_chunk(stack: ParticleStack, rows: NDArray[np.int64], preparation: Pr
     return Portion(rows, images, usable, stack.optics_of[rows], power), hot
 
 
-def _is_flipped(optics: OpticsGroup) -> bool:
+def is_flipped(optics: OpticsGroup) -> bool:
     """The images' phases are right already."""
     return optics.phase_flipped or optics.ctf_premultiplied
 

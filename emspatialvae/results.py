@@ -8,15 +8,19 @@ import numpy as np
 
 from emspatialvae import export
 from emspatialvae.config import Device, InputConfig, Poses
-from emspatialvae.errors import ParticleFileError, RunFolderError
+from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
+from emspatialvae.geometry import Pose2D
 from emspatialvae.infer import Latents, infer, load_model
-from emspatialvae.loading import load_particles
+from emspatialvae.loading import load_particles, read_mask
 from emspatialvae.particles import ParticleStack
 from emspatialvae.prepare import Portion, Preparation, check_ctf, prepare
 from emspatialvae.progress import bar
 from emspatialvae.run import RunDir
 
 Say = Callable[[str], None]
+
+REGISTERED = 4000
+"""Contents that a new frame is fitted to."""
 
 
 def read_run(path: Path, project_dir: Path | None = None) -> tuple[RunDir, Latents, ParticleStack]:
@@ -39,13 +43,19 @@ def export_run(
     *,
     poses: Poses | None = None,
     project_dir: Path | None = None,
+    hold_still: Path | None = None,
     force: bool = False,
     say: Say = print,
 ) -> None:
-    """Write the results of a run; ``wanted`` maps star, cs, csv and aligned to the files to make."""
+    """Write the results of a run; ``wanted`` maps star, cs, csv and aligned to the files to make.
+
+    ``hold_still``: a mask on the run's consensus; poses then refer to that part of the particle.
+    """
     for destination in wanted.values():
         export.check_free(destination, force=force)
     run, latents, stack = read_run(path, project_dir)
+    if hold_still is not None:
+        latents = held_still(run, latents, hold_still)
     for kind, destination in wanted.items():
         if kind == "aligned":
             with bar(len(stack), "aligning") as progress:
@@ -54,6 +64,33 @@ def export_run(
             write = {"star": export.write_star, "cs": export.write_cs, "csv": export.write_csv}[kind]
             write(latents, stack, destination, poses=poses or run.manifest.config.poses, force=force)
         say(f"{len(latents):,} particles: {destination}")
+
+
+def held_still(run: RunDir, latents: Latents, mask: Path) -> Latents:
+    """The same results with poses that refer to the part of the consensus under a mask.
+
+    Raises
+    ------
+    EmsvaeError
+        The run is one of the coordinate engine, which has no common frame.
+    """
+    import torch
+
+    from emspatialvae.model.pose_search import Poses
+    from emspatialvae.model.steerable_vae import SteerableVAE
+
+    model = load_model(run)
+    if not isinstance(model, SteerableVAE):
+        raise EmsvaeError(f"--hold-still: {run.path} was trained with --engine coordinate, whose poses have no common frame")
+    weights = torch.from_numpy(read_mask(mask, model.images.box))
+    z = torch.from_numpy(latents.z).float()
+    common = Poses(torch.from_numpy(latents.pose.theta_rad).float(), torch.from_numpy(latents.pose.shift_px).float())
+    raw = model.gauge.out_of_common(common, z)
+    used = np.flatnonzero(latents.used)
+    model.fix_gauge(z[torch.from_numpy(np.random.default_rng(0).permutation(used)[:REGISTERED])], weights)
+    poses = model.gauge.into_common(raw, z)
+    pose = Pose2D(poses.theta_rad.double().numpy(), poses.shift_px.double().numpy())
+    return dataclasses.replace(latents, pose=pose)
 
 
 def infer_other(

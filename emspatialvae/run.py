@@ -2,12 +2,13 @@
 
 particles_emsvae/
   config.json      settings, what was decided about the images, what was assumed
-  metrics.csv      train and held-out ELBO per epoch
+  metrics.csv      train and held-out ELBO per epoch, with its parts
   checkpoint.pt    state of model, optimiser and random numbers; loads with ``weights_only=True``
-  latents.csv      z, theta, shift per particle, in particle order
-  particles.star   the input with our columns
+  latents.csv      z, theta, shift per particle with their s.d., in particle order
+  particles.star   the input with our columns (and particles.cs where the input was one)
+  consensus.mrc    the image that all poses refer to, in prepared pixels: to draw a mask on
   run.log          what was printed
-  figures/         pictures
+  figures/         pictures: learning curve, z, manifold, reconstructions, averages, certainty of poses, spectra
   cache/           prepared images; can be deleted
 """
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from emspatialvae.model.interface import ImageSpec
 
 FORMAT = 2
-"""Number of the run folder's layout; a newer one is refused."""
+"""Number of the run folder's layout; any other is refused."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class RunDir:
         Raises
         ------
         RunFolderError
-            ``config.json`` is damaged or of a newer version.
+            ``config.json`` is damaged, or of a newer or older version.
         """
         from emspatialvae.model.interface import ImageSpec
 
@@ -144,6 +145,10 @@ class RunDir:
             raise RunFolderError(
                 f"{file} has format {content['format']}, written by emspatialvae {content.get('emspatialvae')}; "
                 f"this is {__version__} and reads formats up to {FORMAT}: update it"
+            )
+        if content["format"] < FORMAT:
+            raise RunFolderError(
+                f"{file} has format {content['format']}, of an older version whose models are not read any more; train again"
             )
         try:
             return Manifest(
@@ -165,6 +170,11 @@ class RunDir:
     def star(self) -> Path:
         """The input with our columns."""
         return self.path / "particles.star"
+
+    @property
+    def consensus(self) -> Path:
+        """The image that all poses refer to."""
+        return self.path / "consensus.mrc"
 
     @property
     def latents(self) -> Path:

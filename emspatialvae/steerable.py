@@ -315,15 +315,15 @@ def effective_ring(basis: SteerableBasis) -> int:
     return int(torch.searchsorted(share, KEPT_POWER)) + 1
 
 
-class RingPower(nn.Module):
-    """Sum of |F|^2 / box^2 over each ring of the image that coefficients stand for, whatever its angle.
+class RingMetric(nn.Module):
+    """Inner products of images weighted by a factor per ring of the Fourier plane: ``<a, b>_f = sum_k f(ring of k) A conj(B) / box^2``.
 
-    A function cut off at the disk leaks into other rings, so this is computed from the components as they are drawn: per order
-    and ring the power is a quadratic form of that order's coefficients, here written as a sum of squares of linear forms.
+    A function cut off at the disk leaks into other rings, so this is computed from the components as they are drawn. Whatever the
+    angle of the image, components of different orders do not mix, and the metric is one small symmetric matrix per order,
+    linear in the factors: ``blocks`` [rings, entries], the matrices of one order after the other.
     """
 
-    forms: Tensor
-    ring_of: Tensor
+    blocks: Tensor
 
     def __init__(self, basis: SteerableBasis, plane: FourierPlane) -> None:
         super().__init__()
@@ -332,32 +332,42 @@ class RingPower(nn.Module):
         re, im = vectors.chunk(2, -1)
         root = plane.weight.double().sqrt()
         re, im = re * root, im * root
-        forms, rings = [], []
-        size = basis.size
+        self.rows: list[Tensor] = []
+        blocks = []
         for m in basis.order.unique().tolist():
             rows = torch.nonzero(basis.order == m)[:, 0]
-            rows = rows if m == 0 else torch.cat([rows, rows + size])
+            rows = rows if m == 0 else torch.cat([rows, rows + basis.size])
+            self.rows.append(rows)
+            block = torch.zeros(plane.rings, len(rows), len(rows), dtype=torch.float64)
             for ring in range(plane.rings):
-                pixels = torch.nonzero(plane.ring == ring)[:, 0]
-                if not len(pixels):
-                    continue
-                values = torch.cat([re[rows][:, pixels], im[rows][:, pixels]], 1)
-                square, axes = torch.linalg.eigh(values @ values.T)
-                kept = square > 1e-5
-                form = torch.zeros(int(kept.sum()), 2 * size, dtype=torch.float64)
-                form[:, rows] = (axes[:, kept] * square[kept].sqrt()).T
-                forms.append(form)
-                rings.append(torch.full((len(form),), ring))
-        self.register_buffer("forms", torch.cat(forms).float().T.contiguous(), persistent=False)
-        self.register_buffer("ring_of", torch.cat(rings), persistent=False)
+                pixels = plane.ring == ring
+                a, b = re[rows][:, pixels], im[rows][:, pixels]
+                block[ring] = a @ a.T + b @ b.T
+            blocks.append(block.flatten(1))
+        self.register_buffer("blocks", torch.cat(blocks, 1).float(), persistent=False)
 
-    def forward(self, coefficients: Tensor) -> Tensor:
-        """Ring power [..., rings] of coefficients [..., 2 R]."""
-        squares = (coefficients @ self.forms) ** 2
-        return squares.new_zeros(*squares.shape[:-1], self.rings).index_add(-1, self.ring_of, squares)
+    def matrices(self, factors: Tensor) -> list[Tensor]:
+        """The metric of each order for factors [n, rings]: matrices [n, d, d]."""
+        whole = factors @ self.blocks
+        sizes = [len(rows) for rows in self.rows]
+        parts = whole.split([d * d for d in sizes], -1)
+        return [part.unflatten(-1, (d, d)) for part, d in zip(parts, sizes, strict=True)]
 
-    def weighted(self, coefficients: Tensor, factors: Tensor) -> Tensor:
-        """``sum_ring factors * power`` for factors [n, rings] and coefficients [n, ..., 2 R]; shape [n, ...]."""
-        per_form = factors[:, self.ring_of]
-        per_form = per_form.view(len(per_form), *[1] * (coefficients.dim() - 2), -1)
-        return ((coefficients @ self.forms) ** 2 * per_form).sum(-1)
+    def square(self, coefficients: Tensor, factors: Tensor) -> Tensor:
+        """``<b, b>_f`` of coefficients [n, ..., 2 R] for factors [n, rings]; shape [n, ...]."""
+        return self.products(coefficients, coefficients, factors)
+
+    def products(self, a: Tensor, b: Tensor, factors: Tensor) -> Tensor:
+        """``<a, b>_f`` of coefficients [n, ..., 2 R] each for factors [n, rings]; shape [n, ...]."""
+        total = a.new_zeros(a.shape[:-1])
+        for rows, matrix in zip(self.rows, self.matrices(factors), strict=True):
+            left, right = a[..., rows], b[..., rows]
+            flat = left.reshape(len(left), -1, left.shape[-1]) @ matrix
+            total = total + (flat.view_as(left) * right).sum(-1)
+        return total
+
+    def ring_power(self, coefficients: Tensor) -> Tensor:
+        """``sum |B|^2 / box^2`` over each ring, of coefficients [n, 2 R]; shape [n, rings]."""
+        each = torch.eye(self.rings, device=coefficients.device)
+        many = coefficients[:, None].expand(-1, self.rings, -1)
+        return self.square(many.transpose(0, 1), each).T

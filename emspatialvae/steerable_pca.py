@@ -27,9 +27,6 @@ class Covariances:
     n: int
     per_order: list[Complexes]
 
-    def __sub__(self, other: "Covariances") -> "Covariances":
-        return Covariances(self.n, [a - b for a, b in zip(self.per_order, other.per_order, strict=True)])
-
 
 class FullDisk:
     """All functions on a disk, and what images have in them."""
@@ -54,15 +51,11 @@ class FullDisk:
             n, [total / max(n, 1) / (1 if o.m == 0 else 2) for total, o in zip(sums, self.orders, strict=True)]
         )
 
-    def principal(
-        self, images: Covariances, noise: Covariances | None, *, least: int, most: int
-    ) -> tuple[SteerableBasis, Tensor]:
-        """The components that stand out of the noise.
+    def principal(self, images: Covariances, *, least: int, most: int) -> tuple[SteerableBasis, Tensor]:
+        """The components that stand out of white noise of s.d. 1.
 
         Parameters
         ----------
-        noise
-            What noise alone has in the coefficients [default: white, 1 each].
         least, most
             Bounds on the number of components.
 
@@ -71,16 +64,11 @@ class FullDisk:
         The basis, and for each component the signal's variance over the noise's; shape [R].
         """
         found: list[tuple[float, float, int, Complexes]] = []
-        for k, order in enumerate(self.orders):
-            whiten = np.eye(len(order.combine), dtype=np.complex128)
-            if noise is not None:
-                power, axes = np.linalg.eigh(noise.per_order[k])
-                whiten = axes / np.sqrt(np.maximum(power, 1e-3 * power.max()))
-            ratio, axes = np.linalg.eigh(whiten.conj().T @ images.per_order[k] @ whiten)
+        for k, covariance in enumerate(images.per_order):
+            variance, axes = np.linalg.eigh(covariance)
             # Largest eigenvalue of pure noise, Marchenko and Pastur: (1 + sqrt(r / n))^2.
-            edge = (1 + np.sqrt(len(ratio) / images.n)) ** 2
-            directions = whiten @ axes
-            found += [(float(s), float(s - edge), k, d) for s, d in zip(ratio, directions.T, strict=True)]
+            edge = (1 + np.sqrt(len(variance) / images.n)) ** 2
+            found += [(float(s), float(s - edge), k, d) for s, d in zip(variance, axes.T, strict=True)]
         found.sort(key=lambda item: -item[0])
         count = int(np.clip(sum(above > 0 for _, above, _, _ in found), least, most))
         return self._basis(found[:count])
@@ -89,9 +77,7 @@ class FullDisk:
         orders: list[Order] = []
         ratios: list[float] = []
         for k in sorted({item[2] for item in chosen}):
-            directions = np.stack([d for _, _, which, d in chosen if which == k], 1)
-            # Orthonormal in pixels again, strongest first.
-            unit, _ = np.linalg.qr(directions)
-            orders.append(self.orders[k].mixed(unit.T))
+            directions = np.stack([d for _, _, which, d in chosen if which == k])
+            orders.append(self.orders[k].mixed(directions))
             ratios += [s - 1 for s, _, which, _ in chosen if which == k]
         return SteerableBasis.of_orders(self.box, self.radius_px, orders), torch.tensor(ratios).float()

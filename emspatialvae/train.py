@@ -116,6 +116,7 @@ class Trainer:
         assert config.batch_size is not None
         self.batch_size: int = config.batch_size
         self.z_delay: int = config.z_delay or 0
+        self.patience: int = config.patience or 1
 
     def _objective(self, start: Pose2D | None, learn_shift_prior: bool) -> Objective:
         dtype = compute.pick_precision(self.config.precision, self.device)
@@ -216,11 +217,11 @@ class Trainer:
         p.stale_epochs = 0 if better else p.stale_epochs + 1
         if p.epoch >= self.limit:
             p.stopped = "done" if self.config.epochs else "--max-epochs reached before the ELBO had settled"
-        elif self.config.epochs is None and p.stale_epochs >= self.config.patience:
+        elif self.config.epochs is None and p.stale_epochs >= self.patience:
             if self.config.cooling and not p.cooling:
-                p.cooling, p.stale_epochs = True, max(0, self.config.patience - COOLING_PATIENCE)
+                p.cooling, p.stale_epochs = True, max(0, self.patience - COOLING_PATIENCE)
             else:
-                p.stopped = f"settled, no better ELBO for {self.config.patience} epochs"
+                p.stopped = f"settled, no better ELBO for {self.patience} epochs"
 
     @torch.no_grad()
     def held_out(self) -> list[float] | None:
@@ -244,10 +245,10 @@ class Trainer:
         total = self._each(self.test_rows if len(self.test_rows) else self.train_rows)[0]
         return float(total.mean()), float(total.std() / math.sqrt(len(total))) if len(total) > 1 else math.inf
 
-    def fix_gauge(self) -> None:
-        """Refer the poses of all contents to one frame, where the engine knows how."""
+    def fix_gauge(self, mask: NDArray[np.float32] | None = None) -> None:
+        """Refer the poses of all contents to one frame, where the engine knows how: see `SteerableVAE.fix_gauge`."""
         if isinstance(self.objective, SearchedObjective):
-            self.objective.fix_gauge(np.concatenate([self.train_rows, self.test_rows]))
+            self.objective.fix_gauge(np.concatenate([self.train_rows, self.test_rows]), mask)
             self.save()
 
     def _raise_not_finite(self, rows: NDArray[np.int64]) -> None:
@@ -286,7 +287,7 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         self.progress = Progress(**state["progress"])
         self.run.forget_metrics_after(self.progress.epoch)
-        settled = self.config.epochs is None and self.progress.stale_epochs >= self.config.patience
+        settled = self.config.epochs is None and self.progress.stale_epochs >= self.patience
         if not settled and self.progress.epoch < self.limit:
             self.progress.stopped = ""
 

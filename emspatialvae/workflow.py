@@ -13,11 +13,12 @@ import numpy as np
 from emspatialvae import config as configuration
 from emspatialvae import export
 from emspatialvae.config import InputConfig, RunConfig
+from emspatialvae.decide import decide
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
 from emspatialvae.geometry import Pose2D
-from emspatialvae.loading import load_particles
+from emspatialvae.loading import load_particles, read_mask
 from emspatialvae.particles import ParticleStack
-from emspatialvae.prepare import Portion, Preparation, PreparedImages, decide, prepared_images
+from emspatialvae.prepare import Portion, Preparation, PreparedImages, prepared_images
 from emspatialvae.run import Manifest, RunDir
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
     )
     config = dataclasses.replace(config, input=_absolute(config.input), poses=_poses(config))
     images, shift_said = _image_spec(config, preparation)
+    if config.train.hold_still is not None:
+        read_mask(config.train.hold_still, images.box)
     dtype = "float32"  # the steerable engine's differences of log-likelihoods need it
     if config.model.engine == "coordinate":
         dtype = str(compute.pick_precision(config.train.precision, device)).removeprefix("torch.")
@@ -138,6 +141,7 @@ def train_run(
             say,
             f"{len(bad)} images are constant or hold NaN and are left out of training: {listed}{' ...' if len(bad) > 5 else ''}",
         )
+    mask = None if train.hold_still is None else read_mask(train.hold_still, manifest.images.box)
     torch.manual_seed(train.seed)
     train = configuration.train_for(train, manifest.config.model.engine)
     trainer = Trainer(
@@ -154,7 +158,7 @@ def train_run(
     finished = _fit(trainer, run, say)
     _report(run, say, _verdict(run, trainer))
     _check_signal(trainer, stack)
-    trainer.fix_gauge()
+    trainer.fix_gauge(mask)
     if trainer.progress.epoch <= trainer.z_delay:
         _report(
             run,

@@ -12,6 +12,7 @@ import pytest
 
 from emspatialvae.io.cs import write_cs
 from emspatialvae.io.mrc import StackWriter
+from emspatialvae.run import FORMAT
 
 as_root = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not hold for this user"
@@ -126,7 +127,7 @@ def test_mixed_boxes_or_pixel_sizes_offer_a_box_that_works(emsvae, here, second_
     said = emsvae.refused("train", "p.star")
     assert f"{second_box} px of {second_A:.4g} A" in said and "24 px of 4 A" in said
     offer = said.split("--box ")[1].split()[0]
-    emsvae.done("train", "p.star", "--box", offer, *emsvae.TINY)
+    emsvae.done("train", "p.star", "--box", offer, "--engine", "coordinate", *emsvae.TINY)  # of noise
 
 
 def test_non_square_images(emsvae, here):
@@ -373,8 +374,11 @@ def test_full_disk(emsvae, sim, run):
         assert "the disk is full" in said and "make room" in said
 
 
-def test_disk_full_while_training_keeps_the_last_checkpoint(emsvae, sim, run, here):
+@pytest.mark.parametrize("engine", ["steerable", "coordinate"])
+def test_disk_full_while_training_keeps_the_last_checkpoint(emsvae, sim, run, here, engine):
     """A run that has a checkpoint goes on from it once there is room."""
+    if engine == "coordinate":
+        emsvae.done("train", sim / "particles.star", "--out", run, "--force", "--engine", engine, *emsvae.TINY)
     before = (run / "checkpoint.pt").read_bytes()
     more = ["train", sim / "particles.star", "--out", run, "--resume", "--epochs", "3"]
     with files_of_at_most(60_000):
@@ -450,7 +454,7 @@ def every_use(run: Path, sim: Path) -> list[list[object]]:
         lambda text: text.replace('"z_dim": 2', '"z_dim": "two"'),
         lambda text: text.replace('"noise": "unit"', '"noise": "pink"'),
         lambda text: text.replace('"preparation"', '"preparations"'),
-        lambda text: text.replace('"format": 1', '"format": "one"'),
+        lambda text: text.replace(f'"format": {FORMAT}', '"format": "one"'),
     ],
 )
 def test_damaged_config(emsvae, sim, run, damage):
@@ -554,6 +558,7 @@ def test_particles_that_the_model_cannot_see(emsvae, run, here):
         "--shift-prior-px",
         "--learning-rate",
         "--theta-prior-rad",
+        "--anchors",
     ],
 )
 @pytest.mark.parametrize("value", ["0", "-3"])
@@ -589,6 +594,78 @@ def test_numbers_that_must_be_positive(emsvae, sim, flag, value):
 def test_flags_that_cannot_work(emsvae, sim, words):
     said = emsvae.refused("train", sim / "particles.star", *words)
     assert words[0] in said or "mask" in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--noise", "fitted"],
+        ["--noise", "bernoulli"],
+        ["--decoder", "vanilla"],
+        ["--whole-image"],
+        ["--non-negative"],
+        ["--theta-kl", "full"],
+        ["--theta-prior-rad", "1"],
+    ],
+    ids=" ".join,
+)
+def test_options_of_the_coordinate_engine(emsvae, sim, words):
+    """The default engine has no use for them; one line says which one does."""
+    said = emsvae.refused("train", sim / "particles.star", *words)
+    assert " ".join(words) in said and "--engine coordinate" in said
+    flags = [*words, "--engine", "coordinate", *emsvae.TINY]
+    if "bernoulli" not in words:  # wants images between 0 and 1
+        emsvae.done("train", sim / "particles.star", "--out", "fine", *flags)
+
+
+@pytest.mark.parametrize("words", [["--decoder", "coefficients"], ["--ctf", "full"]], ids=" ".join)
+def test_options_of_the_steerable_engine(emsvae, sim, words):
+    said = emsvae.refused("train", sim / "particles.star", "--engine", "coordinate", *words)
+    assert " ".join(words) in said and "steerable" in said
+
+
+def test_init_poses_of_a_file_without(emsvae, sim, here):
+    said = emsvae.refused("train", sim / "particles.star", "--init-poses", "--out", "run")
+    assert "--init-poses" in said and "rlnAnglePsi" in said
+    emsvae.done("train", sim / "truth.star", "--init-poses", "--out", "run", *emsvae.TINY)
+
+
+@pytest.fixture
+def microscope(here) -> Path:
+    """Folder of a stack with CTF parameters."""
+    from emspatialvae.config import SimulateConfig
+    from emspatialvae.simulate import simulate_stack
+
+    return simulate_stack(SimulateConfig("hinge", here / "ctf", particles=30, box=24, snr=2.0, shift_px=1.0, ctf=True))
+
+
+@pytest.mark.parametrize("words", [[], ["--ctf", "full"], ["--ctf", "phase-flip"]], ids=" ".join)
+def test_ctf_that_some_particles_lack(emsvae, microscope, words):
+    star = microscope / "particles.star"
+    lines = star.read_text().splitlines(keepends=True)
+    for name in ("000007@", "000009@"):
+        (row,) = (k for k, line in enumerate(lines) if line.startswith(name))
+        cells = lines[row].split()
+        at = next(int(line.split("#")[1]) for line in lines if line.startswith("_rlnDefocusU ")) - 1
+        lines[row] = lines[row].replace(cells[at], "nan")
+    star.write_text("".join(lines))
+    said = emsvae.refused("train", star, "--out", "run", *words)
+    assert "missing for 2 of 30" in said and "000007@particles.mrcs" in said and "--ctf none" in said
+
+
+def test_ctf_full_of_a_file_without(emsvae, sim):
+    said = emsvae.refused("train", sim / "particles.star", "--ctf", "full")
+    assert "missing for 48 of 48" in said and "--ctf none" in said
+
+
+def test_nothing_but_noise(emsvae, here):
+    """No signal, no results: a user must not go on with angles of noise."""
+    emsvae.done("simulate", "noise", "--out", "noise", "--particles", "400", "--box", "24")
+    answer = emsvae("train", "noise/particles.star", "--out", "run", "--epochs", "4", *emsvae.TINY[2:])
+    assert answer.code == 2
+    (line,) = answer.err.splitlines()
+    assert line.startswith("emsvae: no signal found in noise/particles.star") and "--invert" in line
+    assert not {"particles.star", "latents.csv"} & {path.name for path in (here / "run").iterdir()}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from emspatialvae import config as configuration
 from emspatialvae.config import InputConfig, RunConfig
 from emspatialvae.run import RunDir
 
+COORDINATE = ("--engine", "coordinate")
+ENGINES = ("steerable", "coordinate")
 COMMANDS = ["demo", "info", "train", "infer", "export", "simulate", "evaluate"]
 
 
@@ -156,7 +158,7 @@ def test_train_makes_the_whole_run_folder(tiny_run):
 
 
 def test_what_was_assumed_is_printed_logged_and_stored(emsvae, easy_stack, no_figures, here):
-    said = emsvae.done("train", easy_stack / "particles.star", *emsvae.TINY).out
+    said = emsvae.done("train", easy_stack / "particles.star", *emsvae.TINY, "--z-delay", "2").out
     run = RunDir(here / "particles_emsvae")
     log = (run.path / "run.log").read_text()
     for word in ("pixel size 4 A", "mask 86.4 A", "bright: kept", "device cpu", "CTF left alone", "shift prior"):
@@ -199,8 +201,9 @@ def test_particles_are_found_from_any_folder(emsvae, easy_stack, no_figures, her
     assert (here / "b.mrcs").read_bytes() == (here / "other" / "a.mrcs").read_bytes()
 
 
-def test_resume_equals_an_uninterrupted_run(emsvae, easy_stack, no_figures, here):
-    train = ["train", easy_stack / "particles.star", *emsvae.TINY[2:], "--batch-size", "10"]
+@pytest.mark.parametrize("engine", ENGINES)
+def test_resume_equals_an_uninterrupted_run(emsvae, easy_stack, no_figures, here, engine):
+    train = ["train", easy_stack / "particles.star", *emsvae.TINY[2:], "--batch-size", "10", "--engine", engine]
     emsvae.done(*train, "--out", "whole", "--epochs", "4")
     emsvae.done(*train, "--out", "halves", "--epochs", "2")
     shutil.rmtree(here / "halves" / "cache")
@@ -213,7 +216,8 @@ def test_resume_equals_an_uninterrupted_run(emsvae, easy_stack, no_figures, here
     assert (here / "whole" / "latents.csv").read_bytes() == (here / "halves" / "latents.csv").read_bytes()
 
 
-def test_interrupt_leaves_a_usable_run(emsvae, easy_stack, no_figures, here, monkeypatch):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_interrupt_leaves_a_usable_run(emsvae, easy_stack, no_figures, here, monkeypatch, engine):
     import signal
 
     from emspatialvae.train import Trainer
@@ -226,6 +230,7 @@ def test_interrupt_leaves_a_usable_run(emsvae, easy_stack, no_figures, here, mon
             signal.raise_signal(signal.SIGINT)
 
     train = ["train", easy_stack / "particles.star", *emsvae.TINY[2:], "--epochs", "4", "--batch-size", "10"]
+    train += ["--engine", engine]
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", interrupted)
         answer = emsvae(*train, "--out", "cut")
@@ -372,6 +377,6 @@ def test_whole_image_scores_the_corners(emsvae, easy_stack, tmp_path):
     from emspatialvae.infer import load_model
     from emspatialvae.run import RunDir
 
-    emsvae.done("train", easy_stack / "particles.star", "--out", tmp_path / "run", *emsvae.TINY, "--whole-image")
+    emsvae.done("train", easy_stack / "particles.star", "--out", tmp_path / "run", *emsvae.TINY, *COORDINATE, "--whole-image")
     model = load_model(RunDir(tmp_path / "run"))
     assert int(model.mask.sum()) == model.images.box**2

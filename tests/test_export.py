@@ -540,13 +540,16 @@ def test_aligning_brings_a_dot_home(tmp_path):
         assert np.unravel_index(image.argmax(), image.shape) == (BOX // 2, BOX // 2 + 5)
 
 
-def test_a_model_without_pose_overwrites_none(emsvae, easy_stack, tmp_path):
+@pytest.mark.parametrize(
+    "flags", [("--engine", "coordinate", "--decoder", "vanilla"), ("--no-rotate", "--no-translate")], ids=" ".join
+)
+def test_a_model_without_pose_overwrites_none(emsvae, easy_stack, tmp_path, no_figures, flags):
     """The vanilla VAE, or fixed pose: rlnAnglePsi of the file stays what it was."""
     from emspatialvae.io.star import StarFile
 
     out = tmp_path / "vanilla"
     emsvae.done(
-        *("train", easy_stack / "truth.star", "--out", out, "--decoder", "vanilla", "--epochs", 1),
+        *("train", easy_stack / "truth.star", "--out", out, "--epochs", 1, *flags),
         *("--hidden", 8, "--encoder-hidden", 8),
     )
     before, after = (

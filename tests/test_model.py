@@ -1,4 +1,4 @@
-"""The parts of the model: the contract that each family keeps, and their mathematics against independent sums."""
+"""The parts of the coordinate engine: the contract that each family keeps, and their mathematics against independent sums."""
 
 import math
 
@@ -18,29 +18,35 @@ from emspatialvae.model.posterior import AmortisedPosterior, Content, DiagonalGa
 from emspatialvae.model.spatial_vae import ImageSpec, SpatialVAE
 
 BOX = 17
+
+
+def coordinate(**settings) -> ModelConfig:
+    return ModelConfig(engine="coordinate", **settings)
+
+
 IMAGES = ImageSpec(BOX, 7.5, shift_prior_px=2.0, max_shift_px=6.0)
 
 CONFIGS = {
-    "paper": ModelConfig(hidden=24, encoder_hidden=24, z_view="image"),
-    "canonical": ModelConfig(hidden=24, encoder_hidden=24),
-    "z1": ModelConfig(z_dim=1, hidden=24, encoder_hidden=24),
-    "three layers": ModelConfig(hidden=24, layers=3, encoder_hidden=24, encoder_layers=3),
-    "one layer": ModelConfig(hidden=24, layers=1, encoder_hidden=24, encoder_layers=1),
-    "residual": ModelConfig(hidden=24, residual=True, encoder_hidden=24),
-    "squared": ModelConfig(hidden=24, squared_coordinates=True, encoder_hidden=24),
-    "bilinear": ModelConfig(hidden=24, bilinear=True, encoder_hidden=24),
-    "bilinear squared": ModelConfig(hidden=24, bilinear=True, squared_coordinates=True, encoder_hidden=24),
-    "silu": ModelConfig(hidden=24, activation="silu", encoder_hidden=24),
-    "fitted": ModelConfig(hidden=24, noise="fitted", encoder_hidden=24),
-    "fitted non-negative": ModelConfig(hidden=24, noise="fitted", non_negative=True, encoder_hidden=24),
-    "bernoulli": ModelConfig(hidden=24, noise="bernoulli", encoder_hidden=24),
-    "non-negative": ModelConfig(hidden=24, non_negative=True, encoder_hidden=24),
-    "full KL": ModelConfig(hidden=24, theta_kl="full", encoder_hidden=24),
-    "no rotation": ModelConfig(hidden=24, rotate=False, encoder_hidden=24),
-    "no shift": ModelConfig(hidden=24, translate=False, encoder_hidden=24),
-    "fixed pose": ModelConfig(hidden=24, rotate=False, translate=False, encoder_hidden=24),
-    "vanilla": ModelConfig(decoder="vanilla", hidden=24, encoder_hidden=24),
-    "vanilla fitted": ModelConfig(decoder="vanilla", noise="fitted", hidden=24, encoder_hidden=24, layers=3),
+    "paper": coordinate(hidden=24, encoder_hidden=24, z_view="image"),
+    "canonical": coordinate(hidden=24, encoder_hidden=24),
+    "z1": coordinate(z_dim=1, hidden=24, encoder_hidden=24),
+    "three layers": coordinate(hidden=24, layers=3, encoder_hidden=24, encoder_layers=3),
+    "one layer": coordinate(hidden=24, layers=1, encoder_hidden=24, encoder_layers=1),
+    "residual": coordinate(hidden=24, residual=True, encoder_hidden=24),
+    "squared": coordinate(hidden=24, squared_coordinates=True, encoder_hidden=24),
+    "bilinear": coordinate(hidden=24, bilinear=True, encoder_hidden=24),
+    "bilinear squared": coordinate(hidden=24, bilinear=True, squared_coordinates=True, encoder_hidden=24),
+    "silu": coordinate(hidden=24, activation="silu", encoder_hidden=24),
+    "fitted": coordinate(hidden=24, noise="fitted", encoder_hidden=24),
+    "fitted non-negative": coordinate(hidden=24, noise="fitted", non_negative=True, encoder_hidden=24),
+    "bernoulli": coordinate(hidden=24, noise="bernoulli", encoder_hidden=24),
+    "non-negative": coordinate(hidden=24, non_negative=True, encoder_hidden=24),
+    "full KL": coordinate(hidden=24, theta_kl="full", encoder_hidden=24),
+    "no rotation": coordinate(hidden=24, rotate=False, encoder_hidden=24),
+    "no shift": coordinate(hidden=24, translate=False, encoder_hidden=24),
+    "fixed pose": coordinate(hidden=24, rotate=False, translate=False, encoder_hidden=24),
+    "vanilla": coordinate(decoder="vanilla", hidden=24, encoder_hidden=24),
+    "vanilla fitted": coordinate(decoder="vanilla", noise="fitted", hidden=24, encoder_hidden=24, layers=3),
 }
 
 
@@ -214,7 +220,7 @@ def test_z_does_not_see_the_pose():
         u, v = geometry.image_to_object_xy(x, y, math.cos(theta), math.sin(theta), shift_x, shift_y)
         images.append(np.exp(-((u - 4) ** 2 + v**2) / 8) + 0.5 * np.exp(-(u**2 + (v + 5) ** 2) / 12))
     torch.manual_seed(0)
-    model = SpatialVAE(ModelConfig(hidden=8, encoder_hidden=16), ImageSpec(33, 15.0, 1.0, math.inf))
+    model = SpatialVAE(coordinate(hidden=8, encoder_hidden=16), ImageSpec(33, 15.0, 1.0, math.inf))
     truth = torch.tensor([[theta, shift_x, shift_y] for theta, shift_x, shift_y in poses])
     model.encoder.layers = _Answers(torch.cat([truth, torch.zeros(3, 3)], 1))
     z = model.encoder(torch.from_numpy(np.stack(images)).float()[:, None]).z.mean
@@ -327,7 +333,7 @@ def test_render_keeps_the_convention(box):
     from emspatialvae import imaging
 
     torch.manual_seed(0)
-    model = SpatialVAE(ModelConfig(hidden=32, encoder_hidden=8), ImageSpec(box, box / 2, 2.0, 6.0))
+    model = SpatialVAE(coordinate(hidden=32, encoder_hidden=8), ImageSpec(box, box / 2, 2.0, 6.0))
     z = torch.tensor([[0.3, -0.8]])
     pose = geometry.Pose2D(np.array([0.7]), np.array([[2.5, -1.5]]))
     posed = Content(z, torch.tensor([0.7]), torch.tensor([[2.5, -1.5]]))
@@ -339,7 +345,7 @@ def test_render_keeps_the_convention(box):
 
 def test_render_at_another_sampling_shows_the_same_field_of_view():
     torch.manual_seed(0)
-    model = SpatialVAE(ModelConfig(hidden=32, encoder_hidden=8), IMAGES)
+    model = SpatialVAE(coordinate(hidden=32, encoder_hidden=8), IMAGES)
     content = Content(torch.zeros(1, 2), torch.tensor([0.3]), torch.tensor([[1.0, 2.0]]))
     coarse, fine = model.render(content), model.render(content, 2 * BOX)
     # Pixel i of the coarse image sits at 2 (i - BOX // 2) on the fine one.
@@ -375,7 +381,7 @@ def test_elbo_is_a_bound():
     """For a model small enough to sum by hand, E[ELBO] <= log p(y) by importance sampling with many samples."""
     torch.manual_seed(0)
     model = SpatialVAE(
-        ModelConfig(z_dim=1, hidden=8, encoder_hidden=8, translate=False, theta_kl="full"), ImageSpec(9, 4.0, 1.0, 3.0)
+        coordinate(z_dim=1, hidden=8, encoder_hidden=8, translate=False, theta_kl="full"), ImageSpec(9, 4.0, 1.0, 3.0)
     )
     y = torch.randn(1, 1, 9, 9)
     with torch.no_grad():

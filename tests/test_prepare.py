@@ -12,12 +12,13 @@ import pytest
 
 from emspatialvae import ctf, geometry, imaging, prepare
 from emspatialvae.config import InputConfig, PrepareConfig, SimulateConfig
+from emspatialvae.decide import decide
 from emspatialvae.errors import EmsvaeError, ParticleFileError
 from emspatialvae.io.mrc import StackWriter, read_header
 from emspatialvae.io.star import StarFile
 from emspatialvae.loading import load_particles
-from emspatialvae.model.spatial_vae import SpatialVAE
-from emspatialvae.prepare import Preparation, decide, prepare_chunk, prepared_images
+from emspatialvae.model.steerable_vae import SteerableVAE
+from emspatialvae.prepare import Preparation, prepare_chunk, prepared_images
 from emspatialvae.results import infer_other
 from emspatialvae.run import RunDir
 from emspatialvae.simulate import simulate_stack
@@ -431,9 +432,9 @@ def test_other_particles_are_multiplied_too(tiny_run, easy_stack, tmp_path, monk
     content["preparation"]["ctf"] = "multiply"
     file.write_text(json.dumps(content))
     run, seen = RunDir(tmp_path / "run"), []
-    looked = SpatialVAE.infer
+    looked = SteerableVAE.infer
     monkeypatch.setattr(
-        SpatialVAE, "infer", lambda model, batch, turns: (seen.append(batch), looked(model, batch, turns))[1]
+        SteerableVAE, "infer", lambda model, batch, turns: (seen.append(batch), looked(model, batch, turns))[1]
     )
     where = simulate_stack(SimulateConfig("hinge", tmp_path / "sim", particles=30, box=24, snr=1.0, ctf=True))
     infer_other(run, InputConfig(where / "particles.star"), tmp_path / "x.star", poses="auto", device="cpu")

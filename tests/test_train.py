@@ -1,4 +1,4 @@
-"""The loop: it learns, resumes as if it had never stopped, stops when settled, and says what went wrong."""
+"""The loop, with the coordinate engine: it learns, resumes as if it had never stopped, stops when settled, and says what went wrong."""
 
 import math
 import os
@@ -20,7 +20,7 @@ from emspatialvae.simulate import clean_image, hinge_object
 from emspatialvae.train import PARTS, Trainer, split
 
 BOX, N = 16, 60
-MODEL = ModelConfig(z_dim=1, hidden=16, encoder_hidden=16)
+MODEL = ModelConfig(engine="coordinate", z_dim=1, hidden=16, encoder_hidden=16)
 SPEC = ImageSpec(BOX, 7.2, shift_prior_px=1.0, max_shift_px=3.0)
 
 
@@ -132,7 +132,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(tmp_path, images, monkeypatch):
     gradients = []
     for part in (10, 3):
         t = trainer(tmp_path / str(part), images, precision="float32")
-        t.part = part
+        monkeypatch.setattr(t.objective, "part", lambda size, part=part: part)
         monkeypatch.setattr(t.optimiser, "step", lambda: None)
         monkeypatch.setattr(t.optimiser, "zero_grad", lambda: None)
         t._step(np.arange(10))
@@ -169,7 +169,7 @@ def test_checkpoint_is_plain(tmp_path, images):
     t = trainer(tmp_path / "run", images, epochs=1)
     t.fit()
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
-    assert set(state) == {"format", "model", "optimiser", "generator", "progress"}
+    assert set(state) == {"format", "model", "optimiser", "generator", "objective", "progress"}
     assert set(state["model"]) == set(t.model.state_dict())
 
 
@@ -183,7 +183,7 @@ def test_damaged_and_foreign_checkpoints(tmp_path, images):
         trainer(tmp_path / "run", images).resume()
     shutil.copy(tmp_path / "good.pt", file)
     other = trainer(tmp_path / "run", images)
-    other.model = SpatialVAE(ModelConfig(z_dim=3, hidden=16, encoder_hidden=16), SPEC)
+    other.model = SpatialVAE(ModelConfig(engine="coordinate", z_dim=3, hidden=16, encoder_hidden=16), SPEC)
     with pytest.raises(RunFolderError, match="another model"):
         other.resume()
 

@@ -1,11 +1,15 @@
 """What an image says about any reference: filtered by CTF over noise in the Fourier plane, ready for inner products.
 
-With data ``y = CTF x + noise`` and noise power N per ring, the log-likelihood ratio of a reference x against noise alone is
+With data ``y = CTF x + noise`` and noise power N per ring, the log-likelihood ratio of an object x against noise alone is
 
     log p(y | x) - log p(y | 0) = <CTF y / N, x> - 1/2 sum_k CTF^2 / N |X(k)|^2 .
 
-The first term needs each image to be filtered once. The second needs only the ring power of the reference and the ring average
+The first term needs each image to be filtered once. The second needs only the ring power of the object and the ring average
 of CTF^2 / N, because it hardly changes with the angle (astigmatism is what is left out there; the first term has it).
+
+Everything is done with the *whitened* object ``x' = g x``, where g^2 is the average of CTF^2 / N over the particles: then images
+``CTF y / (N g)`` have white noise on average, whatever CTF and noise are, and a basis learned from them is one for x'. The
+information ``CTF^2 / (N g^2)`` of a particle scatters about 1.
 """
 
 from dataclasses import dataclass
@@ -14,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from emspatialvae.model.batch import Batch
-from emspatialvae.steerable import FourierPlane, RingPower
+from emspatialvae.steerable import FourierPlane, RingMetric
 
+LEAST_GAIN = 0.05
+"""Frequencies with less than this share of the largest gain are not restored in full."""
 WHITE = 0.03
 """Noise whose ring power departs from 1 by less than this (r.m.s.) is taken as white."""
 
@@ -27,9 +33,9 @@ class Observation:
     Attributes
     ----------
     plane
-        ``CTF F(y) / N``, shape [n, 2 F].
+        ``CTF F(y) / (N g)``, shape [n, 2 F].
     information
-        Ring average of ``CTF^2 / N``, shape [n, rings]; None when it is 1 throughout.
+        Ring average of ``CTF^2 / (N g^2)``, shape [n, rings]; None when it is 1 throughout.
     wiener
         Ring factors that turn ``plane`` into the best guess of the image without CTF and noise (up to a scale), shape [n, rings];
         None when they would change nothing.
@@ -53,16 +59,19 @@ class Observation:
 class Spectra(nn.Module):
     """Power of noise and signal per ring, by which images become observations.
 
-    Buffers: ``noise`` [groups, rings], mean |F|^2 / box^2 of the noise; ``signal`` [rings], that of the particles (without CTF).
+    Buffers: ``noise`` [groups, rings], mean |F|^2 / box^2 of the noise; ``signal`` [rings], that of the particles (without CTF);
+    ``gain`` [rings], the g of the module.
     """
 
     noise: Tensor
     signal: Tensor
+    gain: Tensor
 
     def __init__(self, groups: int, rings: int) -> None:
         super().__init__()
         self.register_buffer("noise", torch.ones(groups, rings))
         self.register_buffer("signal", torch.ones(rings))
+        self.register_buffer("gain", torch.ones(rings))
         self.register_buffer("white", torch.tensor(True))
 
     def set_noise(self, noise: Tensor) -> None:
@@ -81,9 +90,24 @@ class Spectra(nn.Module):
         group = batch.group if int(batch.group.max()) < len(self.noise) else torch.zeros_like(batch.group)
         inverse = 1 / self.noise[group]
         information = inverse if batch.ctf_power is None else inverse * batch.ctf_power
-        if not self.white:
-            transform = transform * plane.by_ring(inverse)
-        return Observation(transform, information, 1 / (information + 1 / self.signal))
+        information = information / self.gain**2
+        transform = transform * plane.by_ring(inverse / self.gain)
+        return Observation(transform, information, 1 / (information + 1 / self.whitened_signal))
+
+    @property
+    def whitened_signal(self) -> Tensor:
+        """Power of the whitened object; [rings]."""
+        return self.signal * self.gain**2
+
+    def unwhitened(self, images: Tensor) -> Tensor:
+        """Objects x of whitened ones [..., box, box], for the eye: where nothing is known of a frequency, nothing is made up."""
+        if bool((self.gain == 1).all()):
+            return images
+        plane = FourierPlane(images.shape[-1]).to(images.device)
+        rings = torch.arange(plane.rings, device=images.device).clamp(max=len(self.gain) - 1)
+        gain = self.gain[rings]
+        least = LEAST_GAIN * float(self.gain.max())
+        return plane.images(plane.transform(images) * plane.by_ring(gain / (gain**2 + least**2)))
 
     @torch.no_grad()
     def estimate_noise(self, residuals: "list[tuple[Tensor, Batch]]", plane: FourierPlane) -> Tensor:
@@ -98,8 +122,8 @@ class Spectra(nn.Module):
         return power / weight.clamp(min=1e-6)
 
 
-def half_norm(reference: Tensor, observation: Observation, ring_power: RingPower) -> Tensor:
+def half_norm(reference: Tensor, observation: Observation, metric: RingMetric) -> Tensor:
     """``1/2 sum CTF^2 / N |X|^2`` of references [n, ..., 2 R], one observation each; shape [n, ...]."""
     if observation.information is None:
         return 0.5 * (reference**2).sum(-1)
-    return 0.5 * ring_power.weighted(reference, observation.information)
+    return 0.5 * metric.square(reference, observation.information)

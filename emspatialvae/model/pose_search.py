@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from emspatialvae import geometry
 from emspatialvae.model.observation import Observation, half_norm
-from emspatialvae.steerable import FourierPlane, RingPower, SteerableBasis
+from emspatialvae.steerable import FourierPlane, RingMetric, SteerableBasis
 
 ANGLES_EVERYWHERE = 64
 ANGLES_NEARBY = 32
@@ -115,7 +115,7 @@ class PoseSearch(nn.Module):
     ) -> None:
         super().__init__()
         # Owned by the model; kept out of this module's own state.
-        self._shared = (basis, plane, RingPower(basis, plane))
+        self._shared = (basis, plane, RingMetric(basis, plane))
         self.rotate, self.translate, self.max_shift_px = rotate, translate, max_shift_px
         self.register_buffer("shift_sd_px", torch.tensor(float(shift_sd_px)))
         self.register_buffer("theta_step_rad", torch.tensor(2 * math.pi / ANGLES_NEARBY))
@@ -133,7 +133,7 @@ class PoseSearch(nn.Module):
         return self._shared[1]
 
     @property
-    def ring_power(self) -> RingPower:
+    def metric(self) -> RingMetric:
         """Of references."""
         return self._shared[2]
 
@@ -208,7 +208,7 @@ class PoseSearch(nn.Module):
             found, shifts, log_prior = self.around(observation, poses, step_px, reach)
         angles, log_angle = self.window(zoom * float(self.theta_step_rad))
         fit = self.basis.correlate(found, references[:, None], angles)
-        fit = fit + (log_prior - half_norm(references, observation, self.ring_power)[:, None])[..., None]
+        fit = fit + (log_prior - half_norm(references, observation, self.metric)[:, None])[..., None]
         log_evidence = torch.logsumexp(fit.flatten(1), 1) + log_angle
         with torch.no_grad():
             weight = torch.softmax(fit.flatten(1), 1).view_as(fit)
@@ -226,7 +226,7 @@ class PoseSearch(nn.Module):
         fit = self._fits(found, references, angles)  # [n, K, S, G]
         fit += log_prior[:, None, :, None]
         flat = fit.flatten(2)
-        log_evidence = torch.logsumexp(flat, 2) + log_angle - half_norm(references, observation, self.ring_power)
+        log_evidence = torch.logsumexp(flat, 2) + log_angle - half_norm(references, observation, self.metric)
         weight = torch.softmax(flat, 2).view_as(fit)
         of_angle, of_shift = weight.sum(2), weight.sum(3)
         turn, move = of_angle @ angles, of_shift @ shifts
@@ -259,7 +259,7 @@ class PoseSearch(nn.Module):
             some = observation[start : start + part]
             images = self.coefficients(some.plane)[0][:, 0]
             fit = self._fits(images[None], moved[None], angles)[0].transpose(0, 1)  # [n, J * O, G]
-            norm = half_norm(references.expand(len(some), -1, -1), some, self.ring_power)  # [n, J]
+            norm = half_norm(references.expand(len(some), -1, -1), some, self.metric)  # [n, J]
             fit += (log_prior - norm[:, :, None]).flatten(1)[..., None]
             profile, at = fit.max(1)
             for _ in range(modes):
@@ -331,8 +331,8 @@ class PoseSearch(nn.Module):
         slopes = torch.stack([self.basis.turning(references), *self.gradients(references)], 1)
         if factors is None:
             return slopes @ slopes.transpose(1, 2)
-        forms = slopes @ self.ring_power.forms
-        return (forms * factors[self.ring_power.ring_of]) @ forms.transpose(1, 2)
+        pairs = (slopes[:, :, None].expand(-1, 3, 3, -1), slopes[:, None].expand(-1, 3, 3, -1))
+        return self.metric.products(*pairs, factors.expand(len(slopes), -1))
 
     def gradients(self, references: Tensor) -> tuple[Tensor, Tensor]:
         """Derivatives by a move along x and y, as coefficients."""

@@ -37,11 +37,9 @@ def new_model(config: ModelConfig, images: ImageSpec, groups: int, batches: Batc
     spectra = Spectra(groups, plane.rings)
     _measure(spectra, plane, images, batches)
     disk = FullDisk(images.box, disk_radius(images), affordable_frequency(images.box, disk_radius(images)))
-    first = next(iter(batches()))
-    plain = spectra.observe(first, plane).wiener is None
-    seen = disk.covariances(_restored(spectra, plane, batches))
-    noise = None if plain else disk.covariances(_restored_noise(spectra, plane, batches))
-    basis, ratio = disk.principal(seen, noise, least=LEAST, most=MOST)
+    # Whitened images have noise of power 1 on average, so no covariance of the noise is needed.
+    seen = disk.covariances(plane.images(spectra.observe(batch, plane).plane) for batch in batches())
+    basis, ratio = disk.principal(seen, least=LEAST, most=MOST)
     model = SteerableVAE(config, images, basis, groups)
     model.spectra.load_state_dict(spectra.state_dict())
     # Standardised inputs, components that are mostly noise shrunk as a Wiener filter would.
@@ -61,34 +59,18 @@ def _measure(spectra: Spectra, plane: FourierPlane, images: ImageSpec, batches: 
         noise = spectra.estimate_noise([(b.images[:, 0].cpu() * outside * scale, b) for b in batches()], plane)
         noise[:, 0] = noise[:, 1]  # the mean of the background was subtracted
         spectra.set_noise(noise)
-    surplus, weight = torch.zeros(plane.rings), torch.zeros(plane.rings)
+    surplus, weight, information = (torch.zeros(plane.rings) for _ in range(3))
+    count = 0
     for batch in batches():
         ctf = torch.ones(1, plane.rings) if batch.ctf_power is None else batch.ctf_power
         power = plane.ring_means(plane.transform(batch.images[:, 0]))
         surplus += (power - ctf * spectra.noise[batch.group]).sum(0)
         weight += (ctf**2).expand_as(power).sum(0)
+        information += (ctf / spectra.noise[batch.group]).sum(0)
+        count += len(batch)
+    if not spectra.white or float((information / count - 1).abs().max()) > 1e-6:
+        spectra.gain.copy_((information / count).sqrt())
     spectra.signal.copy_((surplus / weight.clamp(min=1e-6)).clamp(min=1e-3 * float(spectra.noise.min())))
-
-
-def _restored(spectra: Spectra, plane: FourierPlane, batches: Batches) -> Iterable[Tensor]:
-    """Images with CTF and noise Wiener-filtered."""
-    for batch in batches():
-        observation = spectra.observe(batch, plane)
-        if observation.wiener is None:
-            yield batch.images[:, 0]
-        else:
-            yield plane.images(observation.plane * plane.by_ring(observation.wiener))
-
-
-def _restored_noise(spectra: Spectra, plane: FourierPlane, batches: Batches) -> Iterable[Tensor]:
-    """What noise alone would be in `_restored`."""
-    generator = torch.Generator().manual_seed(0)
-    for batch in batches():
-        observation = spectra.observe(batch, plane)
-        assert observation.information is not None
-        assert observation.wiener is not None
-        white = plane.transform(torch.randn(batch.images[:, 0].shape, generator=generator))
-        yield plane.images(white * plane.by_ring(observation.information.sqrt() * observation.wiener))
 
 
 def _mean_square(model: SteerableVAE, batches: Batches) -> Tensor:

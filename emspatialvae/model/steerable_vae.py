@@ -153,10 +153,15 @@ class SteerableVAE(ParticleVAE):
         return Elbo(found.log_evidence, zero * kl if freeze_z else kl, zero, zero), found.mean
 
     @torch.no_grad()
-    def settle(self, observation: Observation, poses: Poses, *, freeze_z: bool = False) -> tuple[Poses, Tensor]:
-        """Bring poses of the coarse search to the precision of the fine one, z following; poses and evidence [n]."""
+    def settle(
+        self, observation: Observation, poses: Poses, *, freeze_z: bool = False, fine: bool = True
+    ) -> tuple[Poses, Tensor]:
+        """Bring poses of the coarse search to the precision of the fine one, z following; poses and evidence [n].
+
+        Without ``fine`` only most of the way, for poses that training will go on to refine.
+        """
         evidence = observation.plane.new_zeros(len(observation))
-        for zoom in self._zooms():
+        for zoom in self._zooms() if fine else self._zooms()[:2]:
             mean = self.q(observation, poses).mean
             z = torch.zeros_like(mean) if freeze_z else mean
             found = self.search.nearby(observation, poses, self.decoder(z), zoom=zoom)
@@ -188,9 +193,9 @@ class SteerableVAE(ParticleVAE):
         plane = self.plane.move_back(observation.plane, poses.shift_px) if self.search.translate else observation.plane
         upright = self.basis.rotate(self.search.coefficients(plane)[0][:, 0], -poses.theta_rad)
         information = self.mean_information(observation)
-        prior = 1 / (len(observation) * self.spectra.signal)
+        prior = 1 / (len(observation) * self.spectra.whitened_signal)
         if information is None:
-            information = torch.ones_like(self.spectra.signal)
+            information = torch.ones_like(prior)
         total = self.plane.transform(self.basis.images(upright.mean(0)))
         restored = total * self.plane.by_ring(1 / (information + prior))
         return self.search.coefficients(restored[None])[0][0, 0] * self.decoder_live
@@ -274,7 +279,7 @@ class SteerableVAE(ParticleVAE):
         raw = self.gauge.out_of_common(Poses(content.theta_rad, content.shift_px), content.z)
         box = box or self.images.box
         turned = self.basis.rotate(self.decoder(content.z), raw.theta_rad)
-        images = self.basis.draw(turned, box)
+        images = self.spectra.unwhitened(self.basis.draw(turned, box))
         plane = FourierPlane(box).to(images.device)
         moved = plane.move_back(plane.transform(images), -raw.shift_px * (box / self.images.box))
         return plane.images(moved)[:, None]
@@ -290,8 +295,8 @@ class SteerableVAE(ParticleVAE):
         plane = self.whole_plane
         images = self.basis.images(self.basis.rotate(self.decoder(z), poses.theta_rad))
         moved = plane.move_back(plane.transform(images), -poses.shift_px)
-        if batch.ctf_power is not None:
-            moved = moved * plane.by_ring(batch.ctf_power)
+        power = torch.ones_like(self.spectra.gain) if batch.ctf_power is None else batch.ctf_power
+        moved = moved * plane.by_ring(power / self.spectra.gain)
         return plane.images(moved)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from napari_emsvae.lazy import Images, LazyImages, Rows
 
 if TYPE_CHECKING:
     from emspatialvae.infer import Latents
-    from emspatialvae.model.spatial_vae import SpatialVAE
+    from emspatialvae.model.interface import ParticleVAE
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def aligned_images(stack: ParticleStack, latents: "Latents", grid: Grid) -> Lazy
     return _from_stack(stack, grid, len(latents), align)
 
 
-def reconstructions(model: "SpatialVAE", latents: "Latents", box: int) -> LazyImages:
+def reconstructions(model: "ParticleVAE", latents: "Latents", box: int) -> LazyImages:
     """What the model draws for the content of each particle, at pose zero; blank for particles that it could not use."""
     from emspatialvae.analysis.report import canonical
 

@@ -1,0 +1,142 @@
+"""Looks at a stack and settles how its images are prepared: box, mask, CTF, contrast; with a sentence for each."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from emspatialvae import imaging
+from emspatialvae.config import Engine, PrepareConfig
+from emspatialvae.errors import EmsvaeError, ParticleFileError
+from emspatialvae.loading import most_common_box
+from emspatialvae.particles import ParticleStack
+from emspatialvae.prepare import CtfTreatment, Preparation, check_ctf, is_flipped, prepare
+
+DEFAULT_BOX = 64
+SAMPLE = 500
+"""Particles looked at to find the contrast."""
+
+
+def decide(
+    stack: ParticleStack,
+    config: PrepareConfig,
+    *,
+    bernoulli: bool = False,
+    engine: Engine = "coordinate",
+) -> tuple[Preparation, list[str]]:
+    """Settle how a stack is prepared for an engine.
+
+    Returns
+    -------
+    The preparation, and a sentence for everything that was assumed or found.
+
+    Raises
+    ------
+    ParticleFileError, EmsvaeError
+        Mixed boxes or pixel sizes without ``--box``; a box, mask or CTF request that the stack cannot meet.
+    """
+    box, pixel_size_A, said = _decide_size(stack, config)
+    diameter_A = config.mask_diameter_A if config.mask_diameter_A is not None else 0.9 * box * pixel_size_A
+    radius = diameter_A / 2 / pixel_size_A
+    if radius > box / 2 or radius < 4:
+        raise EmsvaeError(
+            f"a mask of {diameter_A:.4g} A is {2 * radius:.1f} pixels across in a box of {box} ({box * pixel_size_A:.4g} A); "
+            "choose --mask-diameter-a between 8 pixels and the box"
+        )
+    said.append(
+        f"mask {diameter_A:.4g} A across ({2 * radius:.1f} px)"
+        + ("" if config.mask_diameter_A else ", assumed: 0.9 of the box")
+    )
+    treatment, sentence = _decide_ctf(stack, config, engine)
+    said.append(sentence)
+    preparation = Preparation(box, pixel_size_A, radius, False, treatment, config.hot_pixel_sd, not bernoulli)
+    invert, sentence = _decide_contrast(stack, preparation, config)
+    said.append(sentence)
+    return replace(preparation, invert=invert), said
+
+
+def _decide_size(stack: ParticleStack, config: PrepareConfig) -> tuple[int, float, list[str]]:
+    """Box and pixel size after cropping: the same field of view for all, the smallest that occurs."""
+    widths = np.array([file.width for file in stack.files])[stack.file_of]
+    kinds = sorted({(int(w), round(float(p), 6)) for w, p in zip(widths, stack.pixel_size_A, strict=True)})
+    field_A = min(w * p for w, p in kinds)
+    largest = int(field_A / max(p for _, p in kinds) + 1e-3)
+    if len(kinds) > 1 and config.box is None:
+        listed = ", ".join(f"{w} px of {p:.4g} A" for w, p in kinds[:4])
+        raise ParticleFileError(
+            f"{stack.source}: images of different size ({listed}); expected one box and pixel size; "
+            f"bring them to a common one with --box {min(DEFAULT_BOX, largest)}"
+        )
+    common = most_common_box(stack)
+    box = config.box if config.box is not None else min(common, DEFAULT_BOX)
+    pixel_size_A = field_A / box
+    if box > largest:
+        raise EmsvaeError(
+            f"--box {box} would give pixels of {pixel_size_A:.4g} A, finer than the images' {max(p for _, p in kinds):.4g} A; "
+            f"choose at most --box {largest}"
+        )
+    said = [f"pixel size {', '.join(f'{p:.4g}' for p in sorted({p for _, p in kinds}))} A"]
+    if len(kinds) > 1 or box != common:
+        said.append(
+            f"Fourier-cropped from {', '.join(f'{w}' for w in stack.boxes)} to {box} px of {pixel_size_A:.4g} A"
+        )
+    else:
+        said.append(f"box {box} px, used as it is")
+    return box, pixel_size_A, said
+
+
+def _decide_ctf(stack: ParticleStack, config: PrepareConfig, engine: Engine) -> tuple[CtfTreatment, str]:
+    if config.ctf == "full" and engine == "coordinate":
+        raise EmsvaeError(
+            "--ctf full: the coordinate model has no CTF in its likelihood; use --ctf phase-flip or --engine steerable"
+        )
+    if config.ctf == "none":
+        return "none", "CTF left alone (--ctf none)"
+    if config.ctf == "auto" and (stack.ctf is None or not stack.ctf.known.any()):
+        return "none", "CTF left alone: no parameters in the file"
+    if config.ctf == "auto" and stack.ctf is not None and not np.nan_to_num(stack.ctf.defocus_u_A).any():
+        return (
+            "none",
+            "CTF left alone: every defocus in the file is 0",
+        )  # how simulations say that images are projections
+    treatment = "multiply" if config.ctf == "full" or (config.ctf == "auto" and engine == "steerable") else "phase-flip"
+    check_ctf(stack, treatment)
+    used = [stack.optics[group] for group in np.unique(stack.optics_of)]
+    multiplied = all(group.ctf_premultiplied for group in used)
+    # What was multiplied has the right phases, too.
+    asked = [group for group in used if treatment == "phase-flip" or not group.ctf_premultiplied]
+    done, left = ([group.name for group in asked if is_flipped(group) == is_done] for is_done in (True, False))
+    if done and left:
+        raise ParticleFileError(
+            f"{stack.source}: some optics groups are phase-flipped ({', '.join(done)}) and some are not ({', '.join(left)}); "
+            "take them apart, or use --ctf none"
+        )
+    if treatment == "multiply":
+        how = "multiplied by it already" if multiplied else "multiplied by it"
+        return treatment, f"CTF: images {how}, its square in the likelihood (--ctf full)"
+    if left:
+        return treatment, "CTF: phases flipped"
+    already = "the images are multiplied by it" if multiplied else "phases were flipped"
+    return treatment, f"CTF left alone: {already} already"
+
+
+def _decide_contrast(stack: ParticleStack, preparation: Preparation, config: PrepareConfig) -> tuple[bool, str]:
+    if config.invert != "auto":
+        return (
+            config.invert == "yes",
+            f"contrast {'inverted' if config.invert == 'yes' else 'kept'} (--invert {config.invert})",
+        )
+    if not preparation.normalise:
+        return False, "contrast kept"
+    rows = np.unique(np.linspace(0, len(stack) - 1, min(len(stack), SAMPLE)).astype(int))
+    # A multiplied image has hardly any mean left; with its phases flipped it is as bright as it is.
+    seen = replace(preparation, ctf="phase-flip") if preparation.ctf == "multiply" else preparation
+    images = np.concatenate([portion.images[portion.usable] for portion in prepare(stack.subset(rows), seen)])
+    if not len(images):
+        raise ParticleFileError(
+            f"{stack.source}: every image looked at is constant or holds NaN; there is nothing to learn from"
+        )
+    brighter, error = imaging.brightness_of_centre(images, preparation.mask_radius_px)
+    found = f"the centre is {brighter:+.3f} +- {error:.3f} background s.d. against the outside"
+    if not np.isfinite(error) or abs(brighter) < 3 * error:
+        return False, f"contrast unclear ({found}): kept; say --invert yes if particles are dark"
+    return brighter < 0, f"particles are {'dark: inverted' if brighter < 0 else 'bright: kept'} ({found})"
