@@ -138,7 +138,9 @@ def read_mask(path: Path, box: int) -> NDArray[np.float32]:
         )
     mask = mrc.read_images(header, np.zeros(1, dtype=np.int64))[0]
     if not np.isfinite(mask).all() or not (mask > 0).any():
-        raise ParticleFileError(f"{path}: the mask is empty or holds NaN; expected 1 on what shall stand still, 0 elsewhere")
+        raise ParticleFileError(
+            f"{path}: the mask is empty or holds NaN; expected 1 on what shall stand still, 0 elsewhere"
+        )
     return mask.clip(0, 1)
 
 

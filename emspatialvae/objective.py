@@ -15,10 +15,10 @@ from emspatialvae import compute
 from emspatialvae.config import TrainConfig
 from emspatialvae.geometry import Pose2D
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.interface import Elbo, ParticleVAE
+from emspatialvae.model.interface import Elbo
 from emspatialvae.model.pose_search import Poses
 from emspatialvae.model.spatial_vae import SpatialVAE
-from emspatialvae.model.start import CONSENSUS_PARTICLES, find_consensus
+from emspatialvae.model.start import CONSENSUS_PARTICLES, LEAST_NOISE, find_consensus
 from emspatialvae.model.steerable_vae import SteerableVAE
 
 Rows = NDArray[np.int64]
@@ -30,6 +30,8 @@ SEARCH_EPOCHS = (0, 2, 4)
 SEARCH_EVERY = 8
 """and every so many epochs later."""
 SEARCH_BATCH = 512
+NOISE_EPOCHS = 6
+"""Noise is measured again before each of the first epochs; then it stays, so that ELBOs can be compared."""
 NOISE_PARTICLES = 2000
 ANCHOR_PARTICLES = 2000
 GAUGE_PARTICLES = 4000
@@ -39,7 +41,8 @@ LEAST_SHIFT_SD_PX = 0.3
 class Objective(ABC):
     """The evidence lower bound of particles, by row number, and what it must remember between steps."""
 
-    model: ParticleVAE
+    unsettled_epochs: int = 0
+    """Epochs over which what is measured still changes, so that their bounds cannot be compared with later ones."""
 
     @abstractmethod
     def begin_epoch(self, epoch: int, rows: Rows) -> None:
@@ -64,6 +67,8 @@ class Objective(ABC):
 
 class AmortisedObjective(Objective):
     """The coordinate engine: a network guesses z and pose."""
+
+    model: SpatialVAE
 
     def __init__(
         self, model: SpatialVAE, load: Load, config: TrainConfig, device: torch.device, dtype: torch.dtype
@@ -102,6 +107,8 @@ class SearchedObjective(Objective):
         Poses to begin with, shifts in prepared pixels [default: none, everything is searched].
     """
 
+    model: SteerableVAE
+
     def __init__(
         self,
         model: SteerableVAE,
@@ -114,6 +121,8 @@ class SearchedObjective(Objective):
     ) -> None:
         self.model, self.load, self.config, self.device = model, load, config, device
         self.learn_shift_prior = learn_shift_prior
+        self.z_delay = config.z_delay or 0
+        self.unsettled_epochs = NOISE_EPOCHS
         self.table = torch.zeros(n, 3)
         self.given = start is not None
         if start is not None:
@@ -163,14 +172,14 @@ class SearchedObjective(Objective):
         if epoch == 0:
             self._first_consensus(some)
         searched = epoch in SEARCH_EPOCHS or epoch % SEARCH_EVERY == 0
-        if epoch > self.config.z_delay:
-            if searched:
-                self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], epoch)
-            self._look_at_noise(some[:NOISE_PARTICLES], rng)
+        if epoch > self.z_delay and searched:
+            self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], epoch)
+        if self.z_delay < epoch < self.unsettled_epochs:
+            self._look_at_noise(some[:NOISE_PARTICLES])
         if epoch > 0 or self.given:
-            self._set_steps(some[:256], frozen=epoch <= self.config.z_delay)
+            self._set_steps(some[:256], frozen=epoch <= self.z_delay)
         if searched and not self.given:
-            self._search_everywhere(rows, frozen=epoch <= self.config.z_delay)
+            self._search_everywhere(rows, frozen=epoch <= self.z_delay)
 
     def _first_consensus(self, rows: Rows) -> None:
         observation = self.model.observe(self.load(rows[:CONSENSUS_PARTICLES]))
@@ -223,7 +232,7 @@ class SearchedObjective(Objective):
             spread = math.sqrt(squares / count)
             model.search.shift_sd_px.fill_(max(spread, LEAST_SHIFT_SD_PX))
 
-    def _look_at_noise(self, rows: Rows, rng: np.random.Generator) -> None:
+    def _look_at_noise(self, rows: Rows) -> None:
         """Noise power from what the model leaves unexplained."""
         model = self.model
         residuals = []
@@ -234,7 +243,7 @@ class SearchedObjective(Objective):
             residuals.append((batch.images[:, 0] - model.drawn(model.q(observation, poses).mean, poses, batch), batch))
         noise = model.spectra.estimate_noise(residuals, model.whole_plane)
         noise[:, 0] = noise[:, 1]
-        model.spectra.set_noise(noise)
+        model.spectra.set_noise(noise.clamp(min=LEAST_NOISE))
 
 
 def _parts(rows: Rows) -> Iterator[Rows]:

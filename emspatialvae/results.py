@@ -81,7 +81,9 @@ def held_still(run: RunDir, latents: Latents, mask: Path) -> Latents:
 
     model = load_model(run)
     if not isinstance(model, SteerableVAE):
-        raise EmsvaeError(f"--hold-still: {run.path} was trained with --engine coordinate, whose poses have no common frame")
+        raise EmsvaeError(
+            f"--hold-still: {run.path} was trained with --engine coordinate, whose poses have no common frame"
+        )
     weights = torch.from_numpy(read_mask(mask, model.images.box))
     z = torch.from_numpy(latents.z).float()
     common = Poses(torch.from_numpy(latents.pose.theta_rad).float(), torch.from_numpy(latents.pose.shift_px).float())

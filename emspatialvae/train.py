@@ -211,8 +211,9 @@ class Trainer:
         self.run.append_metrics(row)
         p.epoch, p.step, p.sums = p.epoch + 1, 0, [0.0] * len(PARTS)
         watched = (test or train)[0]
-        # While z is frozen or the KL terms are warming up something else is maximised; what it reached does not count.
-        better = watched > p.best_elbo or p.epoch <= self.z_delay or self._kl_weight() < 1
+        # While z is frozen, noise is measured or the KL terms are warming up something else is maximised; that does not count.
+        unsettled = p.epoch <= max(self.z_delay, self.objective.unsettled_epochs)
+        better = watched > p.best_elbo or unsettled or self._kl_weight() < 1
         p.best_elbo = watched if better else p.best_elbo
         p.stale_epochs = 0 if better else p.stale_epochs + 1
         if p.epoch >= self.limit:

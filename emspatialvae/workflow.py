@@ -56,6 +56,8 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
         stack, config.prepare, bernoulli=config.model.noise == "bernoulli", engine=config.model.engine
     )
     config = dataclasses.replace(config, input=_absolute(config.input), poses=_poses(config))
+    if config.train.init_poses:
+        _start_poses(stack, preparation)
     images, shift_said = _image_spec(config, preparation)
     if config.train.hold_still is not None:
         read_mask(config.train.hold_still, images.box)
@@ -150,14 +152,14 @@ def train_run(
         stack.names,
         train,
         run,
-        start=_start_poses(stack, manifest) if train.init_poses else None,
+        start=_start_poses(stack, manifest.preparation) if train.init_poses else None,
         learn_shift_prior=manifest.config.model.shift_prior_px is None,
     )
     if resume:
         trainer.resume()
     finished = _fit(trainer, run, say)
     _report(run, say, _verdict(run, trainer))
-    _check_signal(trainer, stack)
+    _check_signal(run, trainer, stack, say)
     trainer.fix_gauge(mask)
     if trainer.progress.epoch <= trainer.z_delay:
         _report(
@@ -201,7 +203,7 @@ def _model(
     return model
 
 
-def _start_poses(stack: ParticleStack, manifest: Manifest) -> Pose2D:
+def _start_poses(stack: ParticleStack, preparation: Preparation) -> Pose2D:
     """Poses of the file in prepared pixels.
 
     Raises
@@ -213,10 +215,10 @@ def _start_poses(stack: ParticleStack, manifest: Manifest) -> Pose2D:
         raise ParticleFileError(
             f"{stack.source}: --init-poses needs rlnAnglePsi and rlnOriginX/YAngst (or alignments2D), found none; leave it out"
         )
-    return stack.pose.scaled(stack.pixel_size_A / manifest.preparation.pixel_size_A)
+    return stack.pose.scaled(stack.pixel_size_A / preparation.pixel_size_A)
 
 
-def _check_signal(trainer: "Trainer", stack: ParticleStack) -> None:
+def _check_signal(run: RunDir, trainer: "Trainer", stack: ParticleStack, say: Say) -> None:
     """Refuse to write what a model without evidence says.
 
     Raises
@@ -229,11 +231,15 @@ def _check_signal(trainer: "Trainer", stack: ParticleStack) -> None:
     if not isinstance(trainer.model, SteerableVAE):
         return
     mean, error = trainer.evidence()
-    if not mean > 3 * error:
+    if not mean > 0:
         raise EmsvaeError(
             f"no signal found in {stack.source}: images held out from training are explained no better than by noise alone "
             f"({mean:.2f} +- {error:.2f} nats per particle); look at them with `emsvae info`, check --invert, --ctf and "
             "--mask-diameter-a; no results were written"
+        )
+    if mean < 3 * error:
+        _report(
+            run, say, f"the signal is weak or the images are few: {mean:.2f} +- {error:.2f} nats per particle held out"
         )
 
 
@@ -284,7 +290,7 @@ def finish_run(
     run: RunDir, stack: ParticleStack, images: PreparedImages, device: configuration.Device, *, say: Say = print
 ) -> None:
     """Results and figures of a trained run: ``latents.csv``, ``particles.star`` (and ``.cs``), ``figures/``."""
-    from emspatialvae.analysis import report
+    from emspatialvae.analysis import report, summary
     from emspatialvae.infer import infer, load_model
     from emspatialvae.progress import bar
 
@@ -308,6 +314,8 @@ def finish_run(
     if stack.kind == "cs":
         export.write(latents, stack, run.star.with_suffix(".cs"), poses=manifest.config.poses, force=True)
     report.draw(run, model, images, latents)
+    for line in summary.sureness(latents, manifest.config.model):
+        _report(run, say, line)
     _report(run, say, f"results: {run.star}, {run.latents}, figures in {run.figures}")
 
 

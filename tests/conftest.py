@@ -96,6 +96,16 @@ def easy_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def clear_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of `emsvae simulate`: 200 hinges of 24 px at SNR 2, enough for a few epochs to see them. Copy it before you change it."""
+    from emspatialvae.config import SimulateConfig
+    from emspatialvae.simulate import simulate_stack
+
+    out = tmp_path_factory.mktemp("clear") / "sim"
+    return simulate_stack(SimulateConfig("hinge", out, particles=200, box=24, snr=2.0, shift_px=1.0))
+
+
+@pytest.fixture(scope="session")
 def tiny_run(easy_stack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs on `easy_stack`, figures and all. Copy it before you change it."""
     from emspatialvae.cli import main

@@ -202,22 +202,22 @@ def test_particles_are_found_from_any_folder(emsvae, easy_stack, no_figures, her
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_resume_equals_an_uninterrupted_run(emsvae, easy_stack, no_figures, here, engine):
-    train = ["train", easy_stack / "particles.star", *emsvae.TINY[2:], "--batch-size", "10", "--engine", engine]
+def test_resume_equals_an_uninterrupted_run(emsvae, clear_stack, no_figures, here, engine):
+    train = ["train", clear_stack / "particles.star", *emsvae.TINY[2:], "--batch-size", "40", "--engine", engine]
     emsvae.done(*train, "--out", "whole", "--epochs", "4")
     emsvae.done(*train, "--out", "halves", "--epochs", "2")
     shutil.rmtree(here / "halves" / "cache")
-    said = emsvae.done("train", easy_stack / "particles.star", "--out", "halves", "--resume", "--epochs", "4").out
+    said = emsvae.done("train", clear_stack / "particles.star", "--out", "halves", "--resume", "--epochs", "4").out
     assert "going on" in said
     for name in ("metrics.csv", "latents.csv", "particles.star"):
         assert (here / "whole" / name).read_bytes() == (here / "halves" / name).read_bytes(), name
-    said = emsvae.done("train", easy_stack / "particles.star", "--out", "halves", "--resume", "--epochs", "4").out
+    said = emsvae.done("train", clear_stack / "particles.star", "--out", "halves", "--resume", "--epochs", "4").out
     assert "after 4 epochs" in said
     assert (here / "whole" / "latents.csv").read_bytes() == (here / "halves" / "latents.csv").read_bytes()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_interrupt_leaves_a_usable_run(emsvae, easy_stack, no_figures, here, monkeypatch, engine):
+def test_interrupt_leaves_a_usable_run(emsvae, clear_stack, no_figures, here, monkeypatch, engine):
     import signal
 
     from emspatialvae.train import Trainer
@@ -229,15 +229,15 @@ def test_interrupt_leaves_a_usable_run(emsvae, easy_stack, no_figures, here, mon
         if self.progress.epoch == 1:
             signal.raise_signal(signal.SIGINT)
 
-    train = ["train", easy_stack / "particles.star", *emsvae.TINY[2:], "--epochs", "4", "--batch-size", "10"]
+    train = ["train", clear_stack / "particles.star", *emsvae.TINY[2:], "--epochs", "4", "--batch-size", "40"]
     train += ["--engine", engine]
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", interrupted)
         answer = emsvae(*train, "--out", "cut")
     assert answer.code == 130 and "interrupted" in answer.out
-    assert len(pd.read_csv(here / "cut" / "latents.csv")) == 48
+    assert len(pd.read_csv(here / "cut" / "latents.csv")) == 200
     emsvae.done("export", "cut", "--csv", "x.csv")
-    emsvae.done("train", easy_stack / "particles.star", "--out", "cut", "--resume")
+    emsvae.done("train", clear_stack / "particles.star", "--out", "cut", "--resume")
     emsvae.done(*train, "--out", "whole")
     for name in ("metrics.csv", "latents.csv"):
         assert (here / "whole" / name).read_bytes() == (here / "cut" / name).read_bytes(), name
@@ -377,6 +377,8 @@ def test_whole_image_scores_the_corners(emsvae, easy_stack, tmp_path):
     from emspatialvae.infer import load_model
     from emspatialvae.run import RunDir
 
-    emsvae.done("train", easy_stack / "particles.star", "--out", tmp_path / "run", *emsvae.TINY, *COORDINATE, "--whole-image")
+    emsvae.done(
+        "train", easy_stack / "particles.star", "--out", tmp_path / "run", *emsvae.TINY, *COORDINATE, "--whole-image"
+    )
     model = load_model(RunDir(tmp_path / "run"))
     assert int(model.mask.sum()) == model.images.box**2

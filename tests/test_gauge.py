@@ -39,7 +39,8 @@ def drawn(search: PoseSearch, obj, z, theta, shift) -> torch.Tensor:
 def some_poses(n: int, theta: float = math.pi, shift: float = 2.0, seed: int = 0) -> Poses:
     rng = np.random.default_rng(seed)
     return Poses(
-        torch.from_numpy(rng.uniform(-theta, theta, n)).float(), torch.from_numpy(rng.uniform(-shift, shift, (n, 2))).float()
+        torch.from_numpy(rng.uniform(-theta, theta, n)).float(),
+        torch.from_numpy(rng.uniform(-shift, shift, (n, 2))).float(),
     )
 
 
@@ -76,7 +77,11 @@ def test_register_leaves_alone_what_is_not_inferred(part):
     search = make_search(**{part: False})
     poses = some_poses(6)
     zero = torch.zeros_like
-    poses = Poses(zero(poses.theta_rad), poses.shift_px) if part == "rotate" else Poses(poses.theta_rad, zero(poses.shift_px))
+    poses = (
+        Poses(zero(poses.theta_rad), poses.shift_px)
+        if part == "rotate"
+        else Poses(poses.theta_rad, zero(poses.shift_px))
+    )
     contents = drawn(search, hinge_object(), 0.2, poses.theta_rad, poses.shift_px)
     (reference,) = drawn(search, hinge_object(), 0.2, [0.0], [(0.0, 0.0)])
     found = register(search, contents, reference)
@@ -162,9 +167,7 @@ def test_the_common_frame_is_a_grid_of_contents_too():
     gauge, raw = fitted_gauge(), some_poses(12)
     z = torch.randn(12, 2, generator=torch.Generator().manual_seed(1))
     flat = gauge.into_common(raw, z)
-    square = gauge.into_common(
-        Poses(raw.theta_rad.view(3, 4), raw.shift_px.view(3, 4, 2)), z.view(3, 4, 2)
-    )
+    square = gauge.into_common(Poses(raw.theta_rad.view(3, 4), raw.shift_px.view(3, 4, 2)), z.view(3, 4, 2))
     assert torch.allclose(square.theta_rad.flatten(), flat.theta_rad)
     assert torch.allclose(square.shift_px.flatten(0, 1), flat.shift_px)
 
@@ -221,7 +224,8 @@ def test_a_few_wrong_registrations_do_not_pull():
     assert float(degrees_apart(gauge(z).theta_rad, theta).mean()) < 1.5
 
 
-def test_the_same_fit_twice():
+def test_the_same_fit_twice(monkeypatch):
+    monkeypatch.setattr("emspatialvae.model.gauge.FIT_STEPS", 100)
     z, poses = torch.randn(300, 2, generator=torch.Generator().manual_seed(0)), some_poses(300, 0.3)
     found = []
     for _ in range(2):

@@ -380,17 +380,6 @@ def test_products_weighted_by_ring(full):
     assert torch.allclose(whole, metric.square(a, factors) + 2 * found + metric.square(b, factors), rtol=1e-4)
 
 
-NOBODY = "RingMetric.products: reshape(0, -1, d) of no particles raises RuntimeError"
-
-
-@pytest.mark.xfail(strict=True, reason=NOBODY)
-def test_weighted_squares_of_nobody(full):
-    """Inference asks for the rivals of particles that may have none."""
-    metric = RingMetric(full(16), FourierPlane(16))
-    nobody = torch.zeros(0, 2 * full(16).size)
-    assert metric.square(nobody, torch.zeros(0, metric.rings)).shape == (0,)
-
-
 def kept_power(basis: SteerableBasis) -> float:
     """Share of the components' power within their effective ring."""
     cut = FourierPlane(basis.box, effective_ring(basis))

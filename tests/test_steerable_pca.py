@@ -101,9 +101,7 @@ def test_batches_change_nothing_and_the_same_images_give_the_same(disk):
     for a, b in zip(one.per_order, many.per_order, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
         np.testing.assert_allclose(a, a.conj().T, atol=1e-4)
-    (first, ratio), (second, again) = (
-        disk.principal(disk.covariances([images]), least=20, most=40) for _ in range(2)
-    )
+    (first, ratio), (second, again) = (disk.principal(disk.covariances([images]), least=20, most=40) for _ in range(2))
     assert torch.equal(first.vectors, second.vectors) and torch.equal(ratio, again)
 
 

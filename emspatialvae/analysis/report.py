@@ -76,7 +76,7 @@ def consensus(model: ParticleVAE, z: Floats) -> NDArray[np.float32]:
     contents z [n, d] then stands for it.
     """
     if isinstance(model, SteerableVAE) and model.gauge.fitted:
-        return model.basis.images(model.gauge.reference).numpy()
+        return model.spectra.unwhitened(model.basis.images(model.gauge.reference)).numpy()
     return canonical(model, _some(z, RENDERED)).mean(0)
 
 

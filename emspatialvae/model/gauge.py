@@ -65,7 +65,7 @@ class Gauge(nn.Module):
     """
 
     reference: Tensor
-    offset: Tensor
+    fitted: Tensor
 
     def __init__(self, z_dim: int, coefficients: int, hidden: int = 64) -> None:
         super().__init__()
@@ -112,14 +112,14 @@ class Gauge(nn.Module):
         """Poses of the decoder's own frame for z as poses in the common frame."""
         inner = self(z)
         cos, sin = torch.cos(raw.theta_rad), torch.sin(raw.theta_rad)
-        theta, x, y = geometry.composed_xy(
-            raw.theta_rad, *raw.shift_px.unbind(-1), inner.theta_rad, *inner.shift_px.unbind(-1), cos, sin
-        )
+        (x, y), (inner_x, inner_y) = raw.shift_px.unbind(-1), inner.shift_px.unbind(-1)
+        theta, x, y = geometry.composed_xy(raw.theta_rad, x, y, inner.theta_rad, inner_x, inner_y, cos, sin)
         return Poses(geometry.wrapped(theta), torch.stack([x, y], -1))
 
     def out_of_common(self, common: Poses, z: Tensor) -> Poses:
         """The inverse of `into_common`."""
         inner = self(z)
         theta = common.theta_rad - inner.theta_rad
-        x, y = geometry.rotate_xy(*inner.shift_px.unbind(-1), torch.cos(theta), torch.sin(theta))
+        inner_x, inner_y = inner.shift_px.unbind(-1)
+        x, y = geometry.rotate_xy(inner_x, inner_y, torch.cos(theta), torch.sin(theta))
         return Poses(geometry.wrapped(theta), common.shift_px - torch.stack([x, y], -1))

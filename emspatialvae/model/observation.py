@@ -66,6 +66,7 @@ class Spectra(nn.Module):
     noise: Tensor
     signal: Tensor
     gain: Tensor
+    white: Tensor
 
     def __init__(self, groups: int, rings: int) -> None:
         super().__init__()

@@ -17,6 +17,8 @@ from emspatialvae.steerable_pca import FullDisk
 
 LEAST, MOST = 128, 192
 """Components kept, at least and at most."""
+LEAST_NOISE = 0.01
+"""Power of the noise of prepared images, at least; 1 is the rule."""
 RESTARTS = 4
 CONSENSUS_PARTICLES = 1500
 CONSENSUS_ROUNDS = 8
@@ -58,7 +60,8 @@ def _measure(spectra: Spectra, plane: FourierPlane, images: ImageSpec, batches: 
         scale = share**-0.5
         noise = spectra.estimate_noise([(b.images[:, 0].cpu() * outside * scale, b) for b in batches()], plane)
         noise[:, 0] = noise[:, 1]  # the mean of the background was subtracted
-        spectra.set_noise(noise)
+        # Images without noise (projections, drawings) are taken to have a little.
+        spectra.set_noise(noise.clamp(min=LEAST_NOISE))
     surplus, weight, information = (torch.zeros(plane.rings) for _ in range(3))
     count = 0
     for batch in batches():

@@ -60,6 +60,13 @@ class SteerableSpec:
 class SteerableVAE(ParticleVAE):
     """See the module. ``basis`` holds components learned from the particles (`emspatialvae.steerable_pca`)."""
 
+    basis: SteerableBasis
+    plane: FourierPlane
+    spectra: Spectra
+    search: PoseSearch
+    decoder: CanonicalDecoder
+    encoder: CoefficientEncoder
+    gauge: Gauge
     anchors: Tensor
     half_precision = False  # differences of log-likelihoods of a hundred nats decide
 
@@ -219,6 +226,8 @@ class SteerableVAE(ParticleVAE):
         rough = torch.full_like(score, HOPELESS)
         for k in range(score.shape[1]):
             rows = torch.nonzero(score[:, k] > score[:, 0] - UNLIKELY)[:, 0]
+            if not len(rows):
+                continue
             settled, evidence = self.settle(observation[rows], starts[rows, k])
             poses.theta_rad[rows, k], poses.shift_px[rows, k], rough[rows, k] = (
                 settled.theta_rad,
