@@ -197,12 +197,15 @@ class SearchedObjective(Objective):
         self.model.search.set_steps(references, self.model.mean_information(observation))
 
     @torch.no_grad()
-    def fix_gauge(self, rows: Rows, mask: NDArray[np.float32] | None = None) -> None:
-        """Fit the model's gauge to contents as some of the particles have them."""
-        some = np.random.default_rng(self.config.seed).permutation(rows)[:GAUGE_PARTICLES]
+    def fix_gauge(self, rows: Rows, mask: NDArray[np.float32] | None = None) -> tuple[float, float]:
+        """Fit the model's gauge to contents as some particles have them; what is left for others (degrees, px)."""
+        some = np.random.default_rng(self.config.seed).permutation(rows)
+        others = some[GAUGE_PARTICLES : GAUGE_PARTICLES + ANCHOR_PARTICLES]
+        others, some = others if len(others) else some, some[:GAUGE_PARTICLES]
         self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], self.config.seed)
         weights = None if mask is None else torch.from_numpy(mask).to(self.device)
         self.model.fix_gauge(self.contents(some), weights)
+        return self.model.gauge_residual(self.contents(others), weights)
 
     def contents(self, rows: Rows) -> Tensor:
         """Posterior means of z at the table's poses; [k, z_dim]."""

@@ -6,6 +6,7 @@ particles of any stack, now or at inference; `PreparedImages` keeps the result i
 
 import hashlib
 import json
+import mmap
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -205,7 +206,19 @@ class PreparedImages:
     def portion(self, rows: NDArray[np.int64]) -> Portion:
         """Some of the particles, in the order asked."""
         power = None if self.ctf_power is None else np.asarray(self.ctf_power[rows])
-        return Portion(rows, self.pixels[rows].astype(np.float32), self.usable[rows], self.group[rows], power)
+        images = self.pixels[rows].astype(np.float32)
+        _forget(self.pixels)
+        return Portion(rows, images, self.usable[rows], self.group[rows], power)
+
+
+def _forget(mapped: NDArray[Any]) -> None:
+    """Give the pages of a memory-mapped file back, or a few epochs would count the whole file as this process's memory.
+
+    They stay in the system's cache, so that the next look costs next to nothing.
+    """
+    pages = getattr(mapped, "_mmap", None)
+    if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def prepared_images(

@@ -246,11 +246,18 @@ class Trainer:
         total = self._each(self.test_rows if len(self.test_rows) else self.train_rows)[0]
         return float(total.mean()), float(total.std() / math.sqrt(len(total))) if len(total) > 1 else math.inf
 
-    def fix_gauge(self, mask: NDArray[np.float32] | None = None) -> None:
-        """Refer the poses of all contents to one frame, where the engine knows how: see `SteerableVAE.fix_gauge`."""
-        if isinstance(self.objective, SearchedObjective):
-            self.objective.fix_gauge(np.concatenate([self.train_rows, self.test_rows]), mask)
-            self.save()
+    def fix_gauge(self, mask: NDArray[np.float32] | None = None) -> tuple[float, float] | None:
+        """Refer the poses of all contents to one frame, where the engine knows how: see `SteerableVAE.fix_gauge`.
+
+        Returns
+        -------
+        What is left of turn (degrees) and move (prepared px), r.m.s. over contents; None where there is no common frame.
+        """
+        if not isinstance(self.objective, SearchedObjective):
+            return None
+        left = self.objective.fix_gauge(np.concatenate([self.train_rows, self.test_rows]), mask)
+        self.save()
+        return left
 
     def _raise_not_finite(self, rows: NDArray[np.int64]) -> None:
         with torch.no_grad():

@@ -147,7 +147,7 @@ def train_run(
     torch.manual_seed(train.seed)
     train = configuration.train_for(train, manifest.config.model.engine)
     trainer = Trainer(
-        _model(run, images, train, resume=resume, say=say),
+        new_engine(run, images, train, resume=resume, say=say),
         images,
         stack.names,
         train,
@@ -160,7 +160,10 @@ def train_run(
     finished = _fit(trainer, run, say)
     _report(run, say, _verdict(run, trainer))
     _check_signal(run, trainer, stack, say)
-    trainer.fix_gauge(mask)
+    left = trainer.fix_gauge(mask)
+    if left is not None:
+        what = "one consensus" if mask is None else f"the part of the consensus under {train.hold_still}"
+        _report(run, say, f"poses refer to {what}, whatever z, within {left[0]:.2f} degrees and {left[1]:.3f} px")
     if trainer.progress.epoch <= trainer.z_delay:
         _report(
             run,
@@ -171,8 +174,8 @@ def train_run(
     return finished
 
 
-def _model(
-    run: RunDir, images: PreparedImages, train: configuration.TrainConfig, *, resume: bool, say: Say
+def new_engine(
+    run: RunDir, images: PreparedImages, train: configuration.TrainConfig, *, resume: bool = False, say: Say = print
 ) -> "ParticleVAE":
     """The model that training begins with, or goes on with."""
     from emspatialvae import compute

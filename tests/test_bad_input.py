@@ -624,10 +624,6 @@ def test_options_of_the_steerable_engine(emsvae, sim, words):
     assert " ".join(words) in said and "steerable" in said
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="found out after the run folder was made (and with --force the old one replaced): workflow._start_poses belongs into start_run",
-)
 def test_init_poses_of_a_file_without(emsvae, sim, here):
     said = emsvae.refused("train", sim / "particles.star", "--init-poses", "--out", "run")
     assert "--init-poses" in said and "rlnAnglePsi" in said

@@ -264,10 +264,6 @@ def test_noise_is_learned_from_what_is_left(tmp_path):
     assert float((found / power - 1)[1:-1].abs().mean()) < 0.06
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="noise is estimated anew from residuals of a model that does not fit yet: signal becomes noise, and is never found again",
-)
 def test_signal_never_becomes_noise(tmp_path):
     """Few particles, 160 nats each: before the model fits, what it leaves over is not all noise (which is 1 here)."""
     clean, _, _ = hinges(48, 1.0, seed=8)
@@ -277,6 +273,22 @@ def test_signal_never_becomes_noise(tmp_path):
     rows = t.run.metrics()
     assert float(t.model.spectra.noise.max()) < 2
     assert rows[-1]["test_elbo"] > 0.5 * rows[0]["test_elbo"]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="see test_pose_search.test_a_particle_beyond_the_largest_shift_is_not_lost: -9700 nats for a few, in the mean that decides",
+)
+def test_far_particles_do_not_rule_the_held_out_mean(tmp_path):
+    """Shifts of 1.8 px s.d. where 4.8 are allowed: one in thirty lies beyond, and each is worth about as much as the others."""
+    clean, _, _ = hinges(shift_px=1.8, seed=4)
+    images = prepared(clean + np.random.default_rng(5).normal(size=clean.shape))
+    t = trainer(tmp_path / "run", images, fresh_model(images), epochs=1)
+    t.fit()
+    with torch.no_grad():
+        total = t._each(np.arange(N))[0]
+    assert float(total.min()) > -500
+    assert float(total.mean()) > 0.8 * float(total.median())
 
 
 def test_anchors_stand_for_all_contents(tmp_path, images, blank):

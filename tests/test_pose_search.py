@@ -243,21 +243,23 @@ def test_gradient_is_the_posterior_mean_residual(fine):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="nearby walks past max_shift_px, where every shift has a log prior of -1e4: the particle is lost there for good, and one of "
-    "them in a thousand takes 10 nats from the mean that decides on stopping and on 'no signal found'",
+    reason="a wide step walks up to max_shift_px + its own length, a finer one then finds every shift masked with -1e4: 3 of 500 "
+    "particles in a stack with shifts of 1.5 px s.d. (limit 4.8) end there for good, and take 200 nats from the held-out mean",
 )
 def test_a_particle_beyond_the_largest_shift_is_not_lost():
-    """Content at 6.5 px, where 5 are allowed: the pose stays near the limit, the evidence a number one can average."""
+    """Content at 5.5 px, where 5 are allowed, after a search with wide steps: the evidence stays a number that one can average."""
     search = make_search(max_shift_px=5.0)
     b = reference(search)[None]
-    search.set_steps(b, None)
-    observation = seen(search, noisy(hinge_images(32, 0.3, [0.7], [(6.5, 0.0)], 0.2)))
+    search.shift_step_px.fill_(0.1)
+    search.theta_step_rad.fill_(0.05)
+    observation = seen(search, noisy(hinge_images(32, 0.3, [0.7], [(5.5, 0.0)], 0.2)))
     poses = Poses(torch.tensor([0.7]), torch.tensor([[4.9, 0.0]]))
-    for _ in range(40):
-        found = search.nearby(observation, poses, b)
+    evidence = []
+    for zoom in (8.0, 8.0, 1.0, 1.0):
+        found = search.nearby(observation, poses, b, zoom=zoom)
         poses = found.mean
-    assert float(poses.shift_px.norm()) < 5.5
-    assert float(found.log_evidence) > -500
+        evidence.append(float(found.log_evidence))
+    assert evidence[-1] > 100, evidence
 
 
 # -------------------------------------------------------------------------------------------------------------- jointly

@@ -323,6 +323,13 @@ class SteerableVAE(ParticleVAE):
             self.gauge.reference.copy_(reference)
         self.gauge.fit(z, register(self.search, contents, self.gauge.reference, mask))
 
+    @torch.no_grad()
+    def gauge_residual(self, z: Tensor, mask: Tensor | None = None) -> tuple[float, float]:
+        """R.m.s. of the turn (degrees) and of the move (px per axis) that would still register contents [n, z_dim]."""
+        needed, folded = register(self.search, self.decoder(z), self.gauge.reference, mask), self.gauge(z)
+        turn = torch.rad2deg(geometry.wrapped(needed.theta_rad - folded.theta_rad))
+        return float(turn.square().mean().sqrt()), float((needed.shift_px - folded.shift_px).square().mean().sqrt())
+
     def upright_contents(self, contents: Tensor, poses: Poses) -> Tensor:
         """Coefficients [n, 2 R] of canonical images with poses taken out."""
         plane = self.plane.move_back(self.plane.transform(self.basis.images(contents)), poses.shift_px)
