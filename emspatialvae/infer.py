@@ -44,6 +44,9 @@ class Latents:
     peak_weight: Floats | None = None
     """[n]; probability that the pose lies in the right mode, 0 to 1. None where the model knows one mode only."""
 
+    scale: Floats | None = None
+    """[n]; amplitude of each particle (``--scale particle``)."""
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -124,6 +127,7 @@ def _columns_of(estimate: Estimate) -> dict[str, torch.Tensor]:
         "shift_sd_px": estimate.sd.shift_px,
         "log_likelihood": estimate.log_likelihood,
         "peak_weight": estimate.peak_weight,
+        "scale": estimate.scale,
     }
     return {name: values for name, values in columns.items() if values is not None}
 

@@ -16,10 +16,11 @@ from emspatialvae.config import TrainConfig
 from emspatialvae.geometry import Pose2D
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import Elbo
-from emspatialvae.model.pose_search import Poses
+from emspatialvae.model.observation import Observation
+from emspatialvae.model.pose_search import Nearby, Poses
 from emspatialvae.model.spatial_vae import SpatialVAE
 from emspatialvae.model.start import CONSENSUS_PARTICLES, LEAST_NOISE, find_consensus
-from emspatialvae.model.steerable_vae import SteerableVAE
+from emspatialvae.model.steerable_vae import SteerableVAE, amplitude
 
 Rows = NDArray[np.int64]
 Load = Callable[[Rows], Batch]
@@ -118,36 +119,56 @@ class SearchedObjective(Objective):
         device: torch.device,
         start: Pose2D | None = None,
         learn_shift_prior: bool = True,
+        groups: NDArray[np.int32] | None = None,
     ) -> None:
         self.model, self.load, self.config, self.device = model, load, config, device
         self.learn_shift_prior = learn_shift_prior
         self.z_delay = config.z_delay or 0
         self.unsettled_epochs = NOISE_EPOCHS
-        self.table = torch.zeros(n, 3)
+        self.table = torch.zeros(n, 4)
+        self.table[:, 3] = 1
+        self.groups = torch.zeros(n, dtype=torch.long) if groups is None else torch.from_numpy(groups).long()
         self.given = start is not None
         if start is not None:
             self.table[:, 0] = torch.from_numpy(np.asarray(start.theta_rad)).float()
-            self.table[:, 1:] = torch.from_numpy(np.asarray(start.shift_px)).float()
+            self.table[:, 1:3] = torch.from_numpy(np.asarray(start.shift_px)).float()
 
     def poses(self, rows: Rows) -> Poses:
         """Of the table."""
         some = self.table[torch.from_numpy(rows)].to(self.device)
-        return Poses(some[:, 0], some[:, 1:])
+        return Poses(some[:, 0], some[:, 1:3])
 
-    def _keep(self, rows: Rows, poses: Poses) -> None:
-        self.table[torch.from_numpy(rows)] = torch.cat([poses.theta_rad[:, None], poses.shift_px], 1).cpu()
+    def _scale(self, rows: Rows) -> Tensor | None:
+        """The amplitudes that particles are looked at with; None where all are alike."""
+        index = torch.from_numpy(rows)
+        if self.model.scale == "none":
+            return None
+        if self.model.scale == "group":
+            return self.model.group_scale[self.groups[index].to(self.device)]
+        return self.table[index, 3].to(self.device)
+
+    def _observe(self, rows: Rows) -> Observation:
+        return self.model.observe(self.load(rows), self._scale(rows))
+
+    def _keep(self, rows: Rows, found: Nearby) -> None:
+        index = torch.from_numpy(rows)
+        self.table[index, 0] = found.mean.theta_rad.cpu()
+        self.table[index, 1:3] = found.mean.shift_px.cpu()
+        scale = self._scale(rows)
+        if scale is not None:
+            self.table[index, 3] = amplitude(found, scale).cpu()
 
     def elbo(self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool) -> Elbo:
         """See `Objective`; the table follows the posterior."""
         with torch.no_grad():
-            observation = self.model.observe(self.load(rows))
+            observation = self._observe(rows)
         zoom = 1.0
         if training:  # wider and narrower neighbourhoods in turn
             zoom = float(2.0 ** (torch.randint(0, 3, (1,), generator=generator) / 2))
-        elbo, poses = self.model.elbo(
+        elbo, found = self.model.elbo(
             observation, self.poses(rows), generator, freeze_z=freeze_z, jitter=training, zoom=zoom
         )
-        self._keep(rows, poses)
+        self._keep(rows, found)
         return elbo
 
     def part(self, batch_size: int) -> int:
@@ -174,6 +195,8 @@ class SearchedObjective(Objective):
         searched = epoch in SEARCH_EPOCHS or epoch % SEARCH_EVERY == 0
         if epoch > self.z_delay and searched:
             self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], epoch)
+        if self.model.scale != "none" and epoch > 0:
+            self._settle_scales(rows)
         if self.z_delay < epoch < self.unsettled_epochs:
             self._look_at_noise(some[:NOISE_PARTICLES])
         if epoch > 0 or self.given:
@@ -182,7 +205,7 @@ class SearchedObjective(Objective):
             self._search_everywhere(rows, frozen=epoch <= self.z_delay)
 
     def _first_consensus(self, rows: Rows) -> None:
-        observation = self.model.observe(self.load(rows[:CONSENSUS_PARTICLES]))
+        observation = self._observe(rows[:CONSENSUS_PARTICLES])
         if self.given:
             reference = self.model.wiener_mean(observation, self.poses(rows[:CONSENSUS_PARTICLES]))
         else:
@@ -190,8 +213,19 @@ class SearchedObjective(Objective):
         self.model.decoder.start_from(reference)
         self.model.search.set_steps(reference[None], self.model.mean_information(observation))
 
+    def _settle_scales(self, rows: Rows) -> None:
+        """Amplitudes average to 1, for the decoder has one of its own; with one per group, its particles' mean."""
+        index = torch.from_numpy(rows)
+        scale = self.table[index, 3] / self.table[index, 3].mean()
+        if self.model.scale == "group":
+            group = self.groups[index]
+            total = torch.zeros(len(self.model.group_scale)).index_add_(0, group, scale)
+            mean = total / torch.bincount(group, minlength=len(total)).clamp(min=1)
+            self.model.group_scale.copy_(torch.where(mean > 0, mean, torch.ones_like(mean)))
+        self.table[index, 3] = scale
+
     def _set_steps(self, rows: Rows, *, frozen: bool) -> None:
-        observation = self.model.observe(self.load(rows))
+        observation = self._observe(rows)
         z = self.model.q(observation, self.poses(rows)).mean
         references = self.model.decoder(torch.zeros_like(z) if frozen else z)
         self.model.search.set_steps(references, self.model.mean_information(observation))
@@ -209,7 +243,7 @@ class SearchedObjective(Objective):
 
     def contents(self, rows: Rows) -> Tensor:
         """Posterior means of z at the table's poses; [k, z_dim]."""
-        parts = [self.model.q(self.model.observe(self.load(part)), self.poses(part)).mean for part in _parts(rows)]
+        parts = [self.model.q(self._observe(part), self.poses(part)).mean for part in _parts(rows)]
         return torch.cat(parts)
 
     def _anchors(self, rows: Rows, seed: int) -> Tensor:
@@ -226,11 +260,11 @@ class SearchedObjective(Objective):
         references = model.decoder(torch.zeros_like(model.anchors[:1]) if frozen else model.anchors)
         squares, count = 0.0, 0
         for part in _parts(rows):
-            observation = model.observe(self.load(part))
-            found, _ = model.search.everywhere(observation, references, model.search_radius_px)
-            poses, _ = model.settle(observation, found[:, 0], freeze_z=frozen, fine=False)
-            self._keep(part, poses)
-            squares, count = squares + float((poses.shift_px**2).sum()), count + 2 * len(part)
+            observation = self._observe(part)
+            starts, _ = model.search.everywhere(observation, references, model.search_radius_px)
+            found = model.settle(observation, starts[:, 0], freeze_z=frozen, fine=False)
+            self._keep(part, found)
+            squares, count = squares + float((found.mean.shift_px**2).sum()), count + 2 * len(part)
         if model.search.translate and self.learn_shift_prior:
             spread = math.sqrt(squares / count)
             model.search.shift_sd_px.fill_(max(spread, LEAST_SHIFT_SD_PX))
@@ -241,9 +275,11 @@ class SearchedObjective(Objective):
         residuals = []
         for part in _parts(rows):
             batch = self.load(part)
-            observation = model.observe(batch)
             poses = self.poses(part)
-            residuals.append((batch.images[:, 0] - model.drawn(model.q(observation, poses).mean, poses, batch), batch))
+            drawn = model.drawn(model.q(self._observe(part), poses).mean, poses, batch)
+            scale = self._scale(part)
+            drawn = drawn if scale is None else scale[:, None, None] * drawn
+            residuals.append((batch.images[:, 0] - drawn, batch))
         noise = model.spectra.estimate_noise(residuals, model.whole_plane)
         noise[:, 0] = noise[:, 1]
         model.spectra.set_noise(noise.clamp(min=LEAST_NOISE))

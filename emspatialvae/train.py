@@ -123,7 +123,14 @@ class Trainer:
         if isinstance(self.model, SteerableVAE):
             n = len(self.images)
             return SearchedObjective(
-                self.model, self.load, n, self.config, self.device, start, learn_shift_prior=learn_shift_prior
+                self.model,
+                self.load,
+                n,
+                self.config,
+                self.device,
+                start,
+                learn_shift_prior=learn_shift_prior,
+                groups=self.images.group,
             )
         assert isinstance(self.model, SpatialVAE)
         return AmortisedObjective(self.model, self.load, self.config, self.device, dtype)

@@ -51,7 +51,7 @@ def degrees_apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def boots(span_deg: float = 80.0) -> JointedPhantom:
     """Two parts apart from each other; only the second one moves."""
     rng = np.random.default_rng(5)
-    still = np.stack([-0.17 + 0.1 * rng.normal(size=40) / 2, 0.16 * rng.normal(size=40) / 2], 1) + [[0.0, 0.03]]
+    still = np.stack([-0.17 + 0.05 * rng.normal(size=40), 0.03 + 0.08 * rng.normal(size=40)], 1)
     moving = np.stack([0.03 + 0.24 * rng.random(40), 0.03 * rng.normal(size=40) + 0.05 * (rng.random(40) > 0.6)], 1)
     span = (math.radians(span_deg),)
     return JointedPhantom(blob_sigma=1.5 / 40, parts=(Part(still, (0.0,)), Part(moving, span, (0.03, 0.0))))

@@ -48,6 +48,12 @@ class Observation:
     def __len__(self) -> int:
         return len(self.plane)
 
+    def scaled(self, scale: Tensor, prior: Tensor) -> "Observation":
+        """The same images of particles that are ``scale`` [n] times as strong; ``prior`` [rings]: power of the whitened object."""
+        ones = self.plane.new_ones(len(self), len(prior)) if self.information is None else self.information
+        information = ones * scale[:, None] ** 2
+        return Observation(self.plane * scale[:, None], information, 1 / (information + 1 / prior))
+
     def __getitem__(self, rows: slice | Tensor) -> "Observation":
         return Observation(
             self.plane[rows],

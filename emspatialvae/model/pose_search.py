@@ -49,6 +49,10 @@ class Nearby:
     """log of the likelihood ratio against noise alone, averaged over the prior of the neighbourhood's poses; [n]."""
     mean: Poses
     """[n]"""
+    cross: Tensor
+    """Posterior mean of the inner product of image and reference; [n]."""
+    norm: Tensor
+    """Of the reference under the image's information: as large as ``cross`` where the reference is as strong as the particle; [n]."""
 
 
 @dataclass(frozen=True)
@@ -207,13 +211,15 @@ class PoseSearch(nn.Module):
             step_px = self._quantised(zoom * float(self.shift_step_px))
             found, shifts, log_prior = self.around(observation, poses, step_px, reach)
         angles, log_angle = self.window(zoom * float(self.theta_step_rad))
-        fit = self.basis.correlate(found, references[:, None], angles)
-        fit = fit + (log_prior - half_norm(references, observation, self.metric)[:, None])[..., None]
+        cross = self.basis.correlate(found, references[:, None], angles)
+        half = half_norm(references, observation, self.metric)
+        fit = cross + (log_prior - half[:, None])[..., None]
         log_evidence = torch.logsumexp(fit.flatten(1), 1) + log_angle
         with torch.no_grad():
             weight = torch.softmax(fit.flatten(1), 1).view_as(fit)
             mean = self._mean(weight.sum(1), weight.sum(2), angles, shifts, poses)
-        return Nearby(log_evidence, mean)
+            agreement = (weight * cross).flatten(1).sum(1)
+        return Nearby(log_evidence, mean, agreement, 2 * half.detach())
 
     @torch.no_grad()
     def jointly(

@@ -7,7 +7,7 @@ With CTF and coloured noise the inner product and the norm are those of `emspati
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from emspatialvae.model.decoder import SpatialDecoder
 from emspatialvae.model.gauge import Gauge, register
 from emspatialvae.model.interface import Elbo, Estimate, ImageSpec, ParticleVAE
 from emspatialvae.model.observation import Observation, Spectra
-from emspatialvae.model.pose_search import COARSE_STEP_PX, Poses, PoseSearch
+from emspatialvae.model.pose_search import COARSE_STEP_PX, Nearby, Poses, PoseSearch
 from emspatialvae.model.posterior import Content, DiagonalGaussian, standard_normal
 from emspatialvae.steerable import FourierPlane, SteerableBasis, effective_ring
 
@@ -32,6 +32,8 @@ UNLIKELY = 14.0
 CLOSE = 8.0
 """and of those that were, only the ones this close to the best are looked at closely."""
 HOPELESS = -1e6
+SCALE_SD = 0.3
+"""Of the prior on a particle's amplitude."""
 SAME_MODE_RAD, SAME_MODE_PX = 0.35, 2.0
 """Poses closer than that belong to one mode."""
 NODES = 15
@@ -68,6 +70,7 @@ class SteerableVAE(ParticleVAE):
     encoder: CoefficientEncoder
     gauge: Gauge
     anchors: Tensor
+    group_scale: Tensor
     half_precision = False  # differences of log-likelihoods of a hundred nats decide
 
     def __init__(self, config: ModelConfig, images: ImageSpec, basis: SteerableBasis, groups: int) -> None:
@@ -90,7 +93,9 @@ class SteerableVAE(ParticleVAE):
             2 * basis.size, config.z_dim, hidden=config.encoder_hidden, layers=config.encoder_layers, **sizes
         )
         self.gauge = Gauge(config.z_dim, 2 * basis.size)
+        self.scale = config.scale
         self.register_buffer("anchors", torch.zeros(1, config.z_dim))
+        self.register_buffer("group_scale", torch.ones(groups))
 
     @classmethod
     def of_state(cls, config: ModelConfig, images: ImageSpec, state: dict[str, Tensor]) -> "SteerableVAE":
@@ -114,9 +119,15 @@ class SteerableVAE(ParticleVAE):
 
     # --------------------------------------------------------------------------------------------------- training
 
-    def observe(self, batch: Batch) -> Observation:
-        """Filter images by CTF over noise."""
-        return self.spectra.observe(batch, self.plane)
+    def observe(self, batch: Batch, scale: Tensor | None = None) -> Observation:
+        """Filter images by CTF over noise; ``scale`` [n]: amplitudes of the particles [default: 1, or that of their group]."""
+        observation = self.spectra.observe(batch, self.plane)
+        if self.scale == "none":
+            return observation
+        if scale is None:
+            known = int(batch.group.max()) < len(self.group_scale)
+            scale = self.group_scale[batch.group] if known else torch.ones_like(batch.group, dtype=torch.float32)
+        return observation.scaled(scale, self.spectra.whitened_signal)
 
     def q(self, observation: Observation, poses: Poses) -> DiagonalGaussian:
         """``q(z | y)`` from images canonicalised with the given poses."""
@@ -131,8 +142,8 @@ class SteerableVAE(ParticleVAE):
         freeze_z: bool = False,
         jitter: bool = True,
         zoom: float = 1.0,
-    ) -> tuple[Elbo, Poses]:
-        """One-sample estimate of the ELBO near the given poses, and the poses' posterior means there.
+    ) -> tuple[Elbo, Nearby]:
+        """One-sample estimate of the ELBO near the given poses, and the posterior over poses there.
 
         Parameters
         ----------
@@ -157,23 +168,22 @@ class SteerableVAE(ParticleVAE):
         found = self.search.nearby(observation, poses, self.decoder(z), zoom=zoom)
         kl = q.kl_to_normal(1.0)
         zero = torch.zeros_like(kl)
-        return Elbo(found.log_evidence, zero * kl if freeze_z else kl, zero, zero), found.mean
+        return Elbo(found.log_evidence, zero * kl if freeze_z else kl, zero, zero), found
 
     @torch.no_grad()
-    def settle(
-        self, observation: Observation, poses: Poses, *, freeze_z: bool = False, fine: bool = True
-    ) -> tuple[Poses, Tensor]:
-        """Bring poses of the coarse search to the precision of the fine one, z following; poses and evidence [n].
+    def settle(self, observation: Observation, poses: Poses, *, freeze_z: bool = False, fine: bool = True) -> Nearby:
+        """Bring poses of the coarse search to the precision of the fine one, z following.
 
         Without ``fine`` only most of the way, for poses that training will go on to refine.
         """
-        evidence = observation.plane.new_zeros(len(observation))
+        found = None
         for zoom in self._zooms() if fine else self._zooms()[:2]:
             mean = self.q(observation, poses).mean
             z = torch.zeros_like(mean) if freeze_z else mean
             found = self.search.nearby(observation, poses, self.decoder(z), zoom=zoom)
-            poses, evidence = found.mean, found.log_evidence
-        return poses, evidence
+            poses = found.mean
+        assert found is not None
+        return found
 
     def _zooms(self) -> list[float]:
         """From half a step of the coarse search downwards to 1, and 1 once more."""
@@ -228,19 +238,21 @@ class SteerableVAE(ParticleVAE):
             rows = torch.nonzero(score[:, k] > score[:, 0] - UNLIKELY)[:, 0]
             if not len(rows):
                 continue
-            settled, evidence = self.settle(observation[rows], starts[rows, k])
-            poses.theta_rad[rows, k], poses.shift_px[rows, k], rough[rows, k] = (
-                settled.theta_rad,
-                settled.shift_px,
-                evidence,
-            )
+            settled = self.settle(observation[rows], starts[rows, k])
+            poses.theta_rad[rows, k], poses.shift_px[rows, k] = settled.mean.theta_rad, settled.mean.shift_px
+            rough[rows, k] = settled.log_evidence
         rough = without_doubles(rough, poses)
         rough, order = rough.sort(1, descending=True)
         row = torch.arange(len(order), device=order.device)
+        scale = None
+        if self.scale == "particle":
+            settled = self.settle(observation, poses[row, order[:, 0]])
+            scale = amplitude(settled, torch.ones_like(settled.cross))
+            observation = self.observe(batch, scale)
         best = self._posterior(observation, poses[row, order[:, 0]])
         close = torch.nonzero(rough[:, 1] > rough[:, 0] - CLOSE)[:, 0] if rough.shape[1] > 1 else row[:0]
         second = self._posterior(observation[close], poses[close, order[close, 1]]) if len(close) else None
-        return _best(best, second, close, rough)
+        return replace(_best(best, second, close, rough), scale=scale)
 
     def _posterior(self, observation: Observation, poses: Poses) -> Estimate:
         """Posterior means round one pose, in the common frame."""
@@ -334,6 +346,13 @@ class SteerableVAE(ParticleVAE):
         """Coefficients [n, 2 R] of canonical images with poses taken out."""
         plane = self.plane.move_back(self.plane.transform(self.basis.images(contents)), poses.shift_px)
         return self.basis.rotate(self.search.coefficients(plane)[0][:, 0], -poses.theta_rad)
+
+
+def amplitude(found: Nearby, scale: Tensor) -> Tensor:
+    """Most probable amplitudes [n] of particles, given what was found with the present ones, for a prior N(1, 0.3^2)."""
+    prior = SCALE_SD**-2
+    best = (found.cross / scale + prior) / (found.norm / scale**2 + prior)
+    return best.clamp(0.2, 5.0)
 
 
 def without_doubles(evidence: Tensor, poses: Poses) -> Tensor:
