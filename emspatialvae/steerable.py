@@ -312,7 +312,8 @@ def effective_ring(basis: SteerableBasis) -> int:
     re, im = plane.transform(basis.vectors.unflatten(-1, (basis.box, basis.box))).chunk(2, -1)
     power = ((re**2 + im**2) * plane.weight).sum(0)
     share = torch.zeros(plane.rings).index_add_(0, plane.ring, power).cumsum(0) / power.sum()
-    return int(torch.searchsorted(share, KEPT_POWER)) + 1
+    ring = int(torch.searchsorted(share, KEPT_POWER)) + 1
+    return ring if ring < basis.box // 2 else basis.box  # the last ring stands for the corners, too
 
 
 class RingMetric(nn.Module):
@@ -343,6 +344,14 @@ class RingMetric(nn.Module):
                 pixels = plane.ring == ring
                 a, b = re[rows][:, pixels], im[rows][:, pixels]
                 block[ring] = a @ a.T + b @ b.T
+            if m > 0:
+                # A ring has few pixels; turned by a quarter of a period the image meets others. The mean over both is what holds
+                # at any angle.
+                half = len(rows) // 2
+                turned = torch.roll(block, (half, half), (1, 2))
+                sign = torch.ones(len(rows), dtype=torch.float64)
+                sign[:half] = -1
+                block = (block + sign[:, None] * turned * sign) / 2
             blocks.append(block.flatten(1))
         self.register_buffer("blocks", torch.cat(blocks, 1).float(), persistent=False)
 

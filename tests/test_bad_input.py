@@ -618,7 +618,9 @@ def test_options_of_the_coordinate_engine(emsvae, sim, words):
         emsvae.done("train", sim / "particles.star", "--out", "fine", *flags)
 
 
-@pytest.mark.parametrize("words", [["--decoder", "coefficients"], ["--ctf", "full"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["--decoder", "coefficients"], ["--ctf", "full"], ["--scale", "particle"]], ids=" ".join
+)
 def test_options_of_the_steerable_engine(emsvae, sim, words):
     said = emsvae.refused("train", sim / "particles.star", "--engine", "coordinate", *words)
     assert " ".join(words) in said and "steerable" in said

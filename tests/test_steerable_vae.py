@@ -94,7 +94,7 @@ def test_contract(made, name, kind):
     observation = model.observe(batch)
     elbo, found = model.elbo(observation, poses, seeded())
     assert elbo.total.shape == elbo.kl_z.shape == elbo.kl_theta.shape == elbo.kl_shift.shape == (6,)
-    assert found.theta_rad.shape == (6,) and found.shift_px.shape == (6, 2)
+    assert found.mean.theta_rad.shape == (6,) and found.mean.shift_px.shape == (6, 2)
     assert torch.isfinite(elbo.total).all()
     (-elbo.total.mean()).backward()
     learned = {key: p for key, p in model.named_parameters() if p.requires_grad}

@@ -180,8 +180,10 @@ class PoseSearch(nn.Module):
         shifts = poses.shift_px[:, None] + steps
         cell = math.log(HEX_AREA * step_px**2) if reach else 0.0
         log_prior = self.log_shift_prior(shifts) + cell
-        # Beyond the largest shift nothing is considered.
-        log_prior = log_prior.masked_fill(shifts.norm(dim=-1) > self.max_shift_px + step_px, -1e4)
+        # Beyond the largest shift nothing is considered; the pose itself is, wherever it lies.
+        beyond = shifts.norm(dim=-1) > self.max_shift_px
+        beyond[:, 0] = False
+        log_prior = log_prior.masked_fill(beyond, -1e4)
         return self.basis.rotate(found, -poses.theta_rad[:, None]), shifts, log_prior
 
     def log_shift_prior(self, shifts_px: Tensor) -> Tensor:
