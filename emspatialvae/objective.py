@@ -50,8 +50,13 @@ class Objective(ABC):
         """Prepare an epoch (from 0); ``rows`` are all particles that can be used."""
 
     @abstractmethod
-    def elbo(self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool) -> Elbo:
-        """The bound for some particles; with ``training`` it may augment, and gradients flow."""
+    def elbo(
+        self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool, keep: bool = True
+    ) -> Elbo:
+        """The bound for some particles.
+
+        With ``training`` it may augment, and gradients flow; without ``keep`` nothing of what it finds is remembered.
+        """
 
     @abstractmethod
     def part(self, batch_size: int) -> int:
@@ -76,7 +81,9 @@ class AmortisedObjective(Objective):
     ) -> None:
         self.model, self.load, self.config, self.device, self.dtype = model, load, config, device, dtype
 
-    def elbo(self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool) -> Elbo:
+    def elbo(
+        self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool, keep: bool = True
+    ) -> Elbo:
         """See `Objective`; in training each image is turned by a random angle first."""
         turns = None
         if training and self.config.augment_rotation:
@@ -130,8 +137,8 @@ class SearchedObjective(Objective):
         self.groups = torch.zeros(n, dtype=torch.long) if groups is None else torch.from_numpy(groups).long()
         self.given = start is not None
         if start is not None:
-            self.table[:, 0] = torch.from_numpy(np.asarray(start.theta_rad)).float()
-            self.table[:, 1:3] = torch.from_numpy(np.asarray(start.shift_px)).float()
+            self.table[:, 0] = model.search.rotate * torch.from_numpy(np.asarray(start.theta_rad)).float()
+            self.table[:, 1:3] = model.search.translate * torch.from_numpy(np.asarray(start.shift_px)).float()
 
     def poses(self, rows: Rows) -> Poses:
         """Of the table."""
@@ -158,7 +165,9 @@ class SearchedObjective(Objective):
         if scale is not None:
             self.table[index, 3] = amplitude(found, scale).cpu()
 
-    def elbo(self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool) -> Elbo:
+    def elbo(
+        self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool, keep: bool = True
+    ) -> Elbo:
         """See `Objective`; the table follows the posterior."""
         with torch.no_grad():
             observation = self._observe(rows)
@@ -168,7 +177,8 @@ class SearchedObjective(Objective):
         elbo, found = self.model.elbo(
             observation, self.poses(rows), generator, freeze_z=freeze_z, jitter=training, zoom=zoom
         )
-        self._keep(rows, found)
+        if keep:
+            self._keep(rows, found)
         return elbo
 
     def part(self, batch_size: int) -> int:
@@ -210,7 +220,7 @@ class SearchedObjective(Objective):
             reference = self.model.wiener_mean(observation, self.poses(rows[:CONSENSUS_PARTICLES]))
         else:
             reference = find_consensus(self.model, observation, self.config.seed)
-        self.model.decoder.start_from(reference)
+        self.model.decoder.start_from(reference, torch.Generator().manual_seed(self.config.seed))
         self.model.search.set_steps(reference[None], self.model.mean_information(observation))
 
     def _settle_scales(self, rows: Rows) -> None:
@@ -282,7 +292,8 @@ class SearchedObjective(Objective):
             residuals.append((batch.images[:, 0] - drawn, batch))
         noise = model.spectra.estimate_noise(residuals, model.whole_plane)
         noise[:, 0] = noise[:, 1]
-        model.spectra.set_noise(noise.clamp(min=LEAST_NOISE))
+        # What is left of the signal early on is not noise: there is none of it outside the particles.
+        model.spectra.set_noise(noise.clamp(min=LEAST_NOISE).minimum(model.spectra.outside))
 
 
 def _parts(rows: Rows) -> Iterator[Rows]:

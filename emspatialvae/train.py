@@ -200,8 +200,10 @@ class Trainer:
         steps = self.progress.epoch * per_epoch + self.progress.step + 1
         return min(1.0, steps / max(1, min(self.config.kl_warmup_steps, KL_WARMUP_EPOCHS * per_epoch)))
 
-    def _elbo(self, rows: NDArray[np.int64], generator: torch.Generator, *, training: bool) -> Elbo:
-        return self.objective.elbo(rows, generator, freeze_z=self.progress.epoch < self.z_delay, training=training)
+    def _elbo(self, rows: NDArray[np.int64], generator: torch.Generator, *, training: bool, keep: bool = True) -> Elbo:
+        return self.objective.elbo(
+            rows, generator, freeze_z=self.progress.epoch < self.z_delay, training=training, keep=keep
+        )
 
     def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """The particles of an epoch in batches; the shuffle depends on seed and epoch only, so a resumed run repeats it."""
@@ -239,18 +241,18 @@ class Trainer:
         return self._each(self.test_rows).mean(1).tolist()
 
     @torch.no_grad()
-    def _each(self, rows: NDArray[np.int64]) -> torch.Tensor:
+    def _each(self, rows: NDArray[np.int64], *, keep: bool = True) -> torch.Tensor:
         """`PARTS` of particles that are looked at but not learned from; [parts, n]."""
         generator = torch.Generator().manual_seed(self.config.seed)
         columns = []
         for part in np.split(rows, range(self.batch_size, len(rows), self.batch_size)):
-            elbo = self._elbo(part, generator, training=False)
+            elbo = self._elbo(part, generator, training=False, keep=keep)
             columns.append(torch.stack([elbo.total, *vars(elbo).values()]).cpu().double())
         return torch.cat(columns, 1)
 
     def evidence(self) -> tuple[float, float]:
         """Mean ELBO of the held-out particles (of all where none are held out), and its standard error."""
-        total = self._each(self.test_rows if len(self.test_rows) else self.train_rows)[0]
+        total = self._each(self.test_rows if len(self.test_rows) else self.train_rows, keep=False)[0]
         return float(total.mean()), float(total.std() / math.sqrt(len(total))) if len(total) > 1 else math.inf
 
     def fix_gauge(self, mask: NDArray[np.float32] | None = None) -> tuple[float, float] | None:

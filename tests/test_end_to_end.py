@@ -9,6 +9,8 @@ import pytest
 
 from emspatialvae.io.star import StarFile
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

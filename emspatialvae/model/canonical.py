@@ -24,7 +24,7 @@ class CanonicalDecoder(nn.Module, ABC):
         """Decode."""
 
     @abstractmethod
-    def start_from(self, coefficients: Tensor) -> None:
+    def start_from(self, coefficients: Tensor, generator: torch.Generator | None = None) -> None:
         """Make every z mean (nearly) the image of the given coefficients [2 R]: the consensus, before z is learned."""
 
 
@@ -52,11 +52,12 @@ class CoefficientDecoder(CanonicalDecoder):
         """See `CanonicalDecoder`."""
         return self.output(self.layers(z)) * self.live
 
-    def start_from(self, coefficients: Tensor) -> None:
+    def start_from(self, coefficients: Tensor, generator: torch.Generator | None = None) -> None:
         """See `CanonicalDecoder`."""
         with torch.no_grad():
             self.output.bias.copy_(coefficients)
-            self.output.weight.normal_(std=START_SPREAD)
+            noise = torch.randn(self.output.weight.shape, generator=generator)
+            self.output.weight.copy_(START_SPREAD * noise)
 
 
 class ProjectedDecoder(CanonicalDecoder):
@@ -77,10 +78,9 @@ class ProjectedDecoder(CanonicalDecoder):
         drawn = self.decoder(self.points.expand(len(flat), -1, -1), flat)[..., 0]
         return (drawn.float() @ self.analysis).unflatten(0, z.shape[:-1])
 
-    def start_from(self, coefficients: Tensor) -> None:
+    def start_from(self, coefficients: Tensor, generator: torch.Generator | None = None) -> None:
         """See `CanonicalDecoder`: by gradient descent, because no layer holds the image itself."""
         optimiser = torch.optim.Adam(self.parameters(), lr=3e-3)
-        generator = torch.Generator().manual_seed(0)
         with torch.enable_grad():
             for _ in range(FIT_STEPS):
                 z = torch.randn(4, self.decoder.from_z.in_features, generator=generator).to(coefficients)

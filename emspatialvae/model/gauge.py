@@ -91,6 +91,10 @@ class Gauge(nn.Module):
             [torch.cos(poses.theta_rad)[:, None], torch.sin(poses.theta_rad)[:, None], poses.shift_px], 1
         )
         generator = torch.Generator().manual_seed(seed)
+        # From the beginning each time: the same contents give the same function, whatever was fitted before.
+        for parameter in self.layers.parameters():
+            bound = parameter.shape[-1] ** -0.5
+            parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
         with torch.enable_grad():
             for parameter in self.layers.parameters():
                 parameter.requires_grad_(True)

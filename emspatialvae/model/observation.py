@@ -66,12 +66,13 @@ class Spectra(nn.Module):
     """Power of noise and signal per ring, by which images become observations.
 
     Buffers: ``noise`` [groups, rings], mean |F|^2 / box^2 of the noise; ``signal`` [rings], that of the particles (without CTF);
-    ``gain`` [rings], the g of the module.
+    ``gain`` [rings], the g of the module; ``outside`` [groups, rings], the noise as it is outside the particles.
     """
 
     noise: Tensor
     signal: Tensor
     gain: Tensor
+    outside: Tensor
     white: Tensor
 
     def __init__(self, groups: int, rings: int) -> None:
@@ -79,6 +80,7 @@ class Spectra(nn.Module):
         self.register_buffer("noise", torch.ones(groups, rings))
         self.register_buffer("signal", torch.ones(rings))
         self.register_buffer("gain", torch.ones(rings))
+        self.register_buffer("outside", torch.full((groups, rings), torch.inf))
         self.register_buffer("white", torch.tensor(True))
 
     def set_noise(self, noise: Tensor) -> None:

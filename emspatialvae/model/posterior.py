@@ -62,6 +62,18 @@ class Content:
     shift_px: Tensor
     """[n, 2], (x, y) in prepared pixels"""
 
+    def __getitem__(self, rows: Tensor) -> "Content":
+        return Content(self.z[rows], self.theta_rad[rows], self.shift_px[rows])
+
+    def put(self, rows: Tensor, other: "Content") -> "Content":
+        """A copy with some rows replaced."""
+        parts = []
+        for mine, new in zip(vars(self).values(), vars(other).values(), strict=True):
+            copy = mine.clone()
+            copy[rows] = new
+            parts.append(copy)
+        return Content(*parts)
+
 
 @dataclass(frozen=True)
 class Kl:

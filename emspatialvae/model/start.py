@@ -62,6 +62,7 @@ def _measure(spectra: Spectra, plane: FourierPlane, images: ImageSpec, batches: 
         noise[:, 0] = noise[:, 1]  # the mean of the background was subtracted
         # Images without noise (projections, drawings) are taken to have a little.
         spectra.set_noise(noise.clamp(min=LEAST_NOISE))
+        spectra.outside.copy_(spectra.noise)
     surplus, weight, information = (torch.zeros(plane.rings) for _ in range(3))
     count = 0
     for batch in batches():

@@ -32,14 +32,19 @@ UNLIKELY = 14.0
 CLOSE = 8.0
 """and of those that were, only the ones this close to the best are looked at closely."""
 HOPELESS = -1e6
+ZOOMS = (3.0, 1.5)
+AGREED = 0.25
+"""Length of the mean of modes as directions, 0 to 1, above which their mean angle means something."""
 SCALE_SD = 0.3
 """Of the prior on a particle's amplitude."""
 SAME_MODE_RAD, SAME_MODE_PX = 0.35, 2.0
 """Poses closer than that belong to one mode."""
-NODES = 15
-"""Contents per particle over which the posterior is summed when z has one dimension; twice as many when it has more."""
-NODE_REACH = 3.0
-"""Half-width of the range of those contents, in s.d. of q(z | y), one dimension."""
+NEAR_NODES, NODE_REACH = 11, 2.6
+"""Contents per particle over which the posterior is summed when z has one dimension: some within so many s.d. of q(z | y),"""
+WIDE_NODES, WIDE_REACH = 11, 2.4
+"""and some over the whole prior, for the encoder may have missed a second possibility."""
+DRAWS = 30
+"""Contents drawn from q(z | y) when z has more dimensions."""
 WIDER = 1.2
 """Than q(z | y) are contents drawn from, in more dimensions, so that no tail is missed."""
 
@@ -256,8 +261,12 @@ class SteerableVAE(ParticleVAE):
 
     def _posterior(self, observation: Observation, poses: Poses) -> Estimate:
         """Posterior means round one pose, in the common frame."""
+        for zoom in ZOOMS[:-1]:  # a wide look first: where contents differ, so do their poses
+            z, log_weight = self._nodes(self.q(observation, poses))
+            found = self.search.jointly(observation, poses, self.decoder(z), zoom=zoom)
+            poses = _mixture(found.mean, tempered(log_weight + found.log_evidence))
         z, log_weight = self._nodes(self.q(observation, poses))
-        found = self.search.jointly(observation, poses, self.decoder(z))
+        found = self.search.jointly(observation, poses, self.decoder(z), zoom=ZOOMS[-1])
         log_weight = log_weight + found.log_evidence
         weight = tempered(log_weight)
         theta, theta_sd, shift, shift_sd = self._common_moments(found.mean, found.theta_var, found.shift_var, z, weight)
@@ -282,15 +291,18 @@ class SteerableVAE(ParticleVAE):
         """Contents [n, K, z_dim] and log weights [n, K] such that ``sum exp(log weight) f(z)`` is the mean of f over the prior."""
         d = self.z_dim
         if d == 1:
-            unit = torch.linspace(-NODE_REACH, NODE_REACH, NODES, device=q.mean.device)[None, :, None]
-            z = q.mean[:, None] + q.sd[:, None] * unit
-            spacing = q.sd[:, 0] * (2 * NODE_REACH / (NODES - 1))
-            return z, _log_normal(z) + spacing.log()[:, None]
-        sobol = torch.quasirandom.SobolEngine(d, scramble=True, seed=0).draw(2 * NODES).clamp(1e-4, 1 - 1e-4)
+            near = torch.linspace(-NODE_REACH, NODE_REACH, NEAR_NODES, device=q.mean.device)
+            wide = torch.linspace(-WIDE_REACH, WIDE_REACH, WIDE_NODES, device=q.mean.device)
+            z = torch.cat([q.mean + q.sd * near, wide.expand(len(q.mean), -1)], 1).sort(1).values
+            # Trapezoids: each node stands for half the way to its neighbours.
+            ends = torch.cat([z[:, :1], z, z[:, -1:]], 1)
+            share = ((ends[:, 2:] - ends[:, :-2]) / 2).clamp(min=1e-9)
+            return z[..., None], _log_normal(z[..., None]) + share.log()
+        sobol = torch.quasirandom.SobolEngine(d, scramble=True, seed=0).draw(DRAWS).clamp(1e-4, 1 - 1e-4)
         unit = torch.special.ndtri(sobol).to(q.mean)[None]
         z = q.mean[:, None] + WIDER * q.sd[:, None] * unit
         log_q = _log_normal(unit) - (WIDER * q.sd).log().sum(1)[:, None]
-        return z, _log_normal(z) - log_q - math.log(2 * NODES)
+        return z, _log_normal(z) - log_q - math.log(DRAWS)
 
     # ----------------------------------------------------------------------------------------------------- drawing
 
@@ -324,10 +336,11 @@ class SteerableVAE(ParticleVAE):
     def fix_gauge(self, z: Tensor, mask: Tensor | None = None) -> None:
         """Refer all poses to one consensus, given contents [n, z_dim] as the particles have them.
 
-        ``mask`` [box, box]: the part of the consensus that shall stand still [default: all of it].
+        ``mask`` [box, box]: the part of the consensus that shall stand still [default: all of it]; the mask lies on the consensus
+        that was fixed before, if there is one.
         """
         contents = self.decoder(z)
-        if not self.gauge.fitted:
+        if mask is None or not self.gauge.fitted:
             reference = contents.mean(0)
             for _ in range(3):  # the mean of registered contents, not of contents that turn against each other
                 poses = register(self.search, contents, reference)
@@ -378,7 +391,7 @@ def tempered(log_weight: Tensor, least: float = 0.25) -> Tensor:
     """
     weight = torch.softmax(log_weight, 1)
     count = log_weight.shape[1]
-    if count == NODES:
+    if count != DRAWS:
         return weight  # a grid, not draws
     low, high = torch.zeros_like(weight[:, :1]), torch.ones_like(weight[:, :1])
     for _ in range(12):
@@ -397,7 +410,10 @@ def _mixture(poses: Poses, weight: Tensor) -> Poses:
 
 
 def _best(first: Estimate, second: Estimate | None, close: Tensor, rough: Tensor) -> Estimate:
-    """Per particle the mode with more evidence; its share of the evidence of all is the peak weight.
+    """Posterior means over the modes; the best one's share of the evidence of all is the peak weight.
+
+    The s.d. of theta and shift are those within the best mode: the peak weight tells of the others. Where two modes are about as
+    likely and far apart in angle, a mean would be a pose that the particle certainly does not have; the best mode's is kept.
 
     Parameters
     ----------
@@ -411,30 +427,33 @@ def _best(first: Estimate, second: Estimate | None, close: Tensor, rough: Tensor
     chosen = first
     if second is not None:
         evidence[close, 1] = second.log_likelihood
-        won = second.log_likelihood > first.log_likelihood[close]
-        chosen = Estimate(
-            Content(
-                *(
-                    _replaced(a, close[won], b[won])
-                    for a, b in zip(vars(first.mean).values(), vars(second.mean).values(), strict=True)
-                )
-            ),
-            Content(
-                *(
-                    _replaced(a, close[won], b[won])
-                    for a, b in zip(vars(first.sd).values(), vars(second.sd).values(), strict=True)
-                )
-            ),
-            first.log_likelihood,
-        )
+        weight = torch.softmax(evidence[close, :2], 1)
+        mean, sd = _mean_of_two(first.mean[close], first.sd[close], second.mean, second.sd, weight)
+        chosen = Estimate(first.mean.put(close, mean), first.sd.put(close, sd), first.log_likelihood)
     share = torch.softmax(evidence, 1).max(1).values
     return Estimate(chosen.mean, chosen.sd, torch.logsumexp(evidence, 1), share)
 
 
-def _replaced(values: Tensor, rows: Tensor, new: Tensor) -> Tensor:
-    values = values.clone()
-    values[rows] = new
-    return values
+def _mean_of_two(a: Content, a_sd: Content, b: Content, b_sd: Content, weight: Tensor) -> tuple[Content, Content]:
+    """Mean and s.d. of two modes with weights [n, 2]; see `_best`."""
+    wa, wb = weight[:, :1], weight[:, 1:]
+    z = wa * a.z + wb * b.z
+    z_var = wa * (a_sd.z**2 + (a.z - z) ** 2) + wb * (b_sd.z**2 + (b.z - z) ** 2)
+    ahead = weight[:, 0] >= weight[:, 1]
+    theta, shift, theta_sd, shift_sd = (
+        torch.where(ahead if x.dim() == 1 else ahead[:, None], x, y)
+        for x, y in (
+            (a.theta_rad, b.theta_rad),
+            (a.shift_px, b.shift_px),
+            (a_sd.theta_rad, b_sd.theta_rad),
+            (a_sd.shift_px, b_sd.shift_px),
+        )
+    )
+    sin, cos = (wa[:, 0] * f(a.theta_rad) + wb[:, 0] * f(b.theta_rad) for f in (torch.sin, torch.cos))
+    agreed = torch.hypot(sin, cos) > AGREED
+    theta = torch.where(agreed, torch.atan2(sin, cos), theta)
+    shift = torch.where(agreed[:, None], wa * a.shift_px + wb * b.shift_px, shift)
+    return Content(z, theta, shift), Content(z_var.sqrt(), theta_sd, shift_sd)
 
 
 def _log_normal(z: Tensor) -> Tensor:
