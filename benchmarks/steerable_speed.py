@@ -19,7 +19,7 @@ from emspatialvae import compute
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
 from emspatialvae.infer import load_model
 from emspatialvae.model.batch import Batch
-from emspatialvae.simulate import simulate_stack
+from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.train import Trainer
 from emspatialvae.workflow import new_engine, open_images, start_run
 

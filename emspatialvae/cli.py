@@ -277,7 +277,7 @@ def info(argv: list[str]) -> int:
 def simulate(argv: list[str]) -> int:
     """``emsvae simulate``."""
     asked = _parse(SimulateConfig, argv)
-    from emspatialvae.simulate import simulate_stack
+    from emspatialvae.simulation.stack import simulate_stack
 
     out = simulate_stack(asked)
     strength = "no signal" if asked.kind == "noise" else f"SNR {asked.snr}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
 from emspatialvae.judge import evaluate_run
-from emspatialvae.simulate import simulate_stack
+from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.workflow import start_run, train_run
 
 STACK = SimulateConfig("hinge", Path(), particles=4000, box=40, snr=0.2, shift_px=1.5)

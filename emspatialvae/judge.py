@@ -17,10 +17,10 @@ from emspatialvae.geometry import Pose2D
 from emspatialvae.infer import Latents
 from emspatialvae.io.star import StarFile
 from emspatialvae.loading import load_particles
-from emspatialvae.oracle import oracle_of_stack
 from emspatialvae.run import RunDir
+from emspatialvae.simulation.oracle import oracle_of_stack
+from emspatialvae.simulation.truth import load_simulation
 from emspatialvae.sources import particle_block
-from emspatialvae.truth import load_simulation
 
 Floats = NDArray[np.floating]
 
@@ -65,7 +65,7 @@ def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[
     Parameters
     ----------
     truth
-        STAR file with ``emsvaeTrueZ1..`` and RELION's pose labels, as `emspatialvae.simulate` writes it. Particles with
+        STAR file with ``emsvaeTrueZ1..`` and RELION's pose labels, as `emspatialvae.simulation.stack` writes it. Particles with
         ``emsvaeTrueJunk`` are left out of the comparison.
     oracle_particles
         Also run the Bayes oracle on this many particles when ``simulation.json`` lies beside the truth; 0 = do not.

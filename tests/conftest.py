@@ -89,7 +89,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 def easy_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of `emsvae simulate`: 48 hinges of 24 px at SNR 1. Copy it before you change it."""
     from emspatialvae.config import SimulateConfig
-    from emspatialvae.simulate import simulate_stack
+    from emspatialvae.simulation.stack import simulate_stack
 
     out = tmp_path_factory.mktemp("easy") / "sim"
     return simulate_stack(SimulateConfig("hinge", out, particles=48, box=24, snr=1.0, shift_px=1.0))
@@ -99,7 +99,7 @@ def easy_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clear_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of `emsvae simulate`: 200 hinges of 24 px at SNR 2, enough for a few epochs to see them. Copy it before you change it."""
     from emspatialvae.config import SimulateConfig
-    from emspatialvae.simulate import simulate_stack
+    from emspatialvae.simulation.stack import simulate_stack
 
     out = tmp_path_factory.mktemp("clear") / "sim"
     return simulate_stack(SimulateConfig("hinge", out, particles=200, box=24, snr=2.0, shift_px=1.0))

@@ -636,7 +636,7 @@ def test_init_poses_of_a_file_without(emsvae, sim, here):
 def microscope(here) -> Path:
     """Folder of a stack with CTF parameters."""
     from emspatialvae.config import SimulateConfig
-    from emspatialvae.simulate import simulate_stack
+    from emspatialvae.simulation.stack import simulate_stack
 
     return simulate_stack(SimulateConfig("hinge", here / "ctf", particles=30, box=24, snr=2.0, shift_px=1.0, ctf=True))
 

@@ -125,7 +125,7 @@ def test_other_particles_of_the_same_kind(trained, emsvae, tmp_path, monkeypatch
     """A run knows particles it has never seen as well as its own."""
     from emspatialvae.analysis.metrics import evaluate_latents
     from emspatialvae.export import read_csv
-    from emspatialvae.truth import load_simulation, read_truth
+    from emspatialvae.simulation.truth import load_simulation, read_truth
 
     monkeypatch.chdir(tmp_path)
     emsvae.done("simulate", "hinge", "--out", "new", *("--particles", 300, "--box", 32, "--snr", 1), "--seed", 9)

@@ -10,8 +10,8 @@ from emspatialvae import geometry
 from emspatialvae.geometry import Pose2D
 from emspatialvae.model.gauge import Gauge, register
 from emspatialvae.model.pose_search import Poses, PoseSearch
-from emspatialvae.phantom import JointedPhantom, Part
-from emspatialvae.simulate import clean_image, hinge_object
+from emspatialvae.simulation.phantom import JointedPhantom, Part
+from emspatialvae.simulation.stack import clean_image, hinge_object
 from emspatialvae.steerable import FourierPlane, SteerableBasis
 
 BOX = 32

@@ -13,11 +13,11 @@ ROOT = Path(__file__).parents[1]
 FLOORS: list[tuple[str, ...]] = [
     ("errors",),
     ("config", "geometry", "ctf"),
-    ("imaging", "phantom", "microscope", "junk"),
-    ("io.atomic", "io.star_text", "bounds", "phantom_kinds", "steerable"),
+    ("imaging", "simulation.phantom", "simulation.microscope", "simulation.junk"),
+    ("io.atomic", "io.star_text", "simulation.bounds", "simulation.kinds", "steerable"),
     ("steerable_pca", "io.mrc", "io.cs", "io.star_scan"),
     ("io.star",),
-    ("particles", "truth"),
+    ("particles", "simulation.truth"),
     ("sources",),
     ("loading",),
     ("prepare", "compute", "model.networks", "model.posterior", "model.batch"),
@@ -26,8 +26,8 @@ FLOORS: list[tuple[str, ...]] = [
     ("model.gauge",),
     ("model.steerable_vae",),
     ("model.engines", "model.start"),
-    ("simulate", "run", "progress", "objective"),
-    ("oracle", "train", "infer"),
+    ("simulation.stack", "run", "progress", "objective"),
+    ("simulation.oracle", "train", "infer"),
     ("analysis.regression", "analysis.calibration"),
     ("analysis.evaluation",),
     ("export", "analysis.metrics", "analysis.manifold", "analysis.figures", "analysis.summary"),
@@ -85,7 +85,7 @@ def test_the_model_knows_no_files(room):
 
 def test_signs_have_one_owner():
     """RELION's words for poses occur where files are read and written, and in geometry, nowhere else."""
-    allowed = {"geometry", "sources", "export", "workflow", "config", "simulate"}
+    allowed = {"geometry", "sources", "export", "workflow", "config", "simulation.stack"}
     for room, file in rooms().items():
         words = {node.id for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Name)}
         if room not in allowed and not room.startswith("io."):

@@ -20,7 +20,7 @@ from emspatialvae.model.steerable_vae import SteerableVAE
 from emspatialvae.objective import SearchedObjective
 from emspatialvae.prepare import Preparation, PreparedImages
 from emspatialvae.run import Manifest, RunDir
-from emspatialvae.simulate import clean_image, hinge_object
+from emspatialvae.simulation.stack import clean_image, hinge_object
 from emspatialvae.steerable import FourierPlane
 from emspatialvae.train import PARTS, Trainer
 

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from test_simulate import config
 
-from emspatialvae import oracle
-from emspatialvae.bounds import cramer_rao
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.geometry import Pose2D
 from emspatialvae.judge import auc_of_low
-from emspatialvae.microscope import Microscope, draw_ctf, spectra_of
-from emspatialvae.phantom import clean_image
-from emspatialvae.phantom_kinds import phantom
-from emspatialvae.simulate import draw_truth, scale_to_snr, simulate_stack
-from emspatialvae.truth import load_simulation, read_truth
+from emspatialvae.simulation import oracle
+from emspatialvae.simulation.bounds import cramer_rao
+from emspatialvae.simulation.kinds import phantom
+from emspatialvae.simulation.microscope import Microscope, draw_ctf, spectra_of
+from emspatialvae.simulation.phantom import clean_image
+from emspatialvae.simulation.stack import draw_truth, scale_to_snr, simulate_stack
+from emspatialvae.simulation.truth import load_simulation, read_truth
 
 
 def microscope_of(n, box, *, ctf=False, colour="white", groups=1):

@@ -20,7 +20,7 @@ from emspatialvae.model.pose_search import (
     hexagon,
     lattice,
 )
-from emspatialvae.simulate import clean_image, hinge_object
+from emspatialvae.simulation.stack import clean_image, hinge_object
 from emspatialvae.steerable import FourierPlane, SteerableBasis
 
 

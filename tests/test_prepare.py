@@ -21,7 +21,7 @@ from emspatialvae.model.steerable_vae import SteerableVAE
 from emspatialvae.prepare import Preparation, prepare_chunk, prepared_images
 from emspatialvae.results import infer_other
 from emspatialvae.run import RunDir
-from emspatialvae.simulate import simulate_stack
+from emspatialvae.simulation.stack import simulate_stack
 
 KEEP = PrepareConfig(invert="no")
 FLIPPED, MULTIPLIED = "rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied"

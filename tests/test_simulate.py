@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from emspatialvae import oracle
-from emspatialvae.bounds import cramer_rao
 from emspatialvae.config import SimulateConfig
 from emspatialvae.ctf import CtfParams, ctf_2d
 from emspatialvae.errors import EmsvaeError, OutputExistsError
 from emspatialvae.geometry import Pose2D, from_relion, image_to_object_xy, object_to_image_xy, pixel_grid
 from emspatialvae.io import mrc
 from emspatialvae.io.star import StarFile
-from emspatialvae.microscope import COLOURED, Microscope, NoiseSpectrum
-from emspatialvae.phantom import JointedPhantom, Part, TiltedPhantom, clean_image, derivatives
-from emspatialvae.phantom_kinds import Kind, hinge_object, phantom
-from emspatialvae.simulate import draw_truth, simulate_stack
-from emspatialvae.truth import load_simulation, read_truth
+from emspatialvae.simulation import oracle
+from emspatialvae.simulation.bounds import cramer_rao
+from emspatialvae.simulation.kinds import Kind, hinge_object, phantom
+from emspatialvae.simulation.microscope import COLOURED, Microscope, NoiseSpectrum
+from emspatialvae.simulation.phantom import JointedPhantom, Part, TiltedPhantom, clean_image, derivatives
+from emspatialvae.simulation.stack import draw_truth, simulate_stack
+from emspatialvae.simulation.truth import load_simulation, read_truth
 
 KINDS: list[Kind] = ["hinge", "hinge-b", "two-hinges", "views", "symmetric", "pseudo-symmetric"]
 OBJ = hinge_object()
@@ -397,7 +397,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path, monkeypatch):
     def full(*_args):
         raise EmsvaeError("the disk is full")
 
-    monkeypatch.setattr("emspatialvae.simulate._write_stars", full)
+    monkeypatch.setattr("emspatialvae.simulation.stack._write_stars", full)
     with pytest.raises(EmsvaeError, match="full"):
         simulate_stack(config(tmp_path / "sim"))
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import torch
 
 from emspatialvae import geometry
 from emspatialvae.geometry import Pose2D
-from emspatialvae.simulate import clean_image, draw_truth, hinge_object
+from emspatialvae.simulation.stack import clean_image, draw_truth, hinge_object
 from emspatialvae.steerable import FourierPlane, SteerableBasis
 from emspatialvae.steerable_pca import FullDisk
 

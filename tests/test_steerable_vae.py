@@ -17,8 +17,8 @@ from emspatialvae.model.pose_search import Poses
 from emspatialvae.model.posterior import Content, DiagonalGaussian
 from emspatialvae.model.start import new_model
 from emspatialvae.model.steerable_vae import HOPELESS, NEAR_NODES, WIDE_NODES, SteerableVAE, tempered, without_doubles
-from emspatialvae.phantom_kinds import phantom
-from emspatialvae.simulate import clean_image, hinge_object
+from emspatialvae.simulation.kinds import phantom
+from emspatialvae.simulation.stack import clean_image, hinge_object
 from emspatialvae.steerable import SteerableBasis
 
 BOX = 24

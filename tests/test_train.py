@@ -16,7 +16,7 @@ from emspatialvae.model import posterior
 from emspatialvae.model.spatial_vae import ImageSpec, SpatialVAE
 from emspatialvae.prepare import Preparation, PreparedImages
 from emspatialvae.run import Manifest, RunDir
-from emspatialvae.simulate import clean_image, hinge_object
+from emspatialvae.simulation.stack import clean_image, hinge_object
 from emspatialvae.train import PARTS, Trainer, split
 
 BOX, N = 16, 60

@@ -21,7 +21,7 @@ def simulated(tmp_path_factory) -> Path:
     """Folder with particles.mrcs and particles.star: 60 hinges of 32 px at 4 A, one of them wiped out."""
     from emspatialvae.config import SimulateConfig
     from emspatialvae.io.mrc import read_header
-    from emspatialvae.simulate import simulate_stack
+    from emspatialvae.simulation.stack import simulate_stack
 
     folder = tmp_path_factory.mktemp("simulated")
     simulate_stack(SimulateConfig("hinge", folder / "data", particles=PARTICLES, box=BOX, snr=1.0, shift_px=1.0))

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from emspatialvae.geometry import Pose2D
-from emspatialvae.microscope import Microscope, half_plane_weights
-from emspatialvae.phantom import Phantom, as_columns, chunks, derivatives
+from emspatialvae.simulation.microscope import Microscope, half_plane_weights
+from emspatialvae.simulation.phantom import Phantom, as_columns, chunks, derivatives
 
 Floats = NDArray[np.float64]
 

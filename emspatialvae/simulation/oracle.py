@@ -28,10 +28,10 @@ from scipy.stats import qmc
 
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.geometry import Pose2D, wrap_rad
-from emspatialvae.microscope import Microscope, half_plane_weights
-from emspatialvae.phantom import Phantom, chunks, clean_image, derivatives
-from emspatialvae.simulate import draw_truth
-from emspatialvae.truth import load_simulation, read_truth
+from emspatialvae.simulation.microscope import Microscope, half_plane_weights
+from emspatialvae.simulation.phantom import Phantom, chunks, clean_image, derivatives
+from emspatialvae.simulation.stack import draw_truth
+from emspatialvae.simulation.truth import load_simulation, read_truth
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.geometry import rotate_xy
-from emspatialvae.phantom import JointedPhantom, Part, Phantom, TiltedPhantom
+from emspatialvae.simulation.phantom import JointedPhantom, Part, Phantom, TiltedPhantom
 
 Floats = NDArray[np.float64]
 Kind = Literal["hinge", "hinge-b", "two-hinges", "views", "symmetric", "pseudo-symmetric", "noise"]

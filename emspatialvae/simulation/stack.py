@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.bounds import cramer_rao
 from emspatialvae.errors import EmsvaeError, OutputExistsError
 from emspatialvae.geometry import Pose2D, to_relion, wrap_rad
-from emspatialvae.junk import junk_images
-from emspatialvae.microscope import (
+from emspatialvae.simulation.bounds import cramer_rao
+from emspatialvae.simulation.junk import junk_images
+from emspatialvae.simulation.kinds import default_span_deg, hinge_object, phantom
+from emspatialvae.simulation.microscope import (
     AMPLITUDE_CONTRAST,
     CS_MM,
     VOLTAGE_KV,
@@ -30,9 +31,8 @@ from emspatialvae.microscope import (
     draw_ctf,
     spectra_of,
 )
-from emspatialvae.phantom import Phantom, chunks, clean_image
-from emspatialvae.phantom_kinds import default_span_deg, hinge_object, phantom
-from emspatialvae.truth import Simulation, Truth, load_simulation
+from emspatialvae.simulation.phantom import Phantom, chunks, clean_image
+from emspatialvae.simulation.truth import Simulation, Truth, load_simulation
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,9 +13,9 @@ from emspatialvae.ctf import CtfParams
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.geometry import Pose2D
 from emspatialvae.io.star import StarFile
-from emspatialvae.microscope import WHITE, Microscope, NoiseSpectrum, ctf_constants
-from emspatialvae.phantom import Phantom
-from emspatialvae.phantom_kinds import phantom
+from emspatialvae.simulation.kinds import phantom
+from emspatialvae.simulation.microscope import WHITE, Microscope, NoiseSpectrum, ctf_constants
+from emspatialvae.simulation.phantom import Phantom
 
 Floats = NDArray[np.float64]
 
