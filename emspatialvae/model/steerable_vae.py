@@ -39,7 +39,7 @@ SCALE_SD = 0.3
 """Of the prior on a particle's amplitude."""
 SAME_MODE_RAD, SAME_MODE_PX = 0.35, 2.0
 """Poses closer than that belong to one mode."""
-NEAR_NODES, NODE_REACH = 11, 2.6
+NEAR_NODES, NODE_REACH = 13, 3.5
 """Contents per particle over which the posterior is summed when z has one dimension: some within so many s.d. of q(z | y),"""
 WIDE_NODES, WIDE_REACH = 11, 2.4
 """and some over the whole prior, for the encoder may have missed a second possibility."""
