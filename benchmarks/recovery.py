@@ -72,7 +72,7 @@ def row(name: str, folder: Path, extra: list[str], oracle: int) -> str:
     best = found["oracle"]
 
     def ratio(key: str) -> str:
-        ours, theirs = found[key], best and best[key]
+        ours, theirs = (found["on_the_same"] or found)[key], best and best[key]
         pairs = list(zip(ours, theirs or [], strict=False)) if isinstance(ours, list) else [(ours, theirs)]
         return ", ".join(f"{a / b:.2f}" if a and b else "-" for a, b in pairs)
 

@@ -33,6 +33,9 @@ class Judged:
     ----------
     evaluation, oracle
         Of the particles that are no junk; None where there is no oracle.
+    on_the_same
+        The run's own on those particles that the oracle looked at: ratios are of these two, or a sample of some hundred would
+        decide them.
     cramer_rao
         What simulation.json says.
     junk_auc
@@ -44,16 +47,17 @@ class Judged:
     oracle: Evaluation | None
     cramer_rao: dict[str, float] | None
     junk_auc: float | None = None
+    on_the_same: Evaluation | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values that JSON can hold."""
-        oracle = None if self.oracle is None else self.oracle.as_dict()
-        beside = {"oracle": oracle, "cramer_rao": self.cramer_rao, "junk_auc": self.junk_auc}
+        oracle, same = (None if e is None else e.as_dict() for e in (self.oracle, self.on_the_same))
+        beside = {"oracle": oracle, "on_the_same": same, "cramer_rao": self.cramer_rao, "junk_auc": self.junk_auc}
         return {**self.evaluation.as_dict(), **beside}
 
     def table(self) -> str:
         """The same for a person."""
-        text = self.evaluation.table(oracle=self.oracle, cramer_rao=self.cramer_rao)
+        text = self.evaluation.table(oracle=self.oracle, cramer_rao=self.cramer_rao, same=self.on_the_same)
         if self.junk_auc is None:
             return text
         return f"{text}\njunk: area under the ROC curve of a low log-likelihood {self.junk_auc:.3f} (left out above)"
@@ -97,12 +101,14 @@ def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[
     junk_auc = auc_of_low(latents.log_likelihood, junk)
     if simulation is None:
         return Judged(evaluation, None, None, junk_auc)
-    oracle = None
+    oracle = same = None
     if oracle_particles > 0 and simulation.has_signal:
         say(f"running the oracle on {oracle_particles} particles, some seconds (--oracle-particles 0 leaves it out)")
         some, z, oracle_pose = oracle_of_stack(truth.parent, oracle_particles)
         oracle = evaluate_latents(z, oracle_pose, known.z[some], known.pose[some], symmetry=symmetry)
-    return Judged(evaluation, oracle, simulation.cramer_rao, junk_auc)
+        shared = np.isin(rows, some) & ~junk
+        same = _evaluation(latents[shared], known, rows[shared], symmetry) if shared.sum() > 1 else None
+    return Judged(evaluation, oracle, simulation.cramer_rao, junk_auc, same)
 
 
 def auc_of_low(score: Floats, wanted: NDArray[np.bool_]) -> float | None:

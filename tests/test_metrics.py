@@ -391,5 +391,5 @@ def test_the_table_is_aligned_and_shows_the_yardsticks():
     assert float(values[5]) == 4.5
     starts = {line.index("rms") for line in text.splitlines() if "rms" in line}
     assert len(starts) == 1
-    assert "oracle on 500" in text
+    assert "ratio on 500" in text
     assert "oracle" not in ours.table()

@@ -83,19 +83,26 @@ class Evaluation:
         """All fields as plain values that JSON can hold."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
-    def table(self, oracle: "Evaluation | None" = None, cramer_rao: Mapping[str, float] | None = None) -> str:
+    def table(
+        self,
+        oracle: "Evaluation | None" = None,
+        cramer_rao: Mapping[str, float] | None = None,
+        same: "Evaluation | None" = None,
+    ) -> str:
         """Aligned text, a row per quantity with unit and meaning; with columns for the oracle and the bound when given.
 
-        ``cramer_rao`` is what simulation.json holds under that name: z_corr, z_noise, theta_deg, shift_px.
+        ``cramer_rao`` is what simulation.json holds under that name: z_corr, z_noise, theta_deg, shift_px. ``same`` is this
+        evaluation on the oracle's own particles, for the ratio [default: this one].
         """
         theirs = dict(oracle._rows()) if oracle else {}
+        ours = dict((same or self)._rows())
         bound = {_BOUNDS[key]: value for key, value in (cramer_rao or {}).items() if key in _BOUNDS}
         head = ["", "found"] + ["oracle", "ratio"] * bool(oracle) + ["Cramer-Rao"] * bool(bound) + [""]
         lines = [head]
         for name, value in self._rows():
             row = [name, _number(value)]
             if oracle:
-                row += [_number(theirs.get(name)), _ratio(name, value, theirs.get(name))]
+                row += [_number(theirs.get(name)), _ratio(name, ours.get(name), theirs.get(name))]
             if bound:
                 row.append(_number(bound.get(name)))
             lines.append([*row, _MEANINGS[name.rstrip("0123456789 ")]])
@@ -106,7 +113,7 @@ class Evaluation:
             )
             for row in lines
         ]
-        count = f"{self.n} particles" + (f", oracle on {oracle.n} of them" if oracle else "")
+        count = f"{self.n} particles" + (f", oracle and ratio on {oracle.n} of them" if oracle else "")
         notes = [f"note: {note}" for note in self.notes]
         return "\n".join(line.rstrip() for line in [count, *text, *self._weight_lines(), *notes])
 
