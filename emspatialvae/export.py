@@ -77,6 +77,7 @@ def result_columns(latents: Latents, stack: ParticleStack, poses: Poses) -> list
         Column(f"{rln}{y_label}", origin[:, 1]),
         Column(f"{rln}LogLikeliContribution", latents.log_likelihood, ".6e"),
         *known,
+        *([] if latents.misfit is None else [Column("emsvaeMisfit", latents.misfit)]),
         *([] if latents.scale is None else [Column("emsvaeScale", latents.scale)]),
         *[Column(f"emsvaeZ{k + 1}", z) for k, z in enumerate(latents.z.T)],
         *[Column(f"emsvaeZStd{k + 1}", sd) for k, sd in enumerate(latents.z_sd.T)],
@@ -192,6 +193,8 @@ def write_cs(
     }
     if latents.peak_weight is not None:
         fields["emsvae/max_value_prob"] = latents.peak_weight.astype(np.float32)
+    if latents.misfit is not None:
+        fields["emsvae/misfit"] = latents.misfit.astype(np.float32)
     if latents.scale is not None:
         fields["emsvae/scale"] = latents.scale.astype(np.float32)
     merged = {}
@@ -238,6 +241,8 @@ def latents_table(latents: Latents) -> "pd.DataFrame":
     columns["log_likelihood"] = latents.log_likelihood
     if latents.peak_weight is not None:
         columns["pose_probability"] = latents.peak_weight
+    if latents.misfit is not None:
+        columns["misfit"] = latents.misfit
     if latents.scale is not None:
         columns["scale"] = latents.scale
     return pd.DataFrame(columns)
@@ -272,6 +277,7 @@ def read_csv(file: Path, z_dim: int, pixel_size_A: float) -> Latents:
             log_likelihood=table["log_likelihood"].to_numpy(),
             pixel_size_A=pixel_size_A,
             peak_weight=table["pose_probability"].to_numpy() if "pose_probability" in table else None,
+            misfit=table["misfit"].to_numpy() if "misfit" in table else None,
             scale=table["scale"].to_numpy() if "scale" in table else None,
         )
     except (KeyError, ValueError) as error:

@@ -44,6 +44,8 @@ class Latents:
     peak_weight: Floats | None = None
     """[n]; probability that the pose lies in the right mode, 0 to 1. None where the model knows one mode only."""
 
+    misfit: Floats | None = None
+    """[n]; what the image leaves unexplained beyond noise, in s.d. of the latter: about 0 for a particle, high for junk."""
     scale: Floats | None = None
     """[n]; amplitude of each particle (``--scale particle``)."""
 
@@ -127,6 +129,7 @@ def _columns_of(estimate: Estimate) -> dict[str, torch.Tensor]:
         "shift_sd_px": estimate.sd.shift_px,
         "log_likelihood": estimate.log_likelihood,
         "peak_weight": estimate.peak_weight,
+        "misfit": estimate.misfit,
         "scale": estimate.scale,
     }
     return {name: values for name, values in columns.items() if values is not None}

@@ -39,8 +39,8 @@ class Judged:
     cramer_rao
         What simulation.json says.
     junk_auc
-        How well a low log-likelihood tells junk from particles: the chance that a piece of junk has the lower one (0.5:
-        not at all). None where there is no junk in the truth.
+        How well a high misfit (of an engine without one: a low log-likelihood) tells junk from particles: the chance that a
+        piece of junk has the higher one (0.5: not at all). None where there is no junk in the truth.
     """
 
     evaluation: Evaluation
@@ -60,7 +60,7 @@ class Judged:
         text = self.evaluation.table(oracle=self.oracle, cramer_rao=self.cramer_rao, same=self.on_the_same)
         if self.junk_auc is None:
             return text
-        return f"{text}\njunk: area under the ROC curve of a low log-likelihood {self.junk_auc:.3f} (left out above)"
+        return f"{text}\njunk: area under the ROC curve of the misfit {self.junk_auc:.3f} (left out above)"
 
 
 def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[str], None] = lambda _: None) -> Judged:
@@ -98,7 +98,8 @@ def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[
     simulation = load_simulation(beside) if beside.is_file() else None
     symmetry = 1 if simulation is None else simulation.symmetry
     evaluation = _evaluation(latents[~junk], known, rows[~junk], symmetry)
-    junk_auc = auc_of_low(latents.log_likelihood, junk)
+    score = latents.log_likelihood if latents.misfit is None else -latents.misfit
+    junk_auc = auc_of_low(score, junk)
     if simulation is None:
         return Judged(evaluation, None, None, junk_auc)
     oracle = same = None

@@ -375,6 +375,13 @@ class RingMetric(nn.Module):
             total = total + (flat.view_as(left) * right).sum(-1)
         return total
 
+    def applied(self, coefficients: Tensor, factors: Tensor) -> Tensor:
+        """The coefficients [n, 2 R] of the image filtered by factors [n, rings], so that ``<a, b>_f = sum a applied(b)``."""
+        out = torch.zeros_like(coefficients)
+        for rows, matrix in zip(self.rows, self.matrices(factors), strict=True):
+            out[:, rows] = (coefficients[:, None, rows] @ matrix)[:, 0]
+        return out
+
     def ring_power(self, coefficients: Tensor) -> Tensor:
         """``sum |B|^2 / box^2`` over each ring, of coefficients [n, 2 R]; shape [n, rings]."""
         each = torch.eye(self.rings, device=coefficients.device)

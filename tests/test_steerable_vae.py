@@ -485,3 +485,25 @@ def test_the_prior_rules_the_amplitude_of_noise():
     still = Poses(torch.zeros(2), torch.zeros(2, 2))
     nothing = Nearby(torch.zeros(2), still, cross=torch.zeros(2), norm=torch.full((2,), 1e-3))
     assert torch.allclose(amplitude(nothing, torch.ones(2)), torch.ones(2), atol=1e-3)
+
+
+def test_the_misfit_tells_what_the_model_cannot_explain(made):
+    """About 0, with s.d. 1, for the model's own particles; several for noise alone and for something else."""
+    model = made("z1")
+    n = 200
+    poses = Poses(torch.zeros(n), torch.zeros(n, 2))
+    z = torch.zeros(n, 1)
+    clean = model.basis.images(model.basis.rotate(model.decoder(z), poses.theta_rad)).detach()
+    noise = torch.randn(clean.shape, generator=seeded())
+    other = 3 * clean.roll(6, 1).flip(2)
+
+    def misfit(images: torch.Tensor) -> torch.Tensor:
+        observation = model.observe(Batch(images[:, None], torch.zeros(n, dtype=torch.long)))
+        return model._misfit(observation, poses, z).detach()
+
+    own = misfit(clean + noise)
+    # A box of 24 px is nearly filled by the components, and one noisy image is no smooth object: a little is left.
+    assert abs(float(own.mean())) < 2 and 0.7 < float(own.std()) < 1.4
+    assert float(misfit(other + noise).median()) > float(own.quantile(0.95)) + 1
+    strength = float((clean**2).sum((1, 2)).mean() / math.sqrt(2 * 2 * model.basis.size))
+    assert float(misfit(noise).mean()) == pytest.approx(strength, rel=0.3, abs=2)

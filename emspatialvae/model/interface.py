@@ -56,6 +56,8 @@ class Estimate:
     """log p(y | posterior means) in nats, or of the steerable engine log p(y) - log p(y | noise alone); shape [n]."""
     peak_weight: Tensor | None = None
     """Probability that the reported pose lies in the right mode of the posterior, 0 to 1; shape [n], None where unknown."""
+    misfit: Tensor | None = None
+    """What the image leaves unexplained beyond noise, in s.d. of the latter: about 0 for a particle, high for junk; shape [n]."""
     scale: Tensor | None = None
     """Amplitude of each particle, 1 on average; shape [n], None where it was not asked for."""
 

@@ -273,7 +273,21 @@ class SteerableVAE(ParticleVAE):
         mean_z = (weight[..., None] * z).sum(1)
         var_z = (weight[..., None] * (z - mean_z[:, None]) ** 2).sum(1)
         evidence = torch.logsumexp(log_weight, 1)
-        return Estimate(Content(mean_z, theta, shift), Content(var_z.sqrt(), theta_sd, shift_sd), evidence)
+        misfit = self._misfit(observation, _mixture(found.mean, weight), mean_z)
+        return Estimate(
+            Content(mean_z, theta, shift), Content(var_z.sqrt(), theta_sd, shift_sd), evidence, misfit=misfit
+        )
+
+    def _misfit(self, observation: Observation, poses: Poses, z: Tensor) -> Tensor:
+        """How much more an image leaves unexplained than noise would: chi-square of the residual, less its mean, over its s.d.; [n]."""
+        plane = self.plane.move_back(observation.plane, poses.shift_px) if self.search.translate else observation.plane
+        upright = self.basis.rotate(self.search.coefficients(plane)[0][:, 0], -poses.theta_rad)
+        expected = self.decoder(z)
+        if observation.information is not None:
+            expected = self.search.metric.applied(expected, observation.information)
+        live = self.decoder_live
+        freedom = live.sum()
+        return (((upright - expected) ** 2 * live).sum(1) - freedom) / torch.sqrt(2 * freedom)
 
     def _common_moments(
         self, mean: Poses, theta_var: Tensor, shift_var: Tensor, z: Tensor, weight: Tensor
@@ -431,7 +445,7 @@ def _best(first: Estimate, second: Estimate | None, close: Tensor, rough: Tensor
         mean, sd = _mean_of_two(first.mean[close], first.sd[close], second.mean, second.sd, weight)
         chosen = Estimate(first.mean.put(close, mean), first.sd.put(close, sd), first.log_likelihood)
     share = torch.softmax(evidence, 1).max(1).values
-    return Estimate(chosen.mean, chosen.sd, torch.logsumexp(evidence, 1), share)
+    return Estimate(chosen.mean, chosen.sd, torch.logsumexp(evidence, 1), share, misfit=first.misfit)
 
 
 def _mean_of_two(a: Content, a_sd: Content, b: Content, b_sd: Content, weight: Tensor) -> tuple[Content, Content]:
