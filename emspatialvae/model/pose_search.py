@@ -303,14 +303,13 @@ class PoseSearch(nn.Module):
 
     def _fits(self, images: Tensor, references: Tensor, angles: Tensor) -> Tensor:
         """``<image, turned reference>`` of all pairs: [n, S, 2 R] and [n, K, 2 R] to [n, K, S, G]."""
-        order = self.basis.order
-        size, count = len(order), self.basis.highest_order + 1
+        count = self.basis.highest_order + 1
         n = max(len(images), len(references))
         shape = (count, n, references.shape[1], images.shape[1])
         re, im = images.new_zeros(shape), images.new_zeros(shape)
-        for m, rows in self._rows_by_order:
-            ir, ii = images[..., rows], images[..., rows + size]
-            both = torch.cat([references[..., rows], references[..., rows + size]], -1)
+        for m, real, imaginary in self._orders:
+            ir, ii = images[..., real], images[..., imaginary]
+            both = torch.cat([references[..., real], references[..., imaginary]], -1)
             torch.matmul(both, torch.cat([ir, ii], -1).transpose(-1, -2), out=re[m])
             torch.matmul(both, torch.cat([ii, -ir], -1).transpose(-1, -2), out=im[m])
         # Orders stay the outermost axis: the product then needs no copy of the large arrays.
@@ -319,9 +318,14 @@ class PoseSearch(nn.Module):
         return fit.addmm_(im.view(count, -1).T, sin, alpha=-1).view(*shape[1:], len(angles))
 
     @property
-    def _rows_by_order(self) -> list[tuple[int, Tensor]]:
-        order = self.basis.order
-        return [(int(m), torch.nonzero(order == m)[:, 0]) for m in order.unique().tolist()]
+    def _orders(self) -> list[tuple[int, slice, slice]]:
+        """Each order m with the places of its components' real and imaginary parts, which lie side by side."""
+        size, start, found = self.basis.size, 0, []
+        for m, count in zip(*torch.unique_consecutive(self.basis.order, return_counts=True), strict=True):
+            stop = start + int(count)
+            found.append((int(m), slice(start, stop), slice(size + start, size + stop)))
+            start = stop
+        return found
 
     @staticmethod
     def _quantised(step_px: float) -> float:

@@ -261,10 +261,10 @@ class SteerableVAE(ParticleVAE):
 
     def _posterior(self, observation: Observation, poses: Poses) -> Estimate:
         """Posterior means round one pose, in the common frame."""
-        for zoom in ZOOMS[:-1]:  # a wide look first: where contents differ, so do their poses
-            z, log_weight = self._nodes(self.q(observation, poses))
-            found = self.search.jointly(observation, poses, self.decoder(z), zoom=zoom)
-            poses = _mixture(found.mean, tempered(log_weight + found.log_evidence))
+        for zoom in ZOOMS[:-1]:  # a wide look first, at some of the contents: where they differ, so do their poses
+            z, log_weight = (nodes[:, ::3] for nodes in self._nodes(self.q(observation, poses)))
+            found = self.search.jointly(observation, poses, self.decoder(z), zoom=zoom, reach=1)
+            poses = _mixture(found.mean, torch.softmax(log_weight + found.log_evidence, 1))
         z, log_weight = self._nodes(self.q(observation, poses))
         found = self.search.jointly(observation, poses, self.decoder(z), zoom=ZOOMS[-1])
         log_weight = log_weight + found.log_evidence
