@@ -33,7 +33,8 @@ FLOORS: list[tuple[str, ...]] = [
     ("export", "analysis.metrics", "analysis.manifold", "analysis.figures", "analysis.summary"),
     ("analysis.report",),
     ("workflow", "results", "judge", "describe"),
-    ("demo",),
+    ("demo", "commands.parsing"),
+    tuple(f"commands.{name}" for name in ("train", "infer", "export", "info", "simulate", "evaluate", "demo")),
     ("cli",),
     ("__main__",),
 ]

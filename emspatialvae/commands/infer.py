@@ -1,0 +1,36 @@
+"""``emsvae infer``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from emspatialvae.commands.parsing import parse
+from emspatialvae.config import Device, InputConfig, Poses
+
+
+@dataclass(frozen=True)
+class InferCommand:
+    """Infer z, rotation and shift of other particles with a trained run, and write them into those particles' own file."""
+
+    run: Positional[Path]
+    """The run folder that `emsvae train` made."""
+    input: InputConfig
+    out: Path
+    """Where to write: a name ending in .star, .cs or .csv."""
+    poses: Poses = "auto"
+    """As in `emsvae train`."""
+    device: Device = "auto"
+    """Where to compute; the run may have been trained elsewhere."""
+    force: bool = False
+    """Replace what is there."""
+
+
+def main(argv: list[str]) -> int:
+    """``emsvae infer``."""
+    asked = parse(InferCommand, argv)
+    from emspatialvae.results import infer_other
+    from emspatialvae.run import RunDir
+
+    infer_other(RunDir(asked.run), asked.input, asked.out, poses=asked.poses, device=asked.device, force=asked.force)
+    return 0
