@@ -79,6 +79,8 @@ def result_columns(latents: Latents, stack: ParticleStack, poses: Poses) -> list
         *known,
         *([] if latents.misfit is None else [Column("emsvaeMisfit", latents.misfit)]),
         *([] if latents.scale is None else [Column("emsvaeScale", latents.scale)]),
+        *([] if latents.class_number is None else [Column("rlnClassNumber", latents.class_number, "d")]),
+        *([] if latents.class_posterior is None else [Column("emsvaeClassPosterior", latents.class_posterior)]),
         *[Column(f"emsvaeZ{k + 1}", z) for k, z in enumerate(latents.z.T)],
         *[Column(f"emsvaeZStd{k + 1}", sd) for k, sd in enumerate(latents.z_sd.T)],
         Column("emsvaeThetaStd", np.degrees(latents.theta_sd_rad)),
@@ -197,6 +199,10 @@ def write_cs(
         fields["emsvae/misfit"] = latents.misfit.astype(np.float32)
     if latents.scale is not None:
         fields["emsvae/scale"] = latents.scale.astype(np.float32)
+    if latents.class_number is not None:
+        fields[f"{group}/class"] = np.maximum(latents.class_number - 1, 0).astype(np.uint32)
+    if latents.class_posterior is not None:
+        fields[f"{group}/class_posterior"] = latents.class_posterior.astype(np.float32)
     merged = {}
     for name, values in fields.items():
         whole = (
@@ -245,6 +251,10 @@ def latents_table(latents: Latents) -> "pd.DataFrame":
         columns["misfit"] = latents.misfit
     if latents.scale is not None:
         columns["scale"] = latents.scale
+    if latents.class_number is not None:
+        columns["class_number"] = latents.class_number
+    if latents.class_posterior is not None:
+        columns["class_posterior"] = latents.class_posterior
     return pd.DataFrame(columns)
 
 
@@ -279,6 +289,8 @@ def read_csv(file: Path, z_dim: int, pixel_size_A: float) -> Latents:
             peak_weight=table["pose_probability"].to_numpy() if "pose_probability" in table else None,
             misfit=table["misfit"].to_numpy() if "misfit" in table else None,
             scale=table["scale"].to_numpy() if "scale" in table else None,
+            class_number=table["class_number"].to_numpy() if "class_number" in table else None,
+            class_posterior=table["class_posterior"].to_numpy() if "class_posterior" in table else None,
         )
     except (KeyError, ValueError) as error:
         raise RunFolderError(

@@ -48,6 +48,10 @@ class Latents:
     """[n]; what the image leaves unexplained beyond noise, in s.d. of the latter: about 0 for a particle, high for junk."""
     scale: Floats | None = None
     """[n]; amplitude of each particle (``--scale particle``)."""
+    class_number: NDArray[np.int64] | None = None
+    """[n]; from 1, 0 for images that could not be used. None until `emsvae classes` has made classes."""
+    class_posterior: Floats | None = None
+    """[n]; probability of that class, given z and its uncertainty."""
 
     def __len__(self) -> int:
         return len(self.names)
