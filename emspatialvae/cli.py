@@ -11,7 +11,21 @@ from importlib import import_module
 from emspatialvae import __version__
 from emspatialvae.errors import EmsvaeError
 
-COMMANDS = ("demo", "info", "train", "infer", "export", "simulate", "evaluate")
+COMMANDS = (
+    "demo",
+    "info",
+    "train",
+    "infer",
+    "export",
+    "select",
+    "simulate",
+    "evaluate",
+    "relion-job",
+    "path",
+    "manifold",
+    "classes",
+    "analyze",
+)
 """Each a room of `emspatialvae.commands`."""
 
 HELP = """\
@@ -22,11 +36,17 @@ emsvae: single-particle EM images without their in-plane pose (a spatial-VAE for
   emsvae train particles.star                learn z, theta and shift -> particles_emsvae/
   emsvae infer particles_emsvae other.star   the same for other particles
   emsvae export particles_emsvae --star out.star | --cs out.cs | --csv out.csv | --aligned out.mrcs
+  emsvae analyze particles_emsvae            classes, figures and a report to read: particles_emsvae/analysis/report.html
+  emsvae classes particles_emsvae --k 20     classes by content, and averages of the raw images of each
+  emsvae path particles_emsvae --from 12@stack.mrcs --to 34@stack.mrcs --out path.mrcs   what lies between two
+  emsvae manifold particles_emsvae --out manifold.png     a map of what the model draws
+  emsvae select particles_emsvae --where "class_number in (1, 4) and z1 > 0.5" --out subset.star
   emsvae simulate hinge --out sim            a stack with known truth; also views, symmetric, noise, ...
   emsvae evaluate sim_emsvae --truth sim/truth.star
+  emsvae relion-job --in_parts parts.star --o External/job012/   train as an External job of RELION's GUI
 
 emsvae COMMAND --help lists a command's options. emsvae --version. Any command takes --debug for a full traceback.
-Exit codes: 0 done, 1 a defect of the program, 2 bad input (one line says what to do), 130 interrupted."""
+Exit codes: 0 done, 1 a defect of the program, 2 bad input (one line says what to do), 3 empty selection, 130 interrupted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(f"emsvae: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except OSError as error:
         if debug or error.errno not in _USERS_ERRORS:
             raise

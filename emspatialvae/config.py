@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Poses = Literal["auto", "overwrite", "keep"]
+ClassMethod = Literal["kmeans", "gmm"]
 Engine = Literal["steerable", "coordinate"]
 
 
@@ -139,6 +140,8 @@ class TrainConfig:
     """Particles per optimiser step [default: 256, coordinate engine 100]."""
     learning_rate: float = 1e-3
     """Of Adam."""
+    draws: int = 1
+    """Contents drawn for each particle in a step: more give a tighter bound where one image says little about z."""
     kl_warmup_steps: int = 1000
     """Optimiser steps (at most ten epochs) over which the weight of the KL terms rises from 0 to 1, so that they do not close
     pose and z before there is something to see."""

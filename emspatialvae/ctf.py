@@ -7,7 +7,7 @@ measured from the x axis (towards +y as stored). Positive at the origin: bright 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,10 @@ class CtfParams:
         """True for particles with every parameter present; shape [n]."""
         return np.asarray(np.isfinite(np.stack(list(vars(self).values()))).all(0))
 
+    def turned(self, angle_rad: Floats) -> "CtfParams":
+        """The CTFs of the same images turned by angles [n], from +x towards +y: astigmatism turns along, all else is round."""
+        return replace(self, astigmatism_rad=self.astigmatism_rad + angle_rad)
+
     def absurdities(self) -> Iterator[tuple[NDArray[np.bool_], Floats, str]]:
         """Whatever no microscope has: which particles (at least one of [n]), the values [n], and what is wrong with them."""
         usual = f"above 0 and at most {MAX_DEFOCUS_A:.0f} A"
@@ -81,7 +85,7 @@ def ring_power(params: CtfParams, box: int, pixel_size_A: float) -> NDArray[np.f
     ``box // 2`` belong to none.
     """
     kx, ky = _grid(box)
-    ring, weight = _rings(box)
+    ring, weight = rings(box)
     order = np.flatnonzero(ring.ravel() <= box // 2)
     order = order[np.argsort(ring.ravel()[order], kind="stable")]
     starts = np.searchsorted(ring.ravel()[order], np.arange(box // 2 + 1))
@@ -96,7 +100,7 @@ def ring_power(params: CtfParams, box: int, pixel_size_A: float) -> NDArray[np.f
 
 def ring_sizes(box: int) -> NDArray[np.int64]:
     """Pixels in each ring of `ring_power`; shape [box // 2 + 1]."""
-    ring, weight = _rings(box)
+    ring, weight = rings(box)
     return np.bincount(ring.ravel(), weight.ravel())[: box // 2 + 1].astype(np.int64)
 
 
@@ -129,7 +133,7 @@ def _grid(box: int) -> tuple[Floats, Floats]:
     return kx, ky
 
 
-def _rings(box: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def rings(box: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """On the grid of ``numpy.fft.rfft2``: the ring of each pixel, and how often it occurs in the whole plane (1 or 2)."""
     kx, ky = _grid(box)
     twice = (kx > 0) & (2 * kx < 1)

@@ -1,14 +1,17 @@
 """The errors a user can cause and mend.
 
 Every one of them is a single line that says what was found, what was expected and what to do; the command line prints it
-and exits with code 2. Anything else that is raised is a defect of the program.
+and exits with its code. Anything else that is raised is a defect of the program.
 """
 
 from pathlib import Path
+from typing import ClassVar
 
 
 class EmsvaeError(Exception):
     """What was found, what was expected, what to do: one line for the user."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class ParticleFileError(EmsvaeError):
@@ -24,3 +27,9 @@ class OutputExistsError(EmsvaeError):
 
 class RunFolderError(EmsvaeError):
     """A run folder that is not one, is damaged, or belongs to another model."""
+
+
+class NothingSelectedError(EmsvaeError):
+    """No particle meets what was asked; nothing was written."""
+
+    exit_code: ClassVar[int] = 3

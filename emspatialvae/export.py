@@ -78,6 +78,7 @@ def result_columns(latents: Latents, stack: ParticleStack, poses: Poses) -> list
         Column(f"{rln}LogLikeliContribution", latents.log_likelihood, ".6e"),
         *known,
         *([] if latents.misfit is None else [Column("emsvaeMisfit", latents.misfit)]),
+        *([] if latents.junk is None else [Column("emsvaeJunk", latents.junk)]),
         *([] if latents.scale is None else [Column("emsvaeScale", latents.scale)]),
         *([] if latents.class_number is None else [Column("rlnClassNumber", latents.class_number, "d")]),
         *([] if latents.class_posterior is None else [Column("emsvaeClassPosterior", latents.class_posterior)]),
@@ -185,7 +186,7 @@ def write_cs(
     own_pixels = latents.pose.scaled(latents.pixel_size_A / stack.pixel_size_A[:n])
     pose_rad, shift_px = geometry.to_cryosparc(own_pixels)
     group = "emsvae" if poses == "keep" else "alignments2D"
-    fields = {
+    fields: dict[str, NDArray[Any]] = {
         f"{group}/pose": pose_rad.astype(np.float32),
         f"{group}/shift": shift_px.astype(np.float32),
         "emsvae/z": latents.z.astype(np.float32),
@@ -197,6 +198,8 @@ def write_cs(
         fields["emsvae/max_value_prob"] = latents.peak_weight.astype(np.float32)
     if latents.misfit is not None:
         fields["emsvae/misfit"] = latents.misfit.astype(np.float32)
+    if latents.junk is not None:
+        fields["emsvae/junk"] = latents.junk.astype(np.float32)
     if latents.scale is not None:
         fields["emsvae/scale"] = latents.scale.astype(np.float32)
     if latents.class_number is not None:
@@ -249,6 +252,8 @@ def latents_table(latents: Latents) -> "pd.DataFrame":
         columns["pose_probability"] = latents.peak_weight
     if latents.misfit is not None:
         columns["misfit"] = latents.misfit
+    if latents.junk is not None:
+        columns["junk"] = latents.junk
     if latents.scale is not None:
         columns["scale"] = latents.scale
     if latents.class_number is not None:
@@ -288,6 +293,7 @@ def read_csv(file: Path, z_dim: int, pixel_size_A: float) -> Latents:
             pixel_size_A=pixel_size_A,
             peak_weight=table["pose_probability"].to_numpy() if "pose_probability" in table else None,
             misfit=table["misfit"].to_numpy() if "misfit" in table else None,
+            junk=table["junk"].to_numpy() if "junk" in table else None,
             scale=table["scale"].to_numpy() if "scale" in table else None,
             class_number=table["class_number"].to_numpy() if "class_number" in table else None,
             class_posterior=table["class_posterior"].to_numpy() if "class_posterior" in table else None,

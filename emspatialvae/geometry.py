@@ -37,6 +37,17 @@ def object_to_image_xy(x: Any, y: Any, cos_theta: Any, sin_theta: Any, shift_x: 
     return turned_x + shift_x, turned_y + shift_y
 
 
+def shears(theta_rad: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Rotations as quarter turns and three shears: ``R(theta) = X(a) Y(b) X(a) R(pi / 2)^quarters``.
+
+    ``X(a) (x, y) = (x + a y, y)`` and ``Y(b) (x, y) = (x, y + b x)``; what the quarter turns leave is at most 45 degrees, so that
+    |a| < 0.42 and |b| < 0.71. Returns (quarters, a, b), each of theta's shape.
+    """
+    quarters = np.rint(theta_rad / (np.pi / 2)).astype(np.int64)
+    rest = theta_rad - quarters * (np.pi / 2)
+    return quarters, -np.tan(rest / 2), np.sin(rest)
+
+
 def pixel_axis(box: int) -> Floats:
     """Coordinates of the pixels of one axis, in pixels, zero at index ``box // 2``; shape [box]."""
     return np.arange(box, dtype=np.float64) - box // 2

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from emspatialvae import geometry
+from emspatialvae import ctf, geometry
 from emspatialvae.geometry import Pose2D
 
 Images = NDArray[np.float32]
@@ -17,6 +17,12 @@ def circular_mask(box: int, radius_px: float) -> NDArray[np.bool_]:
     """True within ``radius_px`` of the centre; shape [box, box]."""
     x, y = geometry.pixel_grid(box)
     return x**2 + y**2 <= radius_px**2
+
+
+def soft_mask(box: int, radius_px: float, edge_px: float) -> Images:
+    """1 within ``radius_px`` of the centre, 0 from ``edge_px`` further on, half a cosine between; shape [box, box]."""
+    beyond = (np.hypot(*geometry.pixel_grid(box)) - radius_px) / edge_px
+    return np.asarray((1 + np.cos(np.pi * beyond.clip(0, 1))) / 2, dtype=np.float32)
 
 
 def fourier_resampling(box_in: int, box_out: int, step: float | None = None) -> NDArray[np.float32]:
@@ -149,6 +155,49 @@ def align(images: ArrayLike, pose: Pose2D, fill: float = 0.0, order: int = 3) ->
         at_x, at_y = geometry.object_to_image_xy(x, y, np.cos(theta), np.sin(theta), shift_x, shift_y)
         ndimage.map_coordinates(image, [at_y + centre, at_x + centre], out[n], order=order, mode="constant", cval=fill)
     return out
+
+
+def fourier_ring_correlation(first: Images, second: Images) -> NDArray[np.float64]:
+    """Correlation of two sets of images [n, box, box], ring by ring of the Fourier plane; shape [n, box // 2 + 1].
+
+    Rings as those of `ctf.ring_power`: ring r holds the frequency ``r / box`` in cycles per pixel. NaN where an image has
+    nothing in a ring. (Saxton and Baumeister, J. Microsc. 127, 127 (1982).)
+    """
+    box = first.shape[-1]
+    ring, weight = (values.ravel() for values in ctf.rings(box))
+
+    def summed(values: NDArray[np.floating]) -> NDArray[np.floating]:
+        return np.bincount(ring, weight * values.ravel()).astype(np.float64)[: box // 2 + 1]
+
+    curves = np.empty((len(first), box // 2 + 1))
+    for curve, one, other in zip(curves, first, second, strict=True):
+        a, b = np.fft.rfft2(one.astype(np.float64)), np.fft.rfft2(other.astype(np.float64))
+        with np.errstate(invalid="ignore"):
+            curve[:] = summed((a * b.conj()).real) / np.sqrt(summed(np.abs(a) ** 2) * summed(np.abs(b) ** 2))
+    return curves
+
+
+def resolution_A(curves: NDArray[np.floating], threshold: float, field_A: float) -> NDArray[np.float64]:
+    """Where ring correlations [n, rings] first fall below a threshold, linearly between rings; in angstrom, shape [n].
+
+    Twice the pixel size where they never do; NaN where they are below from the first ring on, or not known.
+
+    Parameters
+    ----------
+    field_A
+        Side of the box in angstrom: ring r holds the frequency ``r / field_A``.
+    """
+    found = np.full(len(curves), np.nan)
+    last = curves.shape[1] - 1
+    for n, curve in enumerate(curves):
+        below = np.flatnonzero(~(curve[1:] >= threshold)) + 1
+        ring = float(below[0]) if len(below) else float(last)
+        if len(below) and ring > 1:
+            before, after = curve[below[0] - 1], curve[below[0]]
+            ring -= (threshold - after) / (before - after) if np.isfinite(after) else 1
+        if ring > 1 or not len(below):
+            found[n] = field_A / ring
+    return found
 
 
 def radial_average(images: Images) -> Images:

@@ -1,7 +1,7 @@
 """From a trained model to what is known of each particle."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from emspatialvae import compute, geometry
+from emspatialvae.analysis.junk import junk_probability
 from emspatialvae.config import TrainConfig
 from emspatialvae.errors import RunFolderError
 from emspatialvae.geometry import Floats, Pose2D
@@ -46,6 +47,8 @@ class Latents:
 
     misfit: Floats | None = None
     """[n]; what the image leaves unexplained beyond noise, in s.d. of the latter: about 0 for a particle, high for junk."""
+    junk: Floats | None = None
+    """[n]; probability of being junk, 0 to 1, judged against the other particles (`emspatialvae.analysis.junk`)."""
     scale: Floats | None = None
     """[n]; amplitude of each particle (``--scale particle``)."""
     class_number: NDArray[np.int64] | None = None
@@ -104,7 +107,7 @@ def infer(
     model = model.to(device).eval()
     part = compute.part_size(max(config.batch_size or 256, 256), model.floats_per_particle, device, dtype)
     n = len(names)
-    columns = {name: np.zeros((n, *shape)) for name, shape in _column_shapes(model.z_dim).items()}
+    columns: dict[str, Any] = {name: np.zeros((n, *shape)) for name, shape in _column_shapes(model.z_dim).items()}
     used = np.zeros(n, dtype=np.bool_)
     for portion in portions:
         used[portion.rows] = portion.usable
@@ -119,7 +122,19 @@ def infer(
                     columns[name] = np.zeros((n, *values.shape[1:]))
                 columns[name][some.rows] = values.float().cpu().numpy()
     pose = Pose2D(geometry.wrap_rad(columns.pop("theta_rad")), columns.pop("shift_px"))
-    return Latents(names=names, used=used, pose=pose, pixel_size_A=pixel_size_A, **columns)
+    found = Latents(names=names, used=used, pose=pose, pixel_size_A=pixel_size_A, **columns)
+    return replace(found, junk=_junk(found))
+
+
+def _junk(latents: Latents) -> Floats | None:
+    """Probabilities of junk [n]; None of an engine that does not say how much of an image its model leaves unexplained."""
+    if latents.misfit is None or latents.peak_weight is None:
+        return None
+    some, out = latents[latents.used], np.zeros(len(latents))
+    assert some.misfit is not None
+    assert some.peak_weight is not None
+    out[latents.used] = junk_probability(some.misfit, some.log_likelihood, some.z, some.theta_sd_rad, some.peak_weight)
+    return out
 
 
 def _columns_of(estimate: Estimate) -> dict[str, torch.Tensor]:

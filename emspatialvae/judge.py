@@ -1,7 +1,7 @@
 """A run against a known truth, with the Cramer-Rao bound and the oracle beside it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from emspatialvae import export
-from emspatialvae.analysis.metrics import Evaluation, evaluate_latents
+from emspatialvae.analysis.calibration import PeakWeightBin, peak_weight_bins
+from emspatialvae.analysis.metrics import Evaluation, evaluate_latents, matched_accuracy
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.geometry import Pose2D
@@ -23,6 +24,11 @@ from emspatialvae.simulation.truth import load_simulation
 from emspatialvae.sources import particle_block
 
 Floats = NDArray[np.floating]
+
+JUNK = 0.5
+"""Probability from which on a particle is called junk."""
+CLASS_LABELS = ("emsvaeTrueClass", "rlnClassNumber")
+"""Where a truth keeps its classes, the first of them that it has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +47,8 @@ class Judged:
     junk_auc
         How well a high misfit (of an engine without one: a low log-likelihood) tells junk from particles: the chance that a
         piece of junk has the higher one (0.5: not at all). None where there is no junk in the truth.
+    junk
+        How good the reported probability of being junk is; None of an engine that reports none.
     """
 
     evaluation: Evaluation
@@ -48,19 +56,59 @@ class Judged:
     cramer_rao: dict[str, float] | None
     junk_auc: float | None = None
     on_the_same: Evaluation | None = None
+    junk: "JunkScore | None" = None
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values that JSON can hold."""
         oracle, same = (None if e is None else e.as_dict() for e in (self.oracle, self.on_the_same))
         beside = {"oracle": oracle, "on_the_same": same, "cramer_rao": self.cramer_rao, "junk_auc": self.junk_auc}
-        return {**self.evaluation.as_dict(), **beside}
+        return {**self.evaluation.as_dict(), **beside, "junk": None if self.junk is None else asdict(self.junk)}
 
     def table(self) -> str:
         """The same for a person."""
         text = self.evaluation.table(oracle=self.oracle, cramer_rao=self.cramer_rao, same=self.on_the_same)
-        if self.junk_auc is None:
-            return text
-        return f"{text}\njunk: area under the ROC curve of the misfit {self.junk_auc:.3f} (left out above)"
+        if self.junk_auc is not None:
+            text += f"\njunk: area under the ROC curve of the misfit {self.junk_auc:.3f} (left out above)"
+        return text if self.junk is None else f"{text}\n{self.junk.table()}"
+
+
+@dataclass(frozen=True)
+class JunkScore:
+    """Reported probabilities of being junk against what is junk.
+
+    Attributes
+    ----------
+    auc
+        Area under the ROC curve; None without junk, or without particles.
+    found, lost
+        Shares of the junk, and of the particles, that score 0.5 or more and that `--where "junk < 0.5"` leaves out; None where
+        there are none of them.
+    bins
+        Reported probability and share of junk, bin by bin.
+    """
+
+    auc: float | None
+    found: float | None
+    lost: float | None
+    bins: tuple[PeakWeightBin, ...]
+
+    @classmethod
+    def of(cls, probability: Floats, is_junk: NDArray[np.bool_]) -> "JunkScore":
+        """Of n particles."""
+        out = probability >= JUNK
+        found, lost = (float(out[group].mean()) if group.any() else None for group in (is_junk, ~is_junk))
+        return cls(auc_of_low(-probability, is_junk), found, lost, peak_weight_bins(probability, is_junk))
+
+    def table(self) -> str:
+        """For a person."""
+        shares = {"junk": self.found, "particles": self.lost}
+        said = ", ".join(f"{100 * share:.2f} % of the {name}" for name, share in shares.items() if share is not None)
+        auc = "" if self.auc is None else f"area under its ROC curve {self.auc:.3f}; "
+        bins = [
+            f"junk score {own.low:.2f} to {own.high:.2f}: {own.reported:.3f} reported, {own.found:.3f} found, {own.n} particles"
+            for own in self.bins
+        ]
+        return "\n".join([f"junk score: {auc}{JUNK:g} or more: {said}", *bins])
 
 
 def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[str], None] = lambda _: None) -> Judged:
@@ -69,7 +117,7 @@ def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[
     Parameters
     ----------
     truth
-        STAR file with ``emsvaeTrueZ1..`` and RELION's pose labels, as `emspatialvae.simulation.stack` writes it. Particles with
+        STAR file with ``emsvaeTrueZ1..``, or classes (`CLASS_LABELS`), and RELION's pose labels, as `emspatialvae.simulation.stack` writes it. Particles with
         ``emsvaeTrueJunk`` are left out of the comparison.
     oracle_particles
         Also run the Bayes oracle on this many particles when ``simulation.json`` lies beside the truth; 0 = do not.
@@ -98,10 +146,11 @@ def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[
     simulation = load_simulation(beside) if beside.is_file() else None
     symmetry = 1 if simulation is None else simulation.symmetry
     evaluation = _evaluation(latents[~junk], known, rows[~junk], symmetry)
+    reported = None if latents.junk is None else JunkScore.of(latents.junk, junk)
     score = latents.log_likelihood if latents.misfit is None else -latents.misfit
     junk_auc = auc_of_low(score, junk)
     if simulation is None:
-        return Judged(evaluation, None, None, junk_auc)
+        return Judged(evaluation, None, None, junk_auc, junk=reported)
     oracle = same = None
     if oracle_particles > 0 and simulation.has_signal:
         say(f"running the oracle on {oracle_particles} particles, some seconds (--oracle-particles 0 leaves it out)")
@@ -109,7 +158,7 @@ def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[
         oracle = evaluate_latents(z, oracle_pose, known.z[some], known.pose[some], symmetry=symmetry)
         shared = np.isin(rows, some) & ~junk
         same = _evaluation(latents[shared], known, rows[shared], symmetry) if shared.sum() > 1 else None
-    return Judged(evaluation, oracle, simulation.cramer_rao, junk_auc, same)
+    return Judged(evaluation, oracle, simulation.cramer_rao, junk_auc, same, reported)
 
 
 def auc_of_low(score: Floats, wanted: NDArray[np.bool_]) -> float | None:
@@ -129,12 +178,14 @@ class _Known:
     names: list[str]
     pixel_size_A: Floats
     is_junk: NDArray[np.bool_]
+    class_name: NDArray[Any] | None
+    """[n]; the classes as they are written, None where the truth has none."""
 
 
 def _evaluation(latents: Latents, known: _Known, rows: NDArray[np.int64], symmetry: int) -> Evaluation:
     # Errors of shifts are given in pixels of the original images, whatever the box that the model saw.
     factor = latents.pixel_size_A / known.pixel_size_A[rows]
-    return evaluate_latents(
+    found = evaluate_latents(
         latents.z,
         latents.pose.scaled(factor),
         known.z[rows],
@@ -145,6 +196,9 @@ def _evaluation(latents: Latents, known: _Known, rows: NDArray[np.int64], symmet
         shift_sd_px=latents.shift_sd_px * factor[:, None],
         peak_weight=latents.peak_weight,
     )
+    if latents.class_number is None or known.class_name is None:
+        return found
+    return replace(found, class_accuracy=matched_accuracy(latents.class_number, known.class_name[rows]))
 
 
 def _read_truth(truth: Path) -> _Known:
@@ -154,12 +208,16 @@ def _read_truth(truth: Path) -> _Known:
     assert isinstance(stack.metadata, StarFile)
     block = particle_block(stack.metadata)
     labels = [label for label in block.labels if label.startswith("emsvaeTrueZ")]
-    if not labels or stack.pose is None:
+    class_label = next((label for label in CLASS_LABELS if label in block.labels), None)
+    if not (labels or class_label) or stack.pose is None:
         raise ParticleFileError(
-            f"{truth}: no emsvaeTrueZ1 or no rlnAnglePsi; expected the truth.star of `emsvae simulate`"
+            f"{truth}: no emsvaeTrueZ1 (nor classes), or no rlnAnglePsi; expected the truth.star of `emsvae simulate`"
         )
     junk_label = "emsvaeTrueJunk"
-    columns = block.columns(*labels, *([junk_label] if junk_label in block.labels else []))
-    true_z = np.stack([np.array(columns[label], dtype=np.float64) for label in labels], 1)
-    is_junk = np.array(columns.get(junk_label, np.zeros(len(true_z))), dtype=np.float64) != 0
-    return _Known(true_z, stack.pose, stack.names.tolist(), stack.pixel_size_A, is_junk)
+    others = [label for label in (junk_label, class_label) if label in block.labels]
+    columns = block.columns(*labels, *others)
+    n = block.n_rows
+    true_z = np.array([columns[label] for label in labels], dtype=np.float64).reshape(len(labels), n).T
+    is_junk = np.array(columns.get(junk_label, np.zeros(n)), dtype=np.float64) != 0
+    classes = None if class_label is None else np.array(columns[class_label])
+    return _Known(true_z, stack.pose, stack.names.tolist(), stack.pixel_size_A, is_junk, classes)

@@ -9,13 +9,13 @@ import json
 import mmap
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ from emspatialvae.particles import OpticsGroup, ParticleStack
 
 CHUNK_BYTES = 32 << 20
 
+T = TypeVar("T")
+U = TypeVar("U")
 CtfTreatment = Literal["none", "phase-flip", "multiply"]
 
 
@@ -173,17 +175,18 @@ def prepare(stack: ParticleStack, preparation: Preparation) -> Iterator[Portion]
         )
     check_ctf(stack, preparation.ctf)
     size = max(1, CHUNK_BYTES // (4 * max(stack.boxes) ** 2))
+    return ahead(lambda rows: prepare_chunk(stack, rows, preparation)[0], stack.chunks(size))
+
+
+def ahead(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+    """``work`` of each item, in their order; that of the next few goes on in threads while one is used."""
     workers = min(4, os.cpu_count() or 1)
-
-    def work(rows: NDArray[np.int64]) -> Portion:
-        return prepare_chunk(stack, rows, preparation)[0]
-
+    rest = iter(items)
     with ThreadPoolExecutor(workers) as pool:
-        portions = stack.chunks(size)
-        pending: deque[Future[Portion]] = deque(pool.submit(work, rows) for rows in islice(portions, workers + 1))
+        pending: deque[Future[U]] = deque(pool.submit(work, item) for item in islice(rest, workers + 1))
         while pending:
             done = pending.popleft().result()
-            pending.extend(pool.submit(work, rows) for rows in islice(portions, 1))
+            pending.extend(pool.submit(work, item) for item in islice(rest, 1))
             yield done
 
 
@@ -237,11 +240,27 @@ def prepared_images(
     progress
         Called with the number of particles prepared since the last call.
     """
-    digest = _digest(stack, preparation, dtype)
-    kinds = ("images", "usable", "ctf") if preparation.ctf == "multiply" else ("images", "usable")
-    files = {kind: cache / f"{kind}_{digest}.npy" for kind in kinds}
+    files = _cache_files(stack, preparation, cache, dtype)
     if not all(file.is_file() for file in files.values()):
         _make_cache(stack, preparation, files, dtype, progress)
+    return _open_cache(stack, files)
+
+
+def cached_images(
+    stack: ParticleStack, preparation: Preparation, cache: Path, dtype: str = "float16"
+) -> PreparedImages | None:
+    """What `prepared_images` would open, None where it would have to make it first."""
+    files = _cache_files(stack, preparation, cache, dtype)
+    return _open_cache(stack, files) if all(file.is_file() for file in files.values()) else None
+
+
+def _cache_files(stack: ParticleStack, preparation: Preparation, cache: Path, dtype: str) -> dict[str, Path]:
+    digest = _digest(stack, preparation, dtype)
+    kinds = ("images", "usable", "ctf") if preparation.ctf == "multiply" else ("images", "usable")
+    return {kind: cache / f"{kind}_{digest}.npy" for kind in kinds}
+
+
+def _open_cache(stack: ParticleStack, files: dict[str, Path]) -> PreparedImages:
     power = np.load(files["ctf"], mmap_mode="r") if "ctf" in files else None
     return PreparedImages(np.load(files["images"], mmap_mode="r"), np.load(files["usable"]), stack.optics_of, power)
 

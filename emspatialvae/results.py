@@ -25,16 +25,24 @@ REGISTERED = 4000
 
 def read_run(path: Path, project_dir: Path | None = None) -> tuple[RunDir, Latents, ParticleStack]:
     """A run with its results and its particles."""
+    run, latents = read_latents(path)
+    return run, latents, read_particles(run, len(latents), project_dir)
+
+
+def read_latents(path: Path) -> tuple[RunDir, Latents]:
+    """A run with its results; of its particles it looks at nothing."""
     run = RunDir(path)
     manifest = run.manifest
-    latents = export.read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
-    source = manifest.config.input
+    return run, export.read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+
+
+def read_particles(run: RunDir, n: int, project_dir: Path | None = None) -> ParticleStack:
+    """The particles of a run, which must be as many as the ``n`` that it has results for."""
+    source = run.manifest.config.input
     stack = load_particles(dataclasses.replace(source, project_dir=project_dir or source.project_dir))
-    if len(stack) != len(latents):
-        raise RunFolderError(
-            f"{stack.source} now has {len(stack)} particles, the run has {len(latents)}; train anew with --force"
-        )
-    return run, latents, stack
+    if len(stack) != n:
+        raise RunFolderError(f"{stack.source} now has {len(stack)} particles, the run has {n}; train anew with --force")
+    return stack
 
 
 def export_run(

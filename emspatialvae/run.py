@@ -8,6 +8,7 @@ particles_emsvae/
   particles.star   the input with our columns (and particles.cs where the input was one)
   consensus.mrc    the image that all poses refer to, in prepared pixels: to draw a mask on
   run.log          what was printed
+  classes/         averages of classes and a table, once `emsvae classes` was called
   figures/         pictures: learning curve, z, manifold, reconstructions, averages, certainty of poses, spectra
   cache/           prepared images; can be deleted
 """

@@ -233,3 +233,58 @@ def test_radial_averages(box):
     assert averages.shape == (2, box // 2 + 1)
     np.testing.assert_allclose(averages[0], np.arange(box // 2 + 1), atol=1e-6)
     np.testing.assert_allclose(averages[1], 4)
+
+
+# ------------------------------------------------------------------------------------------------ soft mask, resolution
+
+
+@pytest.mark.parametrize("box", [30, 31])
+def test_a_soft_mask_falls_off_between_its_radii(box):
+    mask = imaging.soft_mask(box, 6, 4)
+    distance = np.hypot(*geometry.pixel_grid(box))
+    np.testing.assert_array_equal(mask[distance <= 6], 1)
+    np.testing.assert_array_equal(mask[distance >= 10], 0)
+    np.testing.assert_allclose(mask[box // 2, box // 2 + 8], 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("box", [40, 41])
+@pytest.mark.parametrize("snr", [0.2, 1.0, 5.0])
+def test_frc_of_two_noisy_copies_is_what_theory_says(box, snr):
+    """SNR / (SNR + 1) at every ring, for signal and noise that are both white."""
+    signal, *noises = (noise(300, box, seed) for seed in (0, 1, 2))
+    one, other = (np.sqrt(snr).astype(np.float32) * signal + n for n in noises)
+    curve = imaging.fourier_ring_correlation(one, other)
+    assert curve.shape == (300, box // 2 + 1)
+    np.testing.assert_allclose(curve[:, 3:].mean(0), snr / (snr + 1), atol=0.03)
+
+
+def test_frc_of_a_copy_is_1_whatever_its_scale_and_of_strangers_about_0():
+    images, others = noise(200, 30), noise(200, 30, 1)
+    np.testing.assert_allclose(imaging.fourier_ring_correlation(images, 3 * images), 1, atol=1e-6)
+    np.testing.assert_allclose(imaging.fourier_ring_correlation(images, -images), -1, atol=1e-6)
+    assert np.abs(imaging.fourier_ring_correlation(images, others)[:, 2:].mean(0)).max() < 0.06
+    assert np.isnan(imaging.fourier_ring_correlation(images[:1], 0 * images[:1])).all()
+
+
+def test_rings_tell_frequencies_apart():
+    """Two images that share one wave only: their correlation is 1 in that wave's ring."""
+    x, y = geometry.pixel_grid(40)
+    wave = np.cos(2 * np.pi * (3 * x + 4 * y) / 40).astype(np.float32)
+    first, second = (100 * wave + n for n in (noise(1, 40), noise(1, 40, 1)))
+    curve = imaging.fourier_ring_correlation(first, second)[0]
+    assert curve[5] > 0.95
+    assert np.abs(np.delete(curve, [0, 1, 5])).max() < 0.7
+
+
+def test_resolution_lies_where_the_curve_crosses():
+    curves = np.array(
+        [
+            [1.0, 0.9, 0.6, 0.4, 0.1, 0.0],
+            [1.0, 1.0, 1.0, 1.0, 1.0, 1.0],  # never falls: twice the pixel
+            [1.0, 0.1, 0.0, 0.0, 0.0, 0.0],  # never rises
+            [1.0, 0.9, 0.4, 0.9, 0.9, 0.9],  # the first crossing counts
+            [np.nan] * 6,
+        ]
+    )
+    found = imaging.resolution_A(curves, 0.5, field_A=30.0)
+    np.testing.assert_allclose(found, [30 / 2.5, 30 / 5, np.nan, 30 / 1.8, np.nan])

@@ -18,6 +18,8 @@ class Evaluation:
     z_r_linear, z_r_cubic
         Per true coordinate: correlation with its best linear, and polynomial, prediction from the estimated z (its
         sign and scale do not matter). Mean of the two halves' scores; 0 to 1 but for chance.
+    z_pearson
+        Per true coordinate: |correlation| with the coordinate of z that follows it best, nothing fitted.
     z_noise
         Per true coordinate: ``sqrt(1 / z_r_cubic^2 - 1)``, noise over signal in z; None where the correlation is not
         positive.
@@ -34,6 +36,10 @@ class Evaluation:
         function of z.
     shift_r
         Correlation of estimated and true shift along x and y, gauge removed; None where the true shift is constant.
+    shift_pearson
+        The same with the gauge left in, as reported. With ``z_pearson`` and ``theta_circular_r``, the spatial-VAE paper's measures.
+    class_accuracy
+        Share of the particles in the right class, classes matched with the true ones as well as can be; None without either.
     theta_gauge_drift_deg, shift_gauge_drift_px
         How much the gauge differs between contents, that is the turn and the shift that z still carries: rms over the
         particles of the fitted turn (per axis: offset) minus one for all. The fit's own noise is in it: some error /
@@ -58,6 +64,7 @@ class Evaluation:
     z_dim: int
     z_r_linear: tuple[float, ...]
     z_r_cubic: tuple[float, ...]
+    z_pearson: tuple[float, ...]
     z_noise: tuple[float | None, ...]
     z_spearman: float | None
     theta_circular_r: float
@@ -67,6 +74,7 @@ class Evaluation:
     shift_rms_px: float
     shift_gauge_rms_px: float
     shift_r: tuple[float | None, float | None]
+    shift_pearson: tuple[float | None, float | None]
     theta_gauge_drift_deg: float
     shift_gauge_drift_px: float
     z_within_1sd: tuple[float | None, ...]
@@ -76,6 +84,7 @@ class Evaluation:
     peak_weight_error: float | None
     z_degree: int
     gauge_degree: int
+    class_accuracy: float | None = None
     symmetry: int = 1
     notes: tuple[str, ...] = ()
 
@@ -131,6 +140,7 @@ class Evaluation:
             rows += [
                 (f"z corr, linear{of}", self.z_r_linear[k]),
                 (f"z corr{of}", self.z_r_cubic[k]),
+                (f"z Pearson{of}", self.z_pearson[k]),
                 (f"z noise{of}", self.z_noise[k]),
             ]
         rows += [("z rank corr", self.z_spearman)] if self.z_spearman is not None else []
@@ -143,6 +153,10 @@ class Evaluation:
             ("shift [px]", self.shift_gauge_rms_px),
         ]
         rows += [(f"shift corr {axis}", r) for axis, r in zip("xy", self.shift_r, strict=True) if r is not None]
+        rows += [
+            (f"shift Pearson {axis}", r) for axis, r in zip("xy", self.shift_pearson, strict=True) if r is not None
+        ]
+        rows += [("class accuracy", self.class_accuracy)] if self.class_accuracy is not None else []
         rows += [("theta drift [deg]", self.theta_gauge_drift_deg), ("shift drift [px]", self.shift_gauge_drift_px)]
         return rows + [(name, value) for name, value in self._calibration() if value is not None]
 
@@ -160,9 +174,10 @@ _HONEST = "share of the errors within the reported s.d. (0.683 if that is honest
 _MEANINGS = {
     "z corr, linear": "correlation of the true z with a linear function of the estimated z",
     "z corr": "the same with a cubic, scored on the half it was not fitted to",
+    "z Pearson": "with the one coordinate of z that follows it best, sign ignored, nothing fitted (the paper's)",
     "z noise": "noise over signal in z: sqrt(1 / corr^2 - 1)",
     "z rank corr": "Spearman, sign ignored",
-    "theta corr": "circular correlation with the true angle, gauge left in",
+    "theta corr": "circular correlation with the true angle, gauge left in (the paper's; Jammalamadaka and SenGupta)",
     "theta, one turn [deg]": "rms after one turn of the frame for all particles",
     "theta [deg]": "rms after a turn that depends on the estimated z (gauge)",
     "theta, median [deg]": "median of the absolute error, gauge removed",
@@ -170,6 +185,9 @@ _MEANINGS = {
     "shift [px]": "rms per axis after an offset that depends on the estimated z (gauge)",
     "shift corr x": "correlation with the true shift, gauge removed",
     "shift corr y": "correlation with the true shift, gauge removed",
+    "shift Pearson x": "the same, gauge left in (the paper's)",
+    "shift Pearson y": "the same, gauge left in (the paper's)",
+    "class accuracy": "share in the right class, classes matched one to one (Hungarian method)",
     "theta drift [deg]": "rms over the contents of the turn that was removed: what z still carries of theta",
     "shift drift [px]": "rms per axis over the contents of the offset that was removed",
     "within 1 s.d., z": _HONEST,
@@ -177,6 +195,7 @@ _MEANINGS = {
     "within 1 s.d., shift": _HONEST,
     "peak weight error": "reported probability of the right pose, mean distance from what was found",
 }
+NO_ERROR = ("corr", "Pearson", "within", "accuracy")
 _BOUNDS = {"z_corr": "z corr", "z_noise": "z noise", "theta_deg": "theta [deg]", "shift_px": "shift [px]"}
 
 
@@ -186,4 +205,4 @@ def _number(value: float | None) -> str:
 
 def _ratio(name: str, value: float | None, theirs: float | None) -> str:
     """Found over oracle, for errors (a correlation or a share has no ratio worth reading)."""
-    return "" if "corr" in name or "within" in name or not value or not theirs else f"{value / theirs:.2f}"
+    return "" if any(word in name for word in NO_ERROR) or not value or not theirs else f"{value / theirs:.2f}"

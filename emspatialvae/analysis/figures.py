@@ -101,7 +101,7 @@ def reconstructions(names: Sequence[str], rows: Mapping[str, Floats], note: str 
     grid = figure.subplots(len(rows), count, squeeze=False)
     for line, (label, images) in zip(grid, rows.items(), strict=True):
         for axes, image in zip(line, images, strict=True):
-            _picture(axes, image)
+            picture(axes, image)
         line[0].set_ylabel(label, fontsize=9)
     for axes, name in zip(grid[0], names, strict=True):
         axes.set_title(name if len(name) <= 16 else f"{name[:7]}..{name[-7:]}", fontsize=7)
@@ -117,7 +117,7 @@ def tiles(images: Floats, shape: tuple[int, int], title: str, across: str, up: s
     canvas = images.reshape(rows, columns, box, box).swapaxes(1, 2).reshape(rows * box, columns * box)
     figure = Figure(figsize=(max(0.8 * columns + 0.6, 5), 0.8 * rows + 1.2), layout="constrained")
     axes = figure.subplots()
-    _picture(axes, canvas)
+    picture(axes, canvas)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.set_title(title, fontsize=10)
@@ -132,7 +132,7 @@ def averages(before: Floats, after: Floats, model: Floats, count: int, *, ctf: b
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     pictures = {"as they lie": before, "rotation and shift taken out": after, "what the model draws, mean": model}
     for axes, (title, image) in zip(figure.subplots(1, 3), pictures.items(), strict=True):
-        _picture(axes, image, colorbar=True)
+        picture(axes, image, colorbar=True)
         axes.set_title(title, fontsize=10)
     said = f"Average of {count:,} particles (background s.d. of one particle = 1)"
     if ctf:
@@ -220,9 +220,11 @@ def spectra(
     return figure
 
 
-def _picture(axes: Axes, image: Floats, *, colorbar: bool = False) -> Any:
-    """Draw an image as stored, y downwards, grey values cut at the outermost half percent."""
-    low, high = np.percentile(image, [0.5, 99.5])
+def picture(
+    axes: Axes, image: Floats, *, colorbar: bool = False, limits: Sequence[float] | Floats | None = None
+) -> Any:
+    """Draw an image as stored, y downwards, grey values cut at ``limits`` or at the outermost half percent."""
+    low, high = np.percentile(image, [0.5, 99.5]) if limits is None else limits
     drawn = axes.imshow(image, cmap="gray", vmin=low, vmax=high if high > low else low + 1, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])

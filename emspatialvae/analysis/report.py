@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from emspatialvae import imaging
-from emspatialvae.analysis import figures, manifold, summary
+from emspatialvae.analysis import atlas, figures, manifold, summary
+from emspatialvae.analysis.rendering import RENDERED, by_ring, canonical, consensus, evenly, restored, seen
 from emspatialvae.infer import Latents
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.model.interface import ParticleVAE
@@ -14,16 +15,11 @@ from emspatialvae.model.posterior import Content
 from emspatialvae.model.steerable_vae import SteerableVAE
 from emspatialvae.prepare import PreparedImages
 from emspatialvae.run import RunDir
-from emspatialvae.steerable import FourierPlane
 
 EXAMPLES = 8
 AVERAGED = 4000
 """At most so many particles go into the averages."""
-RENDERED = 200
-"""And so many contents into the mean of what the model draws."""
 TILES = 11
-LEAST_POWER = 1.0
-"""Added to a ring's sum of CTF^2, the Wiener filter's noise over signal: one more particle with nothing on it."""
 
 Floats = NDArray[np.floating]
 
@@ -51,35 +47,6 @@ def draw(run: RunDir, model: ParticleVAE, images: PreparedImages, latents: Laten
         writer.append(consensus(model, latents.z[rows])[None])
 
 
-def canonical(model: ParticleVAE, z: Floats) -> NDArray[np.float32]:
-    """What the model draws for contents z [n, d] at pose zero; first channel, shape [n, box, box]."""
-    content = torch.from_numpy(np.ascontiguousarray(z)).float()
-    still = Content(content, torch.zeros(len(z)), torch.zeros(len(z), 2))
-    parts = [
-        model.render(Content(still.z[i : i + 64], still.theta_rad[i : i + 64], still.shift_px[i : i + 64]))[:, 0]
-        for i in range(0, len(z), 64)
-    ]
-    return seen(model, torch.cat(parts).numpy())
-
-
-def seen(model: ParticleVAE, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Images [n, box, box] with zeros where the model never saw a pixel and draws whatever it likes."""
-    if isinstance(model, SteerableVAE):
-        return images  # it saw the whole disk, and beyond there is nothing
-    return np.where(imaging.circular_mask(model.images.box, model.images.mask_radius_px), images, np.float32(0))
-
-
-def consensus(model: ParticleVAE, z: Floats) -> NDArray[np.float32]:
-    """The image that reported poses refer to, ``particle(p) ~ consensus(R(-theta) (p - shift))``; shape [box, box].
-
-    The steerable engine registers all contents on it. The coordinate engine has no such frame: the mean of what it draws for
-    contents z [n, d] then stands for it.
-    """
-    if isinstance(model, SteerableVAE) and model.gauge.fitted:
-        return model.spectra.unwhitened(model.basis.images(model.gauge.reference)).numpy()
-    return canonical(model, _some(z, RENDERED)).mean(0)
-
-
 def _learning_curve(run: RunDir) -> Figure | None:
     metrics, config = run.metrics(), run.manifest.config
     if not metrics:
@@ -96,7 +63,7 @@ def _z_scatter(model: ParticleVAE, latents: Latents, rows: NDArray[np.int64]) ->
 def _reconstructions(
     run: RunDir, model: ParticleVAE, images: PreparedImages, latents: Latents, rows: NDArray[np.int64]
 ) -> Figure:
-    picked = _some(rows, EXAMPLES)
+    picked = evenly(rows, EXAMPLES)
     portion, pose = images.portion(picked), latents.pose[picked]
     posed = Content(
         torch.from_numpy(latents.z[picked]).float(),
@@ -114,9 +81,9 @@ def _reconstructions(
     upright = canonical(model, latents.z[picked])
     lines = {
         f"{image}": portion.images,
-        f"{of_model},\nsame pose": _by_ring(at_pose, power),
+        f"{of_model},\nsame pose": by_ring(at_pose, power),
         f"{image},\nno pose": imaging.align(portion.images, pose),
-        f"{of_model},\nno pose": _by_ring(upright, power),
+        f"{of_model},\nno pose": by_ring(upright, power),
     }
     if power is not None:
         lines["model alone,\nno pose"] = upright
@@ -128,19 +95,12 @@ def _reconstructions(
 
 
 def _manifold(model: ParticleVAE, latents: Latents, rows: NDArray[np.int64]) -> Figure:
-    z, shape = manifold.grid(latents.z[rows], TILES)
-    many = latents.z.shape[1] > 2
-    across, up = (
-        ("first principal axis of z", "second principal axis of z") if many else ("z1", "z2" if shape[0] > 1 else "")
-    )
-    title = "What the model draws across content space (equally probable steps)"
-    return figures.tiles(
-        canonical(model, z), shape, title, f"{across} \N{RIGHTWARDS ARROW}", f"{up} \N{RIGHTWARDS ARROW}" if up else ""
-    )
+    shown = manifold.zmap(latents.z[rows], TILES)
+    return atlas.draw(canonical(model, shown.z), shown, latents.pixel_size_A)
 
 
 def _averages(model: ParticleVAE, images: PreparedImages, latents: Latents, rows: NDArray[np.int64]) -> Figure:
-    picked = _some(rows, AVERAGED)
+    picked = evenly(rows, AVERAGED)
     box = images.pixels.shape[-1]
     before, after = np.zeros((box, box)), np.zeros((box, box))
     power = None if images.ctf_power is None else np.zeros(images.ctf_power.shape[1])
@@ -153,8 +113,8 @@ def _averages(model: ParticleVAE, images: PreparedImages, latents: Latents, rows
     if power is None:
         before, after = before / len(picked), after / len(picked)
     else:
-        before, after = _by_ring(np.stack([before, after]), 1 / (power + LEAST_POWER))
-    drawn = canonical(model, _some(latents.z[picked], RENDERED)).mean(0)
+        before, after = restored(np.stack([before, after]), power)
+    drawn = canonical(model, evenly(latents.z[picked], RENDERED)).mean(0)
     return figures.averages(before, after, drawn, len(picked), ctf=power is not None)
 
 
@@ -181,18 +141,3 @@ def _spectra(run: RunDir, model: ParticleVAE) -> Figure | None:
         white=bool(model.spectra.white),
         ctf=run.manifest.preparation.ctf == "multiply",
     )
-
-
-def _by_ring(images: Floats, factors: Floats | None) -> NDArray[np.float32]:
-    """Images [n, box, box] with each ring of the Fourier plane multiplied by ``factors`` [rings] or [n, rings]."""
-    pixels = torch.from_numpy(np.asarray(images, dtype=np.float32))
-    if factors is None:
-        return pixels.numpy()
-    plane = FourierPlane(pixels.shape[-1])
-    spread = plane.by_ring(torch.from_numpy(np.asarray(factors, dtype=np.float32)))
-    return plane.images(plane.transform(pixels) * spread).numpy()
-
-
-def _some(values: NDArray, count: int) -> NDArray:
-    """At most ``count`` of the values, evenly spread over them."""
-    return values[np.linspace(0, len(values) - 1, min(count, len(values))).astype(int)]

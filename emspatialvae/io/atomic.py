@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +29,7 @@ def atomic_path(destination: Path, overwrite: bool = False) -> Iterator[Path]:
         The disk is full, the folder cannot be made or written to, or ``destination`` is a folder.
     """
     destination = Path(destination)
-    if not overwrite and (destination.exists() or destination.is_symlink()):
-        raise OutputExistsError(destination)
-    if destination.is_dir():
-        raise EmsvaeError(f"{destination} is a folder, a file is to be written there; choose another --out")
+    check_writable(destination, overwrite)
     _make_parent(destination)
     # Stem cut short: with the random part a long name would pass the 255 bytes that file systems allow.
     temporary = destination.with_name(f".{destination.stem[:60]}.{secrets.token_hex(4)}{destination.suffix}")
@@ -50,6 +48,51 @@ def atomic_path(destination: Path, overwrite: bool = False) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(destination: Path) -> Iterator[Path]:
+    """Yield a new folder next to ``destination`` that takes its place when the body ends well and vanishes otherwise.
+
+    What is at ``destination`` is replaced as a whole: for results that are derived from others and can be made again.
+
+    Raises
+    ------
+    EmsvaeError
+        The disk is full, the folder cannot be made, or ``destination`` is a file.
+    """
+    destination = Path(destination)
+    if destination.exists() and not destination.is_dir():
+        raise EmsvaeError(f"{destination} is a file, a folder is to be made there; move it away")
+    temporary = destination.with_name(f".{destination.name[:60]}.{secrets.token_hex(4)}")
+    replaced = temporary.with_name(f"{temporary.name}.old")
+    try:
+        _make_parent(temporary / "in it")
+        yield temporary
+        if destination.exists():
+            destination.rename(replaced)
+        temporary.rename(destination)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise EmsvaeError(
+                f"the disk is full: {destination} was not written and nothing left behind; make room and run again"
+            ) from error
+        if error.errno in _REFUSED and error.filename is not None and Path(os.fsdecode(error.filename)) == destination:
+            raise EmsvaeError(_refusal(destination, error)) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not destination.exists():
+            replaced.rename(destination)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def check_writable(destination: Path, overwrite: bool) -> None:
+    """Refuse a place as `atomic_path` would, without touching anything: to fail before the work, not after."""
+    if not overwrite and (destination.exists() or destination.is_symlink()):
+        raise OutputExistsError(destination)
+    if destination.is_dir():
+        raise EmsvaeError(f"{destination} is a folder, a file is to be written there; choose another --out")
 
 
 def _make_parent(destination: Path) -> None:

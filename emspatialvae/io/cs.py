@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -57,6 +57,13 @@ def write_cs(path: Path, array: NDArray[Any], overwrite: bool = False) -> None:
     """Write a structured array; through an open file, because numpy would add ``.npy`` to the name."""
     with atomic_path(Path(path), overwrite) as temporary, temporary.open("wb") as stream:
         np.save(stream, array, allow_pickle=False)
+
+
+def write_rows(array: NDArray[Any], keep: NDArray[np.bool_], out: IO[bytes]) -> None:
+    """Write the rows of a structured array that are kept [n], all their bytes as they are, to an open file."""
+    raw = np.ascontiguousarray(array).view(np.uint8).reshape(len(array), array.dtype.itemsize)
+    # By bytes: numpy may leave out what lies between fields when it copies them one by one.
+    np.save(out, raw[keep].reshape(-1).view(array.dtype), allow_pickle=False)
 
 
 def join_passthrough(main: NDArray[Any], passthrough: NDArray[Any]) -> NDArray[Any]:

@@ -1,14 +1,17 @@
 """STAR files without loss: the wanted columns out, our columns in, every other byte as it was.
 
 `StarFile.read` finds the tables, `StarBlock.columns` reads cells as they are written, `write_with_columns` gives the
-same file back with columns added, `write_new` makes a new one.
+same file back with columns added, `write_rows` with some of its rows, `write_new` makes a new one.
 """
 
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.io.star_scan import StarBlock, StarFile
@@ -17,7 +20,7 @@ from emspatialvae.io.star_text import as_cells, extended, line_chunks, without_c
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["StarBlock", "StarFile", "write_new", "write_with_columns"]
+__all__ = ["StarBlock", "StarFile", "write_new", "write_rows", "write_with_columns"]
 
 _LABEL = re.compile(r"[^\s_#][^\s#]*")
 
@@ -52,25 +55,73 @@ def write_with_columns(
         See `emspatialvae.io.atomic.atomic_path`.
     """
     block = star.block(block_name)
+    cells = _as_cells(columns, block.n_rows)
+    with atomic_path(Path(destination), overwrite) as temporary, temporary.open("wb") as out:
+        _write(block, cells, None, out)
+
+
+def write_rows(
+    star: StarFile,
+    block_name: str,
+    keep: NDArray[np.bool_],
+    out: IO[bytes],
+    columns: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Write the original bytes without the rows of one block that are not kept; all other lines stay, comments too.
+
+    CRLF becomes LF, as in `write_with_columns`.
+
+    Parameters
+    ----------
+    star, block_name
+        The file as read, and the block to thin out.
+    keep
+        Which of its rows stay; shape [n_rows].
+    out
+        An open file: whoever writes several files at once decides when they take their places.
+    columns
+        As in `write_with_columns`, one text per row that is *kept*.
+
+    Raises
+    ------
+    ValueError, ParticleFileError
+        See `write_with_columns`.
+    """
+    block = star.block(block_name)
+    if keep.shape != (block.n_rows,) or keep.dtype != bool:
+        raise ValueError(f"keep: {keep.dtype} of shape {keep.shape} for {block.n_rows} rows")
+    _write(block, _as_cells(columns or {}, int(keep.sum())), keep, out)
+
+
+def _as_cells(columns: Mapping[str, Sequence[str]], n_rows: int) -> dict[str, Sequence[str]]:
+    """The columns in STAR form, checked."""
     cells: dict[str, Sequence[str]] = {}
     for label, values in columns.items():
         if not _LABEL.fullmatch(label):
             raise ValueError(f"{label!r} is no STAR label: one word, without the leading underscore, without #")
-        if len(values) != block.n_rows:
-            raise ValueError(f"{label}: {len(values)} values for {block.n_rows} rows")
+        if len(values) != n_rows:
+            raise ValueError(f"{label}: {len(values)} values for {n_rows} rows")
         cells[label] = as_cells(label, values)
-    with atomic_path(Path(destination), overwrite) as temporary, temporary.open("wb") as out:
-        _copy(star.path, 0, block.labels_end if block.is_loop else block.rows_start, out)
-        if block.is_loop:
-            _write_labels(block, [label for label in cells if label not in block.labels], out)
-            _copy(star.path, block.labels_end, block.rows_start, out)
-            out.writelines(_extended_rows(block, cells))
-        else:
-            _write_pairs(block, cells, out)
-        _copy(star.path, block.rows_end, None, out)
+    return cells
 
 
-def write_new(destination: Path, tables: Mapping[str, "pandas.DataFrame"], *, overwrite: bool = False) -> None:
+def _write(
+    block: StarBlock, cells: Mapping[str, Sequence[str]], keep: NDArray[np.bool_] | None, out: IO[bytes]
+) -> None:
+    """The whole file, one of its blocks with cells put in and, where ``keep`` is given, rows left out."""
+    _copy(block.path, 0, block.labels_end if block.is_loop else block.rows_start, out)
+    if block.is_loop:
+        _write_labels(block, [label for label in cells if label not in block.labels], out)
+        _copy(block.path, block.labels_end, block.rows_start, out)
+        out.writelines(_rows(block, cells, keep))
+    elif keep is None or keep.all():  # the one row of key-value pairs
+        _write_pairs(block, cells, out)
+    _copy(block.path, block.rows_end, None, out)
+
+
+def write_new(
+    destination: Path, tables: Mapping[str, "pandas.DataFrame | Mapping[str, object]"], *, overwrite: bool = False
+) -> None:
     """Write a new STAR file; numbers in the shortest form that reads back to the same value.
 
     Parameters
@@ -78,8 +129,8 @@ def write_new(destination: Path, tables: Mapping[str, "pandas.DataFrame"], *, ov
     destination
         Where it goes.
     tables
-        Block name -> table; columns are labels without the underscore. With a table ``optics`` each block is headed by
-        ``# version 30001``, as RELION 3.1 does.
+        Block name -> table; columns are labels without the underscore; a plain mapping becomes label-value pairs. With a
+        table ``optics`` each block is headed by ``# version 30001``, as RELION 3.1 does.
     overwrite
         Replace a file that is there.
 
@@ -90,12 +141,15 @@ def write_new(destination: Path, tables: Mapping[str, "pandas.DataFrame"], *, ov
     OutputExistsError, EmsvaeError
         See `emspatialvae.io.atomic.atomic_path`.
     """
+    import pandas
     import starfile  # slow: brings pandas along
 
     with atomic_path(Path(destination), overwrite) as temporary, temporary.open("wb") as out:
         for name, table in tables.items():
             # Quoting is done already, by RELION's rules; starfile knows spaces only.
-            text = starfile.to_string({name: _as_text(table)}, quote_character="")
+            block: Any = _as_text(pandas.DataFrame(table, index=None if isinstance(table, pandas.DataFrame) else [0]))
+            block = block if isinstance(table, pandas.DataFrame) else block.iloc[0].to_dict()
+            text = starfile.to_string({name: block}, quote_character="")
             # starfile's own first line names the program and the time; RELION's version line stands there instead.
             out.write(b"\n# version 30001\n\n" if "optics" in tables else b"\n")
             out.write(_encoded(text[text.index("\ndata_") + 1 :]))
@@ -148,11 +202,12 @@ def _write_pairs(block: StarBlock, cells: Mapping[str, Sequence[str]], out: IO[b
     out.writelines(f"_{label} ".encode() + _encoded(cells[label][0]) + b"\n" for label in added)
 
 
-def _extended_rows(block: StarBlock, cells: Mapping[str, Sequence[str]]) -> Iterator[bytes]:
+def _rows(block: StarBlock, cells: Mapping[str, Sequence[str]], keep: NDArray[np.bool_] | None) -> Iterator[bytes]:
     """The lines from the first row to the last with the cells put in; comment lines pass as they are."""
+    kept = [True] * block.n_rows if keep is None else keep.tolist()
     added = [values for label, values in cells.items() if label not in block.labels]
     replaced = {block.labels.index(label): values for label, values in cells.items() if label in block.labels}
-    new: Iterator[str] = map(" ".join, zip(*added, strict=True)) if added else itertools.repeat("", block.n_rows)
+    new: Iterator[str] = map(" ".join, zip(*added, strict=True)) if added else itertools.repeat("")
     swaps: Iterator[tuple[str, ...]] = zip(*replaced.values(), strict=True) if replaced else itertools.repeat(())
     lines = itertools.chain.from_iterable(line_chunks(block.path, block.rows_start, block.rows_end))
     n_rows = 0
@@ -162,10 +217,12 @@ def _extended_rows(block: StarBlock, cells: Mapping[str, Sequence[str]]) -> Iter
             raise block.wrong_count(number, len(row))
         n_rows += bool(row)
         if row and n_rows <= block.n_rows:
-            swap = dict(zip(replaced, map(_encoded, next(swaps)), strict=True))
-            yield extended(line, _encoded(next(new)), swap)
-        else:
-            yield line
+            if not kept[n_rows - 1]:
+                continue
+            if cells:
+                swap = dict(zip(replaced, map(_encoded, next(swaps)), strict=True))
+                line = extended(line, _encoded(next(new)), swap)
+        yield line
     block.check_n_rows(n_rows)
 
 

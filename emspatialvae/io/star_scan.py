@@ -92,9 +92,10 @@ class StarBlock:
     def _as_numbers(self, label: str, column: list[bytes]) -> NDArray[np.float64]:
         try:
             return np.array(column).astype(np.float64)
-        except ValueError as error:
+        except ValueError:
+            text = next(cell for cell in column if not _is_number(cell)).decode("utf-8", "replace")
             raise ParticleFileError(
-                f"{self.path}: column {label} of data_{self.name} holds text ({error}); expected numbers"
+                f"{self.path}: column {label} of data_{self.name} holds text ({text[:60]!r}); expected numbers"
             ) from None
 
     def _rows(self) -> Iterator[list[list[bytes]]]:
@@ -168,6 +169,14 @@ class StarFile:
             if block.name == name:
                 return block
         raise KeyError(f"no block data_{name} in {self.path}")
+
+
+def _is_number(cell: bytes) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 class _Scan:

@@ -1,0 +1,228 @@
+"""Classes of a run: particles that look alike, and what they look like (``emsvae classes``).
+
+RUN/classes/
+  classes.mrcs     averages of the raw, full-size particles, the largest class first
+  classes.csv      particles, share, resolution, mean z of each
+  run_model.star   the same for RELION: ``relion_display --class --i run_model.star``
+  run_data.star    the run's particles.star, which RELION's display looks for beside the model
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emspatialvae import export
+from emspatialvae.analysis.averages import class_averages
+from emspatialvae.analysis.clusters import classified
+from emspatialvae.analysis.restore import Averages
+from emspatialvae.config import ClassMethod
+from emspatialvae.errors import RunFolderError
+from emspatialvae.geometry import Floats
+from emspatialvae.infer import Latents
+from emspatialvae.io import mrc, star
+from emspatialvae.io.atomic import atomic_folder, atomic_path
+from emspatialvae.progress import bar
+from emspatialvae.results import Say, check_fits, read_run
+from emspatialvae.run import RunDir
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+THRESHOLDS = (0.143, 0.5)
+"""Of the FRC, for the resolution."""
+UNRESOLVED_A = 999.0
+"""What RELION writes where there is no resolution."""
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """The classes of a run as they lie in its folder, the largest first."""
+
+    numbers: NDArray[np.int64]
+    """[k], as in rlnClassNumber."""
+    particles: NDArray[np.int64]
+    """[k]"""
+    resolution_A: Floats
+    """[k, 2]; where the FRC of the half sets falls below `THRESHOLDS`; NaN where it never was above."""
+    images: NDArray[np.float32]
+    """[k, box, box]"""
+    pixel_size_A: float
+    """Of the averages."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def classify_run(
+    path: Path,
+    k: int,
+    *,
+    method: ClassMethod = "kmeans",
+    seed: int = 0,
+    project_dir: Path | None = None,
+    say: Say = print,
+) -> Classes:
+    """Put a run's particles into classes and write them: into the run's own tables, and ``RUN/classes/``.
+
+    Classes are derived from the run's results and can be made again at any time, so older ones are replaced.
+
+    Raises
+    ------
+    EmsvaeError
+        No results yet, more classes than particles, images that cannot be read.
+    """
+    run, latents, stack = read_run(path, project_dir)
+    manifest = run.manifest
+    check_fits(stack, manifest.preparation, run)  # a stack of the same name that is found first may be another one
+    latents = classified(latents, k, method, seed)
+    with bar(int(latents.used.sum()), "averaging classes") as progress:
+        averages = class_averages(stack, latents, manifest.preparation, seed=seed, progress=progress)
+    folder = run.path / "classes"
+    if folder.exists():
+        say(f"{folder} is replaced")
+    export.write(latents, stack, run.latents, force=True)
+    export.write(latents, stack, run.star, poses=manifest.config.poses, force=True)
+    if stack.kind == "cs":
+        export.write(latents, stack, run.star.with_suffix(".cs"), poses=manifest.config.poses, force=True)
+    table = class_table(latents, averages)
+    with atomic_folder(folder) as temporary:
+        _write(temporary, folder, averages, table)
+    classes = read_classes(run)
+    assert classes is not None
+    _tell(classes, table, averages, run, say)
+    return classes
+
+
+def read_classes(run: RunDir) -> Classes | None:
+    """The classes that `classify_run` left in a run, None where it has none.
+
+    Raises
+    ------
+    RunFolderError
+        They are damaged.
+    """
+    import pandas as pd
+
+    folder = run.path / "classes"
+    if not folder.is_dir():
+        return None
+    try:
+        table = pd.read_csv(folder / "classes.csv")
+        header = mrc.read_header(folder / "classes.mrcs")
+        images = mrc.read_images(header, np.arange(len(table)))
+        return Classes(
+            numbers=table["class"].to_numpy(dtype=np.int64),
+            particles=table["particles"].to_numpy(dtype=np.int64),
+            resolution_A=table[[_resolution_label(threshold) for threshold in THRESHOLDS]].to_numpy(dtype=np.float64),
+            images=images,
+            pixel_size_A=float(table["pixel_size_A"].to_numpy()[0]),
+        )
+    except (KeyError, ValueError, OSError) as error:
+        raise RunFolderError(f"{folder} is damaged ({error}); run `emsvae classes {run.path}` again") from None
+
+
+def class_table(latents: Latents, averages: Averages) -> "pd.DataFrame":
+    """A row per class: particles, share, resolution, mean z, mean probabilities; units in the names."""
+    import pandas as pd
+
+    assert latents.class_number is not None
+    rows = np.flatnonzero(latents.class_number > 0)
+    of, k = latents.class_number[rows] - 1, len(averages)
+    size = np.bincount(of, minlength=k)
+
+    def mean(values: Floats) -> Floats:
+        return np.bincount(of, values[rows], minlength=k) / size
+
+    columns = {"class": np.arange(1, k + 1), "particles": size, "share": size / size.sum()}
+    columns |= {_resolution_label(threshold): averages.resolution_A(threshold) for threshold in THRESHOLDS}
+    columns |= {f"z{d + 1}": mean(z) for d, z in enumerate(latents.z.T)}
+    for name, values in (
+        ("pose_probability", latents.peak_weight),
+        ("class_posterior", latents.class_posterior),
+        ("misfit", latents.misfit),
+        ("junk", latents.junk),
+    ):
+        columns |= {} if values is None else {name: mean(values)}
+    return pd.DataFrame(columns | {"pixel_size_A": averages.pixel_size_A})
+
+
+def _resolution_label(threshold: float) -> str:
+    return f"resolution_frc_{threshold:g}_A"
+
+
+def _write(folder: Path, final: Path, averages: Averages, table: "pd.DataFrame") -> None:
+    k, box = averages.images.shape[:2]
+    with mrc.StackWriter(folder / "classes.mrcs", k, box, averages.pixel_size_A) as writer:
+        writer.append(averages.images)
+    with atomic_path(folder / "classes.csv") as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+    _write_model(folder / "run_model.star", _from_here(final / "classes.mrcs"), averages, table)
+    try:
+        (folder / "run_data.star").symlink_to(Path("..") / "particles.star")
+    except OSError:  # a file system without links
+        shutil.copyfile(final.parent / "particles.star", folder / "run_data.star")
+
+
+def _from_here(path: Path) -> str:
+    """As RELION is to find it from the project's folder: relative where this is that folder."""
+    absolute, here = path.absolute(), Path.cwd()
+    return os.fspath(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
+
+
+def _write_model(destination: Path, images: str, averages: Averages, table: "pd.DataFrame") -> None:
+    """What RELION's Class2D writes about its classes, as far as it applies (``MlModel::write``)."""
+    import pandas as pd
+
+    resolution = np.nan_to_num(averages.resolution_A(THRESHOLDS[0]), nan=UNRESOLVED_A).astype(np.float32)
+    k, box = averages.images.shape[:2]
+    general = {
+        "rlnReferenceDimensionality": 2,
+        "rlnDataDimensionality": 2,
+        "rlnOriginalImageSize": box,
+        "rlnCurrentResolution": resolution.min(),
+        "rlnPixelSize": np.float32(averages.pixel_size_A),
+        "rlnNrClasses": k,
+        "rlnNrBodies": 1,
+        "rlnNrGroups": 1,
+    }
+    classes = {
+        "rlnReferenceImage": [f"{n:06d}@{images}" for n in table["class"]],
+        "rlnClassDistribution": table["share"].astype(np.float32),
+        "rlnEstimatedResolution": resolution,
+    }
+    frequency = np.arange(box // 2 + 1) / (box * averages.pixel_size_A)
+    blocks = {"model_general": general, "model_classes": pd.DataFrame(classes)}
+    rings_A = np.divide(1, frequency, out=np.full(len(frequency), UNRESOLVED_A), where=frequency > 0)
+    rings = {"rlnSpectralIndex": np.arange(len(rings_A)), "rlnResolution": frequency, "rlnAngstromResolution": rings_A}
+    for number, curve in zip(table["class"], averages.frc, strict=True):
+        curves = pd.DataFrame(rings | {"rlnGoldStandardFsc": np.nan_to_num(curve)}, dtype=np.float32)
+        blocks[f"model_class_{number}"] = curves.astype({"rlnSpectralIndex": int})
+    star.write_new(destination, blocks)
+
+
+def _tell(classes: Classes, table: "pd.DataFrame", averages: Averages, run: RunDir, say: Say) -> None:
+    """The table, and where the rest is."""
+    folder = run.path / "classes"
+    how = "CTF taken out by a Wiener filter" if averages.ctf_corrected else "plain averages"
+    total, box = int(classes.particles.sum()), classes.images.shape[-1]
+    junk = table["junk"].to_numpy() if "junk" in table else None
+    lines = [
+        f"{len(classes)} classes of {total:,} particles; averages of {box} px, {classes.pixel_size_A:.4g} A ({how})",
+        "  class  particles   share   A at FRC 0.143 / 0.5" + ("" if junk is None else "   junk"),
+    ]
+    for at, (number, size, found) in enumerate(
+        zip(classes.numbers, classes.particles, classes.resolution_A, strict=True)
+    ):
+        told = " / ".join("none" if np.isnan(value) else f"{value:.1f}" for value in found)
+        line = f"  {number:5d}  {size:9,}  {100 * size / total:5.1f} %  {told:>20}"
+        lines.append(line if junk is None else f"{line}  {100 * junk[at]:3.0f} %")
+    lines.append(f"{folder / 'classes.mrcs'}, {folder / 'classes.csv'}; rlnClassNumber in {run.star}")
+    lines.append(f"to look at in RELION: relion_display --class --allow_save --i {folder / 'run_model.star'}")
+    for line in lines:
+        run.log(line.strip())
+        say(line)

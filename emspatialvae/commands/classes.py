@@ -1,0 +1,38 @@
+"""``emsvae classes``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from emspatialvae.commands.parsing import parse
+from emspatialvae.config import ClassMethod
+
+
+@dataclass(frozen=True)
+class ClassesCommand:
+    """Put particles into classes by their content, and average the raw, full-size images of each class with our poses.
+
+    Writes rlnClassNumber into the run's particles.star (.cs, latents.csv), and RUN/classes/ with averages and a table. Classes
+    made before are replaced.
+    """
+
+    run: Positional[Path]
+    """The run folder that `emsvae train` made."""
+    k: int = 20
+    """Number of classes."""
+    method: ClassMethod = "kmeans"
+    """kmeans: compact classes of one size in z; gmm (mixture of Gaussians): classes of any size and shape."""
+    seed: int = 0
+    """The same seed gives the same classes and half sets."""
+    project_dir: Path | None = None
+    """Where the images lie now, if they were moved."""
+
+
+def main(argv: list[str]) -> int:
+    """``emsvae classes``."""
+    asked = parse(ClassesCommand, argv)
+    from emspatialvae.classify import classify_run
+
+    classify_run(asked.run, asked.k, method=asked.method, seed=asked.seed, project_dir=asked.project_dir)
+    return 0

@@ -1,0 +1,182 @@
+"""Walks through the content space of a run: films between two particles, maps of what lies where."""
+
+from pathlib import Path
+
+import numpy as np
+
+from emspatialvae import export, imaging, results
+from emspatialvae.analysis import atlas, figures, film, manifold, paths
+from emspatialvae.analysis.averages import average
+from emspatialvae.analysis.rendering import canonical
+from emspatialvae.errors import EmsvaeError
+from emspatialvae.infer import Latents, load_model
+from emspatialvae.io.mrc import StackWriter
+from emspatialvae.lookup import find_particle
+from emspatialvae.progress import bar
+from emspatialvae.results import Say
+from emspatialvae.run import RunDir
+
+FILM_SUFFIXES = (".mrcs", ".gif", ".png")
+MAP_SUFFIXES = (".png", ".mrcs")
+
+
+def write_path(
+    run: RunDir,
+    ends: tuple[str, str],
+    steps: int,
+    out: Path,
+    *,
+    averages: bool = True,
+    project_dir: Path | None = None,
+    force: bool = False,
+    say: Say = print,
+) -> None:
+    """Decode the straight line in z between two particles: a stack, a film and a strip of pictures.
+
+    Parameters
+    ----------
+    ends
+        Image names; see `find_particle`.
+    out
+        A name ending in .mrcs, .gif or .png; all three are written, side by side.
+    averages
+        Lay beside every frame the average of the real particles nearest to it, which needs their images.
+
+    Raises
+    ------
+    EmsvaeError
+        A particle that is not in the run, that was not used, or twice the same; fewer than 2 steps; another ending.
+    """
+    if out.suffix not in FILM_SUFFIXES:
+        raise EmsvaeError(f"{out}: cannot tell the format; expected a name ending in {', '.join(FILM_SUFFIXES)}")
+    if steps < 2:
+        raise EmsvaeError(f"--steps is {steps}; a path has at least 2, its ends")
+    files = {suffix: out.with_suffix(suffix) for suffix in FILM_SUFFIXES}
+    for file in files.values():
+        export.check_free(file, force=force)
+    latents = results_of(run)
+    first, last = (_row(latents, name) for name in ends)
+    if first == last:
+        raise EmsvaeError(f"--from and --to are both {latents.names[first]}; give two particles")
+    made = film_between(run, latents, (first, last), steps, averages=averages, project_dir=project_dir)
+    box = made.drawn.shape[-1]
+    with StackWriter(files[".mrcs"], steps, box, latents.pixel_size_A, overwrite=force) as writer:
+        writer.append(made.drawn)
+    film.write_gif(made, files[".gif"], force=force)
+    figures.save(film.strip(made), files[".png"], dpi=130)
+    away = made.travelled[-1]
+    say(
+        f"{steps} steps between {made.ends[0]} and {made.ends[1]}, {away:.2f} apart in z: {', '.join(map(str, files.values()))}"
+    )
+    empty = int((made.near < film.FEW).sum())
+    if empty:
+        say(f"{empty} of them have fewer than {film.FEW} particles near them: what is drawn there was hardly ever seen")
+
+
+def film_between(
+    run: RunDir,
+    latents: Latents,
+    ends: tuple[int, int],
+    steps: int,
+    *,
+    averages: bool = True,
+    project_dir: Path | None = None,
+) -> film.Film:
+    """The film between two particles, rows of ``latents``; see `write_path`."""
+    rows = np.flatnonzero(latents.used)
+    points = paths.straight(latents.z[ends[0]], latents.z[ends[1]], steps)
+    path = paths.walk(points, latents.z[rows], paths.typical_sd(latents.z_sd[rows]))
+    drawn = canonical(load_model(run), points)
+    real = None
+    if averages:
+        _, _, stack = results.read_run(run.path, project_dir)
+        weights = paths.membership(path, rows, len(latents))
+        with bar(int((weights.sum(1) > 0).sum()), "averaging") as progress:
+            made = average(stack, latents, weights, run.manifest.preparation, progress=progress)
+        real = imaging.fourier_crop(made.images, drawn.shape[-1])
+    return film.Film(
+        drawn=drawn,
+        averages=real,
+        averaged=path.members.shape[1],
+        z=points,
+        travelled=path.travelled,
+        near=path.near,
+        ends=(str(latents.names[ends[0]]), str(latents.names[ends[1]])),
+        pixel_size_A=latents.pixel_size_A,
+    )
+
+
+def write_manifold(
+    run: RunDir,
+    out: Path,
+    *,
+    tiles: int,
+    components: tuple[int, ...] | None = None,
+    force: bool = False,
+    say: Say = print,
+) -> None:
+    """Decode a grid over content space: a picture (.png) or a stack of its tiles (.mrcs), row by row from the top.
+
+    Parameters
+    ----------
+    tiles
+        Along an axis.
+    components
+        One or two principal components of z, from 1, that the axes follow [default: z itself for one or two dimensions, else 1, 2].
+
+    Raises
+    ------
+    EmsvaeError
+        A component that z does not have, fewer than 2 tiles, another ending, or no particle that could be used.
+    """
+    if out.suffix not in MAP_SUFFIXES:
+        raise EmsvaeError(f"{out}: cannot tell the format; expected a name ending in {' or '.join(MAP_SUFFIXES)}")
+    if tiles < 2:
+        raise EmsvaeError(f"--tiles is {tiles}; a map has at least 2 along an axis")
+    export.check_free(out, force=force)
+    latents = results_of(run)
+    _check_components(components, latents.z.shape[1])
+    shown = manifold.zmap(latents.z[latents.used], tiles, components)
+    images = canonical(load_model(run), shown.z)
+    if out.suffix == ".png":
+        figures.save(atlas.draw(images, shown, latents.pixel_size_A), out, dpi=160)
+    else:
+        with StackWriter(out, len(images), images.shape[-1], latents.pixel_size_A, overwrite=force) as writer:
+            writer.append(images)
+    rows, columns = shown.shape
+    empty = int((shown.count == 0).sum())
+    say(f"{rows} x {columns} tiles, {empty} of them without a particle: {out}")
+
+
+def _check_components(components: tuple[int, ...] | None, d: int) -> None:
+    if components is None:
+        return
+    said = f"--components {' '.join(map(str, components))}"
+    if not 1 <= len(components) <= 2 or len(set(components)) < len(components):
+        raise EmsvaeError(f"{said}: expected one component or two different ones")
+    if not all(1 <= component <= d for component in components):
+        raise EmsvaeError(f"{said}: z of this run has {d} of them; choose from 1 to {d}")
+
+
+def results_of(run: RunDir) -> Latents:
+    """The run's results, without a look at its particles' files.
+
+    Raises
+    ------
+    EmsvaeError
+        There are none yet, or no particle could be used.
+    """
+    manifest = run.manifest
+    latents = export.read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    if not latents.used.any():
+        raise EmsvaeError(f"{run.path}: none of its particles could be used, so there is no content to draw")
+    return latents
+
+
+def _row(latents: Latents, name: str) -> int:
+    row = find_particle(latents.names, name)
+    if not latents.used[row]:
+        raise EmsvaeError(
+            f"{latents.names[row]} could not be used (its image is constant or holds NaN, or lies beyond --limit)"
+        )
+    return row
