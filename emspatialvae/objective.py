@@ -175,7 +175,13 @@ class SearchedObjective(Objective):
         if training:  # wider and narrower neighbourhoods in turn
             zoom = float(2.0 ** (torch.randint(0, 3, (1,), generator=generator) / 2))
         elbo, found = self.model.elbo(
-            observation, self.poses(rows), generator, freeze_z=freeze_z, jitter=training, zoom=zoom
+            observation,
+            self.poses(rows),
+            generator,
+            freeze_z=freeze_z,
+            jitter=training,
+            zoom=zoom,
+            draws=self.config.draws,
         )
         if keep:
             self._keep(rows, found)
@@ -212,7 +218,7 @@ class SearchedObjective(Objective):
         if epoch > 0 or self.given:
             self._set_steps(some[:256], frozen=epoch <= self.z_delay)
         if searched and not self.given:
-            self._search_everywhere(rows, frozen=epoch <= self.z_delay)
+            self._search_everywhere(rows, frozen=epoch <= self.z_delay, known=epoch > 0)
 
     def _first_consensus(self, rows: Rows) -> None:
         observation = self._observe(rows[:CONSENSUS_PARTICLES])
@@ -236,7 +242,7 @@ class SearchedObjective(Objective):
 
     def _set_steps(self, rows: Rows, *, frozen: bool) -> None:
         observation = self._observe(rows)
-        z = self.model.q(observation, self.poses(rows)).mean
+        z = self.model.inference.q(observation, self.poses(rows)).mean
         references = self.model.decoder(torch.zeros_like(z) if frozen else z)
         self.model.search.set_steps(references, self.model.mean_information(observation))
 
@@ -253,7 +259,7 @@ class SearchedObjective(Objective):
 
     def contents(self, rows: Rows) -> Tensor:
         """Posterior means of z at the table's poses; [k, z_dim]."""
-        parts = [self.model.q(self._observe(part), self.poses(part)).mean for part in _parts(rows)]
+        parts = [self.model.inference.q(self._observe(part), self.poses(part)).mean for part in _parts(rows)]
         return torch.cat(parts)
 
     def _anchors(self, rows: Rows, seed: int) -> Tensor:
@@ -265,16 +271,19 @@ class SearchedObjective(Objective):
         centres, _ = kmeans2(z, count, minit="++", rng=seed, missing="warn")
         return torch.from_numpy(centres).float().to(self.device)
 
-    def _search_everywhere(self, rows: Rows, *, frozen: bool) -> None:
+    def _search_everywhere(self, rows: Rows, *, frozen: bool, known: bool) -> None:
+        """Poses from all shifts and angles; where some are ``known`` already, those that explain the image better stay."""
         model = self.model
         references = model.decoder(torch.zeros_like(model.anchors[:1]) if frozen else model.anchors)
         squares, count = 0.0, 0
         for part in _parts(rows):
             observation = self._observe(part)
             starts, _ = model.search.everywhere(observation, references, model.search_radius_px)
-            found = model.settle(observation, starts[:, 0], freeze_z=frozen, fine=False)
+            found = model.inference.settle(observation, starts[:, 0], freeze_z=frozen, fine=False)
+            if known:
+                found = found.better_of(model.inference.settle(observation, self.poses(part), freeze_z=frozen, fine=False))
             self._keep(part, found)
-            squares, count = squares + float((found.mean.shift_px**2).sum()), count + 2 * len(part)
+            squares, count = squares + float(found.shift_square.sum()), count + 2 * len(part)
         if model.search.translate and self.learn_shift_prior:
             spread = math.sqrt(squares / count)
             model.search.shift_sd_px.fill_(max(spread, LEAST_SHIFT_SD_PX))
@@ -286,7 +295,7 @@ class SearchedObjective(Objective):
         for part in _parts(rows):
             batch = self.load(part)
             poses = self.poses(part)
-            drawn = model.drawn(model.q(self._observe(part), poses).mean, poses, batch)
+            drawn = model.drawn(model.inference.q(self._observe(part), poses).mean, poses, batch)
             scale = self._scale(part)
             drawn = drawn if scale is None else scale[:, None, None] * drawn
             residuals.append((batch.images[:, 0] - drawn, batch))

@@ -24,16 +24,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import special
+from scipy import linalg, special
 from torch import Tensor, nn
 
 from emspatialvae import geometry
 from emspatialvae.errors import EmsvaeError
 
-INDEPENDENT = 0.03
+INDEPENDENT = 0.3
 """Combinations of Bessel functions whose norm on the disk is below this share of the largest are multiples of the others."""
-KEPT_POWER = 0.99995
-"""Fourier pixels beyond the ring within which the components have this share of their power are left out."""
+LEAK_RINGS = 2
+"""Functions cut off at the edge of a disk have power on so many rings beyond their own; further ones are left out."""
 MAX_BYTES = 3 << 29
 """Of the full Bessel basis of one box."""
 
@@ -183,6 +183,11 @@ class SteerableBasis(nn.Module):
         return torch.cos(m * angles_rad), torch.sin(m * angles_rad)
 
     @property
+    def live(self) -> Tensor:
+        """One for coefficients that mean something, zero for the imaginary parts of order 0; [2 R]."""
+        return torch.cat([torch.ones_like(self.vectors[: self.size, 0]), (self.order > 0).to(self.vectors.dtype)])
+
+    @property
     def members(self) -> Tensor:
         """One where component (row) is of order (column); shape [R, M]."""
         m = torch.arange(self.highest_order + 1, device=self.order.device)
@@ -213,7 +218,7 @@ class SteerableBasis(nn.Module):
 
 
 def orthonormal_orders(box: int, radius_px: float, max_frequency: float) -> list[Order]:
-    """All components of a disk, order by order, made orthonormal on the pixel grid."""
+    """All components of a disk, order by order, made orthonormal on the pixel grid; none holds a constant (but for corners of pixels)."""
     if box < 16:
         raise EmsvaeError(f"a box of {box} px is too small for this engine; expected at least 16")
     x, y = geometry.pixel_grid(box)
@@ -223,7 +228,10 @@ def orthonormal_orders(box: int, radius_px: float, max_frequency: float) -> list
     for m, rings in enumerate(bessel_rings(box, radius_px, max_frequency)):
         plain = Order(m, rings, np.eye(len(rings), dtype=np.complex128))
         values = plain.radial(r).real * np.sqrt(rings)[:, None]
-        norm, mix = np.linalg.eigh(values @ values.T)
+        # Every image has a background level of its own (that of the noise where it was normalised): none is in the components.
+        free = linalg.null_space(values.sum(1)[None]) if m == 0 else np.eye(len(rings))
+        norm, mix = np.linalg.eigh(free.T @ values @ values.T @ free)
+        mix = free @ mix
         kept = norm > INDEPENDENT * norm.max()
         # Real and imaginary part of an order above 0 share its norm: sqrt(2) makes each a unit vector.
         scale = np.sqrt(1 if m == 0 else 2) / np.sqrt(norm[kept])
@@ -290,8 +298,12 @@ class FourierPlane(nn.Module):
         re, im = plane.chunk(2, -1)
         power = (re**2 + im**2) * self.weight
         sums = power.new_zeros(*power.shape[:-1], self.rings).index_add_(-1, self.ring, power)
-        count = power.new_zeros(self.rings).index_add_(0, self.ring, self.weight * self.box**2)
-        return sums / count.clamp(min=1)
+        return sums / self.ring_sizes.clamp(min=1)
+
+    @property
+    def ring_sizes(self) -> Tensor:
+        """Pixels of each ring of the whole plane; [rings]."""
+        return self.weight.new_zeros(self.rings).index_add_(0, self.ring, self.weight * self.box**2)
 
     def analysis(self, basis: SteerableBasis, shifts_px: Tensor) -> Tensor:
         """The matrix [2 F, S * 2 R] that gives coefficients of the content moved back by each of the shifts [S, 2]."""
@@ -307,12 +319,11 @@ class FourierPlane(nn.Module):
 
 
 def effective_ring(basis: SteerableBasis) -> int:
-    """The ring (Fourier pixels) within which the components hold nearly all of their power."""
-    plane = FourierPlane(basis.box)
-    re, im = plane.transform(basis.vectors.unflatten(-1, (basis.box, basis.box))).chunk(2, -1)
-    power = ((re**2 + im**2) * plane.weight).sum(0)
-    share = torch.zeros(plane.rings).index_add_(0, plane.ring, power).cumsum(0) / power.sum()
-    ring = int(torch.searchsorted(share, KEPT_POWER)) + 1
+    """The ring (Fourier pixels) within which the components hold nearly all of what they have of a particle.
+
+    What they lose beyond it they have at the edge of the disk, where there is no particle.
+    """
+    ring = basis.radial.shape[1] + LEAK_RINGS
     return ring if ring < basis.box // 2 else basis.box  # the last ring stands for the corners, too
 
 

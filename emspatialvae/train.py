@@ -198,7 +198,7 @@ class Trainer:
     def _kl_weight(self) -> float:
         per_epoch = -(-len(self.train_rows) // self.batch_size)
         steps = self.progress.epoch * per_epoch + self.progress.step + 1
-        return min(1.0, steps / max(1, min(self.config.kl_warmup_steps, KL_WARMUP_EPOCHS * per_epoch)))
+        return min(1.0, steps / max(1, min(self.config.kl_warmup_steps or 0, KL_WARMUP_EPOCHS * per_epoch)))
 
     def _elbo(self, rows: NDArray[np.int64], generator: torch.Generator, *, training: bool, keep: bool = True) -> Elbo:
         return self.objective.elbo(

@@ -182,6 +182,10 @@ def test_poses_compose_as_images_do():
     once = drawn(search, hinge_object(), 0.3, [inner[0]], [inner[1:]])
     turned = plane.transform(basis.images(basis.rotate(once, torch.tensor([outer[0]]))))
     image = plane.images(plane.move_back(turned, -torch.tensor([outer[1:]])))[0].numpy()
+    # No level is in the components: the disk has moved along with the particle, and has lost the mean over it.
+    x, y = geometry.pixel_grid(BOX)
+    inner_part = np.hypot(x - outer[1], y - outer[2]) < search.basis.radius_px - 2
+    image, expected = ((i - i[inner_part].mean()) * inner_part for i in (image, expected))
     assert np.linalg.norm(image - expected) < 0.03 * np.linalg.norm(expected)
 
 
@@ -222,6 +226,19 @@ def test_a_few_wrong_registrations_do_not_pull():
     gauge = Gauge(1, 4)
     gauge.fit(z, Poses(seen, torch.zeros(2000, 2)))
     assert float(degrees_apart(gauge(z).theta_rad, theta).mean()) < 1.5
+
+
+@pytest.mark.parametrize("part", ["turn", "move"])
+def test_what_is_not_inferred_does_not_appear(part):
+    """Registrations of a model without rotation are not turned, those of one without shifts not moved: exactly."""
+    z, poses = torch.randn(200, 2, generator=torch.Generator().manual_seed(3)), some_poses(200)
+    still = torch.zeros_like(poses.theta_rad), torch.zeros_like(poses.shift_px)
+    gauge = Gauge(2, 4)
+    gauge.fit(z, Poses(still[0], poses.shift_px) if part == "turn" else Poses(poses.theta_rad, still[1]))
+    found = gauge(torch.randn(50, 2, generator=torch.Generator().manual_seed(4)))
+    zero, other = (found.theta_rad, found.shift_px) if part == "turn" else (found.shift_px, found.theta_rad)
+    assert not zero.any()
+    assert other.any()
 
 
 def test_the_same_fit_twice(monkeypatch):

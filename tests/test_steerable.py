@@ -35,8 +35,8 @@ def full():
     return of
 
 
-def blobs(box: int, n: int = 4, sigma: float = 2.0, seed: int = 0) -> np.ndarray:
-    """Smooth images that end well within the disk; [n, box, box]."""
+def blobs(box: int, n: int = 4, sigma: float = 2.0, seed: int = 0, *, level: bool = False) -> np.ndarray:
+    """Smooth images that end well within the disk, of zero mean if not asked for a level; [n, box, box]."""
     rng = np.random.default_rng(seed)
     x, y = geometry.pixel_grid(box)
     images = np.zeros((n, box, box))
@@ -46,7 +46,23 @@ def blobs(box: int, n: int = 4, sigma: float = 2.0, seed: int = 0) -> np.ndarray
             r, phi = max(0.0, reach) * math.sqrt(rng.random()), 2 * np.pi * rng.random()
             cx, cy = r * math.cos(phi), r * math.sin(phi)
             image += rng.normal() * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * sigma**2))
-    return images
+    if level:
+        return images
+    # No level is in the components. A wide blob in the centre takes it out and leaves no step at the edge of the disk.
+    halo = np.exp(-(x**2 + y**2) / (2 * (box / 8) ** 2))
+    return images - images.sum((1, 2), keepdims=True) * halo / halo.sum()
+
+
+def without_level(basis: SteerableBasis, images: torch.Tensor) -> torch.Tensor:
+    """Images [n, box, box] less their mean over the disk, zero outside."""
+    disk = on_the_disk(basis)
+    return (images - (images * disk).sum((-2, -1), keepdim=True) / disk.sum()) * disk
+
+
+def on_the_disk(basis: SteerableBasis) -> torch.Tensor:
+    """One on the disk of a basis; [box, box]."""
+    x, y = geometry.pixel_grid(basis.box)
+    return tensor(np.hypot(x, y) <= basis.radius_px)
 
 
 def tensor(values: np.ndarray) -> torch.Tensor:
@@ -64,8 +80,7 @@ def posed(image: np.ndarray, theta: float, shift_x: float = 0.0, shift_y: float 
 def random_coefficients(basis: SteerableBasis, n: int, seed: int = 0) -> torch.Tensor:
     """Coefficients of images: order 0 has no imaginary part."""
     generator = torch.Generator().manual_seed(seed)
-    live = torch.cat([torch.ones(basis.size), (basis.order > 0).float()])
-    return torch.randn(n, 2 * basis.size, generator=generator) * live
+    return torch.randn(n, 2 * basis.size, generator=generator) * basis.live
 
 
 # ------------------------------------------------------------------------------------------------------------ the basis
@@ -89,6 +104,35 @@ def test_components_live_on_the_disk(full, box):
     x, y = geometry.pixel_grid(box)
     outside = torch.from_numpy(np.hypot(x, y).ravel() > box / 2 - 0.5)
     assert not full(box).vectors[:, outside].any()
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_a_level_of_the_background_is_in_no_component(full, box):
+    """Order 0 sums to zero over the disk; others do but for the corners of pixels at its edge, where m is a multiple of four."""
+    basis = full(box)
+    sums = basis.vectors.double().sum(1).view(2, -1)
+    assert float(sums[0, basis.order == 0].abs().max()) < 1e-4
+    assert float(sums[:, basis.order % 4 > 0].abs().max()) < 1e-4
+    # Of a constant, by its squares; the fewer pixels the more corners.
+    assert float((sums**2).sum() / on_the_disk(basis).sum()) < (0.035 if box < 20 else 0.012)
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_an_image_comes_back_without_its_level(full, box):
+    basis = full(box)
+    images = tensor(blobs(box, sigma=max(1.5, box / 20), level=True))
+    found = basis.images(basis.coefficients(images))
+    expected = without_level(basis, images)
+    assert float((images - expected).norm() / images.norm()) > 0.2
+    assert float((found - expected).norm() / expected.norm()) < 0.01
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_live_coefficients_are_those_of_images(full, box):
+    basis = full(box)
+    assert int(basis.live.sum()) == basis.size + int((basis.order > 0).sum())
+    found = basis.coefficients(torch.randn(20, box, box, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(found != 0, basis.live.bool().expand(20, -1))
 
 
 @pytest.mark.parametrize("box", [33, 40])
@@ -366,24 +410,22 @@ def test_products_weighted_by_ring(full):
     assert torch.allclose(whole, metric.square(a, factors) + 2 * found + metric.square(b, factors), rtol=1e-4)
 
 
-def kept_power(basis: SteerableBasis) -> float:
-    """Share of the components' power within their effective ring."""
-    cut = FourierPlane(basis.box, effective_ring(basis))
-    images = basis.vectors.unflatten(-1, (basis.box, basis.box))
-    kept = (cut.transform(images) ** 2 * torch.cat([cut.weight, cut.weight])).sum()
-    return float(kept / (images**2).sum())
+@pytest.mark.parametrize("box", [40, 65])
+@pytest.mark.parametrize("limit", [0.15, 0.25, 0.35])
+def test_effective_ring_keeps_particles_whole(full, box, limit):
+    """What the components hold of a particle is within the ring, as a whole and where the particle is."""
+    basis = full(box, limit)
+    cut = FourierPlane(box, effective_ring(basis))
+    assert effective_ring(basis) == math.floor(limit * box + 0.5) + 2
+    held = basis.images(basis.coefficients(tensor(blobs(box, 10, sigma=0.5 / limit))))
+    lost = held - cut.images(cut.transform(held))
+    assert float((lost**2).sum() / (held**2).sum()) < 1e-3
+    x, y = geometry.pixel_grid(box)
+    inner = tensor(np.hypot(x, y) < 0.8 * basis.radius_px)
+    assert float(((lost * inner) ** 2).sum() / (held**2).sum()) < 2e-4
 
 
-def test_effective_ring_holds_the_power():
-    """Components that vanish at the edge of the disk have a highest frequency."""
-    basis = SteerableBasis.full(40, 19.5, 0.2)
-    x, y = geometry.pixel_grid(40)
-    basis.vectors *= torch.from_numpy(np.exp(-((np.hypot(x, y) / 10) ** 4))).float().ravel()
-    assert 8 < effective_ring(basis) < 14
-    assert 0.9999 < kept_power(basis) <= 1 + 1e-5
-
-
-@pytest.mark.parametrize("limit", [0.15, 0.3])
-def test_effective_ring_does_not_lose_the_corners(full, limit):
-    """Components cut off at the disk leak into the corners of the Fourier plane."""
-    assert kept_power(full(40, limit)) > 0.9999
+def test_effective_ring_of_a_whole_basis_is_the_whole_plane(full):
+    """The last ring stands for the corners as well, so it is all or nothing there."""
+    for box in (33, 40):
+        assert len(FourierPlane(box, effective_ring(full(box))).where) == box * (box // 2 + 1)

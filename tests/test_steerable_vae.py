@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,18 +14,11 @@ from emspatialvae.geometry import Pose2D
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.engines import blank_model
 from emspatialvae.model.interface import ImageSpec
+from emspatialvae.model.observation import Observation
 from emspatialvae.model.pose_search import Nearby, Poses
-from emspatialvae.model.posterior import Content, DiagonalGaussian
+from emspatialvae.model.posterior import Content, standard_normal
 from emspatialvae.model.start import new_model
-from emspatialvae.model.steerable_vae import (
-    HOPELESS,
-    NEAR_NODES,
-    WIDE_NODES,
-    SteerableVAE,
-    amplitude,
-    tempered,
-    without_doubles,
-)
+from emspatialvae.model.steerable_vae import SteerableVAE, amplitude
 from emspatialvae.simulation.kinds import phantom
 from emspatialvae.simulation.stack import clean_image, hinge_object
 from emspatialvae.steerable import SteerableBasis
@@ -77,9 +71,7 @@ def made():
             images = noisy_hinges()
             batch = Batch.of(images, np.arange(len(images)) % groups)
             models[key] = new_model(CONFIGS[name], SPEC, groups, lambda: [batch])
-            models[key].decoder.start_from(
-                models[key].basis.coefficients(batch.images[0, 0]) * models[key].decoder_live
-            )
+            models[key].decoder.start_from(models[key].basis.coefficients(batch.images[0, 0]) * models[key].basis.live)
         return models[key]
 
     return of
@@ -173,7 +165,7 @@ def test_start_from_an_image(made, decoder):
     """Before training every z means the consensus."""
     model = copy.deepcopy(made(decoder))
     image = torch.from_numpy(clean_image(hinge_object(), [0.0], Pose2D.identity(1), BOX)).float()
-    wanted = (model.basis.coefficients(image / image.std())[0]) * model.decoder_live
+    wanted = (model.basis.coefficients(image / image.std())[0]) * model.basis.live
     model.decoder.start_from(wanted)
     found = model.decoder(torch.randn(20, 2, generator=seeded()))
     assert float((found - wanted).norm(dim=1).max() / wanted.norm()) < (0.05 if decoder == "coefficients" else 0.5)
@@ -190,7 +182,7 @@ def of_one_image(
     box = len(image)
     spec = ImageSpec(box, 0.45 * box, shift_sd_px, 5.0)
     model = SteerableVAE(config, spec, SteerableBasis.full(box, box / 2 - 0.5, limit), 1)
-    wanted = model.basis.coefficients(torch.from_numpy(image).float()) * model.decoder_live
+    wanted = model.basis.coefficients(torch.from_numpy(image).float()) * model.basis.live
     model.decoder.start_from(wanted)
     with torch.no_grad():
         model.decoder.output.weight.zero_()
@@ -266,7 +258,11 @@ def test_poses_of_a_known_object(box):
 
 
 def test_uncertainties_are_those_of_the_noise():
-    """One known object in white noise: errors of theta and shift are as large as said."""
+    """One known object in white noise: errors of theta are as large as said, those of the shift up to an eighth larger.
+
+    A reference without its mean ends in a step at the edge of the disk, and the disk moves with the shift: the step meets other noise
+    at each shift, which the likelihood does not know of. The less of the disk the particle fills the smaller the step.
+    """
     box, n = 24, 300
     clean = hinge_image(box, 0.1)
     model = of_one_image(clean, shift_sd_px=1.0)
@@ -278,8 +274,9 @@ def test_uncertainties_are_those_of_the_noise():
     turn = geometry.wrapped(found.mean.theta_rad.numpy() - theta) / found.sd.theta_rad.numpy()
     move = (found.mean.shift_px.numpy() - shift) / found.sd.shift_px.numpy()
     assert np.mean(np.abs(turn) < 1) == pytest.approx(0.683, abs=0.08)
-    assert np.mean(np.abs(move) < 1) == pytest.approx(0.683, abs=0.06)
-    assert np.sqrt(np.mean(np.clip(turn, -4, 4) ** 2)) == pytest.approx(1, abs=0.15)
+    assert 0.59 < np.mean(np.abs(move) < 1) < 0.72
+    assert np.sqrt(np.mean(np.clip(turn, -4, 4) ** 2)) == pytest.approx(1, abs=0.12)
+    assert 0.94 < np.sqrt(np.mean(np.clip(move, -4, 4) ** 2)) < 1.2
 
 
 def test_a_symmetric_object_has_two_poses():
@@ -319,67 +316,7 @@ def test_weights_of_a_nearly_symmetric_object_are_honest():
     assert right[sure].mean() > right[~sure].mean()
 
 
-# ------------------------------------------------------------------------------------------------------------ mathematics
-
-
-def nodes_of(z_dim: int, mean: float, sd: float) -> tuple[torch.Tensor, torch.Tensor]:
-    config = ModelConfig(z_dim=z_dim, **SMALL)
-    model = SteerableVAE(config, ImageSpec(16, 7.0, 1.0, 3.0), SteerableBasis.full(16, 7.5, 0.2), 1)
-    q = DiagonalGaussian(torch.full((2, z_dim), mean), torch.full((2, z_dim), math.log(sd)))
-    return model._nodes(q)
-
-
-@pytest.mark.parametrize(("z_dim", "tolerance"), [(1, 0.03), (2, 0.06), (5, 0.15)])
-def test_nodes_sum_over_the_prior(z_dim, tolerance):
-    """``sum exp(log weight) f(z) = E f`` for z ~ N(0, I), when q is the prior itself."""
-    z, log_weight = nodes_of(z_dim, 0.0, 1.0)
-    assert z.shape == (2, log_weight.shape[1], z_dim)
-    weight = log_weight.exp()[..., None]
-    assert float(weight[0].sum()) == pytest.approx(1, abs=tolerance)
-    assert torch.allclose((weight * z).sum(1), torch.zeros(2, z_dim), atol=1.5 * tolerance)
-    assert torch.allclose((weight * z.cos()).sum(1), torch.full((2, z_dim), math.exp(-0.5)), atol=1.5 * tolerance)
-
-
-@pytest.mark.parametrize(("z_dim", "tolerance"), [(1, 0.03), (2, 0.05), (5, 0.15)])
-@pytest.mark.parametrize("s", [0.1, 0.5])
-def test_nodes_give_the_evidence_of_a_gaussian(z_dim, tolerance, s):
-    """A likelihood N(m; z, s^2) per coordinate: the evidence N(m; 0, 1 + s^2), and the posterior's mean and s.d."""
-    m = 0.8
-    mean, sd = m / (1 + s**2), s / math.sqrt(1 + s**2)
-    z, log_weight = nodes_of(z_dim, mean, sd)
-    normal = torch.distributions.Normal
-    total = log_weight + normal(z, s).log_prob(torch.tensor(m)).sum(-1)
-    expected = z_dim * float(normal(0.0, math.sqrt(1 + s**2)).log_prob(torch.tensor(m)))
-    assert float(torch.logsumexp(total, 1)[0]) == pytest.approx(expected, abs=tolerance)
-    weight = torch.softmax(total, 1)[..., None]
-    found = (weight * z).sum(1)
-    assert torch.allclose(found, torch.full((2, z_dim), mean), atol=2 * tolerance * sd)
-    spread = ((weight * (z - found[:, None]) ** 2).sum(1)).sqrt()
-    assert torch.allclose(spread, torch.full((2, z_dim), sd), atol=(0.06 if z_dim == 1 else 0.25) * sd)
-
-
-def test_tempered():
-    """Flat weights stay as they are; of steep ones at least a quarter count; a grid is taken at its word."""
-    generator = seeded()
-    flat, steep = (scale * torch.randn(50, 30, generator=generator) for scale in (0.3, 20.0))
-    assert torch.equal(tempered(flat), torch.softmax(flat, 1))
-    found = tempered(steep)
-    assert torch.allclose(found.sum(1), torch.ones(50), atol=1e-5)
-    count = 1 / (found**2).sum(1)
-    assert float(count.min()) >= 30 / 4 and float(count.max()) < 30 / 4 + 0.5
-    assert torch.equal(found.argmax(1), steep.argmax(1))
-    grid = 20 * torch.randn(5, NEAR_NODES + WIDE_NODES, generator=generator)
-    assert torch.equal(tempered(grid), torch.softmax(grid, 1))
-
-
-def test_modes_that_met_count_once():
-    theta = torch.tensor([[0.0, 0.1, 3.0], [3.1, -3.1, 0.0], [0.0, 0.0, 0.0]])
-    shift = torch.zeros(3, 3, 2)
-    shift[2, 1] = torch.tensor([5.0, 0.0])
-    evidence = torch.tensor([[1.0, 2.0, 0.0], [7.0, 7.0, 1.0], [4.0, 3.0, 4.0]])
-    found = without_doubles(evidence, Poses(theta, shift))
-    gone = HOPELESS
-    assert found.tolist() == [[gone, 2, 0], [7, gone, 1], [4, 3, gone]]
+# ------------------------------------------------------------------------------------------------------------- the bound
 
 
 def test_jitter_looks_elsewhere_but_not_far(made):
@@ -392,65 +329,140 @@ def test_jitter_looks_elsewhere_but_not_far(made):
     assert torch.allclose(calm.kl_z, shaken.kl_z, atol=0.5, rtol=0.5)
 
 
-def test_elbo_is_a_bound():
-    """E[ELBO] <= log of the neighbourhood's evidence summed over the prior of z."""
+@pytest.fixture(scope="module")
+def open_question() -> tuple[SteerableVAE, Observation, Poses]:
+    """A model whose contents differ, an image that leaves z open between some of them, and an encoder that does not know."""
     torch.manual_seed(2)
     model = of_one_image(hinge_image(24, 0.1))
     with torch.no_grad():
         model.decoder.output.weight.normal_(std=0.3)
-    batch = Batch.of(hinge_image(24, 0.1)[None] + noisy_hinges(1)[:1] * 0, np.zeros(1))
-    observation = model.observe(batch)
-    poses = Poses(torch.zeros(1), torch.zeros(1, 2))
-    n = 2000
-    many = observation[torch.zeros(n, dtype=torch.long)]
-    still = Poses(torch.zeros(n), torch.zeros(n, 2))
+    image = hinge_image(24, 0.1) + 0.5 * np.random.default_rng(4).normal(size=(24, 24))
+    return model, model.observe(Batch.of(image[None], np.zeros(1))), Poses(torch.zeros(1), torch.zeros(1, 2))
+
+
+def log_evidence(model: SteerableVAE, observation: Observation, poses: Poses) -> float:
+    """log of the neighbourhood's evidence of one image, summed over the prior of z on a fine grid."""
+    grid = torch.linspace(-5, 5, 401)[:, None]
     with torch.no_grad():
-        bound = model.elbo(many, still, seeded(), jitter=False)[0].total.mean()
-        grid = torch.linspace(-5, 5, 401)[None, :, None]
-        each = torch.cat(
-            [model.search.nearby(observation, poses, model.decoder(z)).log_evidence for z in grid[0, :, None]]
+        each = torch.cat([model.search.nearby(observation, poses, model.decoder(z[None])).log_evidence for z in grid])
+    prior = torch.distributions.Normal(0.0, 1.0).log_prob(grid[:, 0])
+    return float(torch.logsumexp(each + prior, 0)) + math.log(10 / 400)
+
+
+@torch.no_grad()
+def mean_bound(question: tuple[SteerableVAE, Observation, Poses], draws: int, n: int = 2000) -> tuple[float, float]:
+    """Mean of n estimates of the bound, and its standard error."""
+    model, observation, _ = question
+    many, still = observation[torch.zeros(n, dtype=torch.long)], Poses(torch.zeros(n), torch.zeros(n, 2))
+    found = model.elbo(many, still, seeded(), jitter=False, draws=draws)[0].total
+    return float(found.mean()), float(found.std()) / math.sqrt(n)
+
+
+def test_elbo_is_a_bound_and_rises_with_draws(open_question):
+    """E[bound of K] <= E[bound of more] <= log of the evidence."""
+    evidence = log_evidence(*open_question)
+    bounds = [mean_bound(open_question, draws) for draws in (1, 2, 4, 16, 64)]
+    for (low, low_error), (high, high_error) in pairwise(bounds):
+        assert low < high + 2 * math.hypot(low_error, high_error)
+    assert all(bound < evidence + 3 * error + 1e-3 for bound, error in bounds)
+    # They differ by much more than chance, and many draws leave nothing out.
+    assert bounds[0][0] < bounds[2][0] - 10 * bounds[0][1]
+    assert bounds[-1][0] == pytest.approx(evidence, abs=0.1 * (evidence - bounds[0][0]))
+
+
+def test_the_bound_of_several_draws_by_hand(open_question):
+    """``log 1/K sum_k p(y | z_k) p(z_k) / q(z_k)``, draw by draw; in the parts of the metrics KL stays that of q."""
+    model, observation, poses = open_question
+    with torch.no_grad():
+        found, _ = model.elbo(observation, poses, seeded(), jitter=False, draws=3)
+        q = model.inference.q(observation, poses)
+        unit = standard_normal((1, 3, 1), seeded(), observation.plane)
+        weights = []
+        for k in range(3):
+            z = q.mean + q.sd * unit[:, k]
+            ours, prior = torch.distributions.Normal(q.mean, q.sd), torch.distributions.Normal(0.0, 1.0)
+            log_p = model.search.nearby(observation, poses, model.decoder(z)).log_evidence
+            weights.append(log_p + (prior.log_prob(z) - ours.log_prob(z)).sum(1))
+        expected = torch.logsumexp(torch.stack(weights), 0) - math.log(3)
+    assert torch.allclose(found.total, expected, atol=2e-3)
+    assert torch.allclose(found.kl_z, q.kl_to_normal(1.0))
+
+
+def test_one_draw_is_the_bound_with_its_kl_in_closed_form(open_question):
+    model, observation, poses = open_question
+    with torch.no_grad():
+        (one, _), (plain, _) = (
+            model.elbo(observation, poses, seeded(), jitter=False, **settings) for settings in ({"draws": 1}, {})
         )
-        prior = torch.distributions.Normal(0.0, 1.0).log_prob(grid[0, :, 0])
-        evidence = torch.logsumexp(each + prior, 0) + math.log(10 / 400)
-    assert float(bound) < float(evidence) + 0.05
+        q = model.inference.q(observation, poses)
+        z = q.mean + q.sd * standard_normal((1, 1, 1), seeded(), observation.plane)[:, 0]
+        expected = model.search.nearby(observation, poses, model.decoder(z)).log_evidence - q.kl_to_normal(1.0)
+    assert torch.equal(one.total, plain.total)
+    assert torch.allclose(one.total, expected, atol=1e-3)
 
 
-# --------------------------------------------------------------------------------------------------------------- start
+@pytest.fixture
+def in_double_precision():
+    """Angles and other numbers made on the way, too."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
-def test_new_model_knows_noise_and_signal():
-    """White noise is found to be white, and the basis holds the particles."""
-    images = noisy_hinges(1500, 5, 32)
-    spec = ImageSpec(32, 14.4, 1.5, 6.0)
-    batch = Batch.of(images, np.zeros(len(images)))
-    torch.manual_seed(0)
-    model = new_model(CONFIGS["z1"], spec, 1, lambda: [batch[:700], batch[700:]])
-    assert model.spectra.white
-    clean = clean_image(hinge_object(), np.linspace(-1, 1, 20), Pose2D.identity(20), 32)
-    held = model.basis.coefficients(torch.from_numpy(clean).float())
-    assert float((held**2).sum()) / float((clean**2).sum()) > 0.98
-    upright = model.search.upright(model.observe(batch), Poses(torch.zeros(1500), torch.zeros(1500, 2)))
-    assert float((upright * model.encoder.scale).std(0).max()) < 1.5
+@pytest.mark.usefixtures("in_double_precision")
+@pytest.mark.parametrize("draws", [1, 4])
+def test_gradients_of_the_bound_are_those_of_finite_differences(open_question, draws):
+    """With respect to everything that is learned, for the same draws; in double precision."""
+    model, observation, _ = open_question
+    model = copy.deepcopy(model).double()
+    observation = Observation(observation.plane.double().expand(3, -1), None, None)
+    poses = Poses(torch.tensor([0.0, 0.05, -0.1]).double(), torch.zeros(3, 2).double())
+    learned = [p for p in model.parameters() if p.requires_grad]
+
+    def bound() -> torch.Tensor:
+        return model.elbo(observation, poses, seeded(), jitter=False, draws=draws)[0].total.sum()
+
+    gradient = torch.autograd.grad(bound(), learned)
+    for direction in range(3):
+        torch.manual_seed(direction)
+        steps = [1e-5 * torch.randn_like(p) for p in learned]
+        expected = float(sum((g * step).sum() for g, step in zip(gradient, steps, strict=True)))
+        sides = []
+        for sign in (1, -2):
+            with torch.no_grad():
+                for p, step in zip(learned, steps, strict=True):
+                    p += sign * step
+                sides.append(float(bound()))
+        with torch.no_grad():
+            for p, step in zip(learned, steps, strict=True):
+                p += step
+        assert (sides[0] - sides[1]) / 2 == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
-def test_new_model_in_coloured_noise_of_two_groups():
-    """Noise of each optics group, from outside the particle."""
-    from emspatialvae.steerable import FourierPlane
+def test_no_draws_for_a_frozen_z(made):
+    """The consensus alone, however many are asked for."""
+    model, batch = made("coefficients"), batch_of()
+    poses = Poses(torch.zeros(6), torch.zeros(6, 2))
+    one, four = (
+        model.elbo(model.observe(batch), poses, seeded(), freeze_z=True, draws=draws)[0].total for draws in (1, 4)
+    )
+    assert torch.equal(one, four)
 
-    n, box = 1200, 32
-    plane = FourierPlane(box)
-    rings = torch.arange(plane.rings)
-    power = torch.stack([0.5 + 3 * torch.exp(-rings / 4.0), torch.full((plane.rings,), 2.0)])
-    group = np.arange(n) % 2
-    white = plane.transform(torch.randn(n, box, box, generator=seeded()))
-    noise = plane.images(white * plane.by_ring(power[group].sqrt()))
-    spec = ImageSpec(box, 12.0, 1.5, 6.0)
-    batch = Batch.of(noise.numpy(), group)
-    model = new_model(CONFIGS["z1"], spec, 2, lambda: [batch])
-    assert not model.spectra.white
-    found = model.spectra.noise
-    # Seen through a window the spectrum is blurred over a ring or two.
-    assert torch.allclose(found[:, 4:-1], power[:, 4:-1], rtol=0.15)
+
+@pytest.mark.parametrize("box", [24, 48])
+def test_pictures_are_black_at_the_edge(box):
+    """The level that no component holds is put back, at any sampling; nothing else changes."""
+    model = of_one_image(hinge_image(24))
+    coefficients = model.decoder(torch.zeros(1, 1)).detach()
+    drawn, shown = model.basis.draw(coefficients, box), model.pictures(coefficients, box)
+    x, y = geometry.pixel_grid(box)
+    radius = np.hypot(x, y) * 24 / box
+    inside = torch.from_numpy(radius <= model.basis.radius_px)
+    levels = (shown - drawn)[:, inside]
+    assert float(levels.std()) < 1e-5 and float(levels.mean()) > 0.1
+    assert not (shown - drawn)[:, ~inside].any()
+    edge = inside & torch.from_numpy(radius > 0.9 * model.basis.radius_px)
+    assert float(shown[:, edge].mean().abs()) < 1e-5
 
 
 def test_images_without_any_rival_pose():
@@ -483,7 +495,9 @@ def test_the_amplitude_of_a_particle_is_found(made, strength):
 def test_the_prior_rules_the_amplitude_of_noise():
     """Where the image says nothing the amplitude is 1."""
     still = Poses(torch.zeros(2), torch.zeros(2, 2))
-    nothing = Nearby(torch.zeros(2), still, cross=torch.zeros(2), norm=torch.full((2,), 1e-3))
+    nothing = Nearby(
+        torch.zeros(2), still, shift_square=torch.zeros(2), cross=torch.zeros(2), norm=torch.full((2,), 1e-3)
+    )
     assert torch.allclose(amplitude(nothing, torch.ones(2)), torch.ones(2), atol=1e-3)
 
 
@@ -499,7 +513,7 @@ def test_the_misfit_tells_what_the_model_cannot_explain(made):
 
     def misfit(images: torch.Tensor) -> torch.Tensor:
         observation = model.observe(Batch(images[:, None], torch.zeros(n, dtype=torch.long)))
-        return model._misfit(observation, poses, z).detach()
+        return model.inference.misfit(observation, poses, z).detach()
 
     own = misfit(clean + noise)
     # A box of 24 px is nearly filled by the components, and one noisy image is no smooth object: a little is left.

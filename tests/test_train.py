@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
+from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig, train_for
 from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.geometry import Pose2D
 from emspatialvae.model import posterior
@@ -101,6 +101,7 @@ def test_more_epochs_after_the_end(tmp_path, images):
 
 
 def test_interrupt_ends_after_a_whole_step(tmp_path, images):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     whole = trainer(tmp_path / "whole", images)
     whole.fit()
     t = trainer(tmp_path / "run", images)
@@ -118,6 +119,26 @@ def test_interrupt_ends_after_a_whole_step(tmp_path, images):
     again.resume()
     again.fit()
     assert torch.equal(weights(again), weights(whole))
+
+
+def test_kl_warm_up_is_the_engines_own():
+    """The coordinate engine needs it, the steerable one has none; a number that was given is kept."""
+    for engine, steps in (("coordinate", 1000), ("steerable", 0)):
+        assert train_for(TrainConfig(), engine).kl_warmup_steps == steps
+        assert train_for(TrainConfig(kl_warmup_steps=7), engine).kl_warmup_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(None, [1 / 60, 2 / 60, 3 / 60]), (0, [1, 1, 1]), (3, [1 / 3, 2 / 3, 1])]
+)
+def test_the_weight_of_the_kl_terms_rises_step_by_step(tmp_path, images, steps, expected):
+    """A thousand steps of the coordinate engine are ten epochs at most, of six steps each here."""
+    t = trainer(tmp_path / "run", images, kl_warmup_steps=steps)
+    found = []
+    for step in range(3):
+        t.progress.step = step
+        found.append(t._kl_weight())
+    assert found == pytest.approx(expected)
 
 
 def test_another_seed_another_run(tmp_path, images):

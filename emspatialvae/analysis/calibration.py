@@ -28,9 +28,17 @@ class PeakWeightBin:
     """Share of the particles whose pose does."""
 
 
-def share_within(error: NDArray[np.floating], sd: NDArray[np.floating] | None) -> float | None:
-    """Share of the errors that are at most one s.d., arrays of one shape; None without s.d., or where all are zero."""
-    return None if sd is None or not np.any(sd) else float(np.mean(np.abs(error) <= sd))
+def share_within(
+    error: NDArray[np.floating], sd: NDArray[np.floating] | None, rows: NDArray[np.bool_] | None = None
+) -> float | None:
+    """Share of the errors [n, ...] that are at most one s.d., among some ``rows`` [n] [default: all].
+
+    None without s.d., without rows, or where every s.d. is zero.
+    """
+    if sd is None or not np.any(sd) or (rows is not None and not rows.any()):
+        return None
+    within = np.abs(error) <= sd
+    return float(np.mean(within if rows is None else within[rows]))
 
 
 def in_right_mode(theta_error_rad: Floats, theta_sd_rad: Floats | None) -> NDArray[np.bool_]:

@@ -47,6 +47,9 @@ class Evaluation:
     z_within_1sd
         Per true coordinate: share of the particles whose true z lies within one s.d. of its polynomial prediction; the
         s.d. is the reported one, carried through the polynomial's gradient. 0.683 if it is honest and errors are Gaussian.
+        Like the next two among the particles in the right mode, because reported s.d. are those within a mode.
+    right_mode
+        Share of the particles whose angle is in the right mode: within 15 degrees, or 4 s.d. where that is more.
     theta_within_1sd, shift_within_1sd
         The same of theta and, both axes together, of the shift, gauge removed. None where no s.d. was reported.
     peak_weight_bins, peak_weight_error
@@ -80,6 +83,7 @@ class Evaluation:
     z_within_1sd: tuple[float | None, ...]
     theta_within_1sd: float | None
     shift_within_1sd: float | None
+    right_mode: float
     peak_weight_bins: tuple[PeakWeightBin, ...]
     peak_weight_error: float | None
     z_degree: int
@@ -163,6 +167,7 @@ class Evaluation:
     def _calibration(self) -> list[tuple[str, float | None]]:
         many = len(self.z_within_1sd) > 1
         return [
+            ("right mode", self.right_mode),
             *((f"within 1 s.d., z{f' {k + 1}' * many}", share) for k, share in enumerate(self.z_within_1sd)),
             ("within 1 s.d., theta", self.theta_within_1sd),
             ("within 1 s.d., shift", self.shift_within_1sd),
@@ -170,7 +175,7 @@ class Evaluation:
         ]
 
 
-_HONEST = "share of the errors within the reported s.d. (0.683 if that is honest)"
+_HONEST = "share of the errors within the reported s.d., where the mode is right (0.683 if that is honest)"
 _MEANINGS = {
     "z corr, linear": "correlation of the true z with a linear function of the estimated z",
     "z corr": "the same with a cubic, scored on the half it was not fitted to",
@@ -190,6 +195,7 @@ _MEANINGS = {
     "class accuracy": "share in the right class, classes matched one to one (Hungarian method)",
     "theta drift [deg]": "rms over the contents of the turn that was removed: what z still carries of theta",
     "shift drift [px]": "rms per axis over the contents of the offset that was removed",
+    "right mode": "share of the particles whose angle is no more than 15 degrees or 4 s.d. off",
     "within 1 s.d., z": _HONEST,
     "within 1 s.d., theta": _HONEST,
     "within 1 s.d., shift": _HONEST,

@@ -150,6 +150,7 @@ def _evaluation(
     shift_xy, own_xy = (np.stack([e.shift_px.real, e.shift_px.imag], -1) for e in (errors, own))
     found, truth = true_pose.shift_px + shift_xy, true_pose.shift_px
     bins = _weight_bins(errors, reported)
+    right = calibration.in_right_mode(own.theta_rad, reported.theta_sd_rad)
     return Evaluation(
         n=n,
         z_dim=d,
@@ -168,9 +169,10 @@ def _evaluation(
         shift_pearson=(_r_or_none(pose.shift_px[:, 0], truth[:, 0]), _r_or_none(pose.shift_px[:, 1], truth[:, 1])),
         theta_gauge_drift_deg=float(np.degrees(_rms(errors.drift_rad))),
         shift_gauge_drift_px=_rms_per_axis(errors.drift_px),
-        z_within_1sd=tuple(_z_within(fit, t, reported.z_sd) for fit, t in zip(cubics, true_z.T, strict=True)),
-        theta_within_1sd=calibration.share_within(own.theta_rad, reported.theta_sd_rad),
-        shift_within_1sd=calibration.share_within(own_xy, reported.shift_sd_px),
+        z_within_1sd=tuple(_z_within(fit, t, reported.z_sd, right) for fit, t in zip(cubics, true_z.T, strict=True)),
+        theta_within_1sd=calibration.share_within(own.theta_rad, reported.theta_sd_rad, right),
+        shift_within_1sd=calibration.share_within(own_xy, reported.shift_sd_px, right),
+        right_mode=float(right.mean()),
         peak_weight_bins=bins,
         peak_weight_error=calibration.peak_weight_error(bins) if bins else None,
         z_degree=z_degree,
@@ -209,11 +211,11 @@ def _weight_bins(errors: PoseErrors, reported: _Reported) -> tuple[calibration.P
     return calibration.peak_weight_bins(reported.peak_weight, right)
 
 
-def _z_within(fit: CrossFit, truth: Floats, z_sd: Floats | None) -> float | None:
+def _z_within(fit: CrossFit, truth: Floats, z_sd: Floats | None, right: NDArray[np.bool_]) -> float | None:
     """Share of the particles whose true coordinate [n] lies within one s.d. of its prediction, to first order."""
     if z_sd is None:
         return None
-    return calibration.share_within(truth - fit.values, np.sqrt(np.sum((fit.slopes * z_sd) ** 2, axis=1)))
+    return calibration.share_within(truth - fit.values, np.sqrt(np.sum((fit.slopes * z_sd) ** 2, axis=1)), right)
 
 
 def _notes(n: int, d: int, z_degree: int, gauge_degree: int, gauge_wanted: int, symmetry: int) -> tuple[str, ...]:

@@ -22,10 +22,11 @@ class Batch:
 
     @classmethod
     def of(cls, images: NDArray[Any], group: NDArray[Any], ctf_power: NDArray[Any] | None = None) -> "Batch":
-        """A batch of prepared one-channel images [n, box, box]; the other arrays as in the fields."""
+        """A batch of prepared images, [n, box, box] or [n, channels, box, box]; the other arrays as in the fields."""
         power = None if ctf_power is None else torch.from_numpy(np.asarray(ctf_power, dtype=np.float32))
         pixels = torch.from_numpy(np.asarray(images, dtype=np.float32))
-        return cls(pixels[:, None], torch.from_numpy(np.asarray(group, dtype=np.int64)), power)
+        pixels = pixels[:, None] if pixels.dim() == 3 else pixels
+        return cls(pixels, torch.from_numpy(np.asarray(group, dtype=np.int64)), power)
 
     def __len__(self) -> int:
         return len(self.images)

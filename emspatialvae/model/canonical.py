@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from emspatialvae import geometry, imaging
+from emspatialvae.config import ModelConfig
 from emspatialvae.model.decoder import SpatialDecoder
 from emspatialvae.model.networks import ACTIVATIONS, Activation, hidden_layers
 from emspatialvae.model.posterior import DiagonalGaussian
@@ -44,9 +46,7 @@ class CoefficientDecoder(CanonicalDecoder):
         )
         self.output = nn.Linear(hidden, 2 * basis.size)
         # Order 0 has no imaginary part.
-        self.register_buffer(
-            "live", torch.cat([torch.ones_like(basis.order), (basis.order > 0).float()]), persistent=False
-        )
+        self.register_buffer("live", basis.live, persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
         """See `CanonicalDecoder`."""
@@ -111,3 +111,22 @@ class CoefficientEncoder(nn.Module):
         """Look at coefficients [n, 2 R]."""
         mean, log_sd = self.layers(upright * self.scale).chunk(2, -1)
         return DiagonalGaussian(mean, log_sd.clamp(math.log(1e-3), math.log(3.0)))
+
+
+def canonical_decoder(config: ModelConfig, basis: SteerableBasis) -> CanonicalDecoder:
+    """The decoder that the settings ask for."""
+    sizes = {
+        "hidden": config.hidden,
+        "layers": config.layers,
+        "activation": config.activation,
+        "residual": config.residual,
+    }
+    if config.decoder != "spatial":
+        return CoefficientDecoder(basis, config.z_dim, **sizes)
+    spatial = SpatialDecoder(
+        config.z_dim, 1, squared_coordinates=config.squared_coordinates, bilinear=config.bilinear, **sizes
+    )
+    x, y = geometry.pixel_grid(basis.box)
+    points = torch.from_numpy(geometry.in_half_boxes(x, y)).float()
+    mask = torch.from_numpy(imaging.circular_mask(basis.box, basis.radius_px)).flatten()
+    return ProjectedDecoder(basis, spatial, points, mask)

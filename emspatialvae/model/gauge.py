@@ -48,7 +48,7 @@ def register(search: PoseSearch, contents: Tensor, reference: Tensor, mask: Tens
     solve = torch.linalg.inv(slopes @ weighted.T) @ weighted
     transform = plane.transform(basis.images(contents))
     for _ in range(NEWTON_STEPS):
-        upright = basis.rotate(search.coefficients(plane.move_back(transform, shift))[0][:, 0], -theta)
+        upright = search.canonical(transform, Poses(theta, shift))
         step = (upright - reference) @ solve.T
         turn = step[:, 0].clamp(-0.3, 0.3) if search.rotate else torch.zeros_like(theta)
         move = step[:, -2:].clamp(-1, 1) if search.translate else torch.zeros_like(shift)
@@ -61,14 +61,19 @@ def register(search: PoseSearch, contents: Tensor, reference: Tensor, mask: Tens
 class Gauge(nn.Module):
     """(turn, move) of the canonical frame as a smooth function of z, fitted to registrations; zero before.
 
+    ``rotate``, ``translate``: which of the two there is.
+
     Buffers: ``reference`` [2 R], the consensus that reported poses refer to.
     """
 
     reference: Tensor
     fitted: Tensor
 
-    def __init__(self, z_dim: int, coefficients: int, hidden: int = 64) -> None:
+    def __init__(
+        self, z_dim: int, coefficients: int, *, rotate: bool = True, translate: bool = True, hidden: int = 64
+    ) -> None:
         super().__init__()
+        self.rotate, self.translate = rotate, translate
         self.layers = nn.Sequential(
             nn.Linear(z_dim, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, 4)
         )
@@ -83,7 +88,8 @@ class Gauge(nn.Module):
         if not self.fitted:
             return Poses(z.new_zeros(z.shape[:-1]), z.new_zeros(*z.shape[:-1], 2))
         cos, sin, x, y = self.layers(z).unbind(-1)
-        return Poses(torch.atan2(sin, cos), torch.stack([x, y], -1))
+        # What is not inferred is exactly zero, whatever the fit left.
+        return Poses(self.rotate * torch.atan2(sin, cos), self.translate * torch.stack([x, y], -1))
 
     def fit(self, z: Tensor, poses: Poses, seed: int = 0) -> None:
         """Fit the function to registrations ``poses`` of contents z [n, z_dim]."""
@@ -110,6 +116,10 @@ class Gauge(nn.Module):
                 schedule.step()
         for parameter in self.layers.parameters():
             parameter.requires_grad_(False)
+        # Where all registrations agree there is nothing to fit: a model that infers no angle (no shift) gets none of ours either.
+        last, same = self.layers[-1], (target == target[0]).all(0)
+        assert isinstance(last, nn.Linear)
+        last.weight[same], last.bias[same] = 0.0, target[0, same]
         self.fitted.fill_(True)
 
     def into_common(self, raw: Poses, z: Tensor) -> Poses:

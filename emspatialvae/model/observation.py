@@ -12,6 +12,8 @@ Everything is done with the *whitened* object ``x' = g x``, where g^2 is the ave
 information ``CTF^2 / (N g^2)`` of a particle scatters about 1.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -126,9 +128,41 @@ class Spectra(nn.Module):
         for images, batch in residuals:
             means = plane.ring_means(plane.transform(images))
             power.index_add_(0, batch.group, means)
-            ctf = torch.ones_like(means) if batch.ctf_power is None else batch.ctf_power
-            weight.index_add_(0, batch.group, ctf)
+            weight.index_add_(0, batch.group, _ctf_power(batch, plane.rings))
         return power / weight.clamp(min=1e-6)
+
+
+@torch.no_grad()
+def noise_within(batches: Iterable[Batch], window: Tensor, groups: int, plane: FourierPlane) -> Tensor:
+    """Power of the noise per group and ring from a part of the images only, times their CTF; [groups, rings].
+
+    ``window`` [box, box] is one there and zero elsewhere. A window's edge spreads strong frequencies over weak ones, so not the
+    windowed images' power is taken but their autocorrelation, divided by the window's own: that is unbiased at every lag.
+    """
+    box = plane.box
+    padded = (2 * box, 2 * box)
+    power = torch.zeros(groups, 2 * box, box + 1)
+    weight, count = torch.zeros(groups, plane.rings), torch.zeros(groups)
+    for batch in batches:
+        spectrum = torch.fft.rfft2(batch.images[:, 0].cpu() * window, s=padded)
+        power.index_add_(0, batch.group, spectrum.abs() ** 2)
+        weight.index_add_(0, batch.group, _ctf_power(batch, plane.rings))
+        count.index_add_(0, batch.group, torch.ones(len(batch)))
+    overlap = torch.fft.irfft2(torch.fft.rfft2(window, s=padded).abs() ** 2, s=padded)
+    correlation = torch.fft.irfft2(power, s=padded) / overlap.clamp(min=1.0)
+    lag = torch.arange(-(box // 2), box - box // 2)
+    near = correlation[:, lag[:, None] % (2 * box), lag % (2 * box)]
+    length = torch.hypot(lag[:, None].float(), lag[None].float())
+    fade = torch.cos(math.pi / 2 * length / (box / math.sqrt(2))).clamp(min=0)
+    spectra = torch.fft.fft2(torch.fft.ifftshift(near * fade, dim=(-2, -1))).real
+    flat = spectra[:, :, : box // 2 + 1].flatten(1)[:, plane.where] * plane.weight * box**2
+    sums = torch.zeros(groups, plane.rings).index_add_(1, plane.ring, flat) / plane.ring_sizes.clamp(min=1)
+    return sums.clamp(min=0) / weight.clamp(min=1e-6)
+
+
+def _ctf_power(batch: Batch, rings: int) -> Tensor:
+    """CTF^2 per particle and ring [n, rings]; ones without a CTF."""
+    return torch.ones(len(batch), rings, device=batch.images.device) if batch.ctf_power is None else batch.ctf_power
 
 
 def half_norm(reference: Tensor, observation: Observation, metric: RingMetric) -> Tensor:

@@ -10,6 +10,7 @@ angular orders (`SteerableBasis.correlate`); a shift is a phase in the Fourier p
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,16 +44,29 @@ class Poses:
 
 @dataclass(frozen=True)
 class Nearby:
-    """The posterior over poses in a neighbourhood, given one reference per particle."""
+    """The posterior over poses in a neighbourhood, given one reference per particle or several with weights."""
 
     log_evidence: Tensor
     """log of the likelihood ratio against noise alone, averaged over the prior of the neighbourhood's poses; [n]."""
     mean: Poses
     """[n]"""
+    shift_square: Tensor
+    """Posterior mean of the shift's length, squared; [n]."""
     cross: Tensor
     """Posterior mean of the inner product of image and reference; [n]."""
     norm: Tensor
     """Of the reference under the image's information: as large as ``cross`` where the reference is as strong as the particle; [n]."""
+
+    def better_of(self, other: "Nearby") -> "Nearby":
+        """For each particle the one of two neighbourhoods with more evidence."""
+        ours = self.log_evidence >= other.log_evidence
+
+        def pick(a: Tensor, b: Tensor) -> Tensor:
+            return torch.where(ours if a.dim() == 1 else ours[:, None], a, b)
+
+        mean = Poses(pick(self.mean.theta_rad, other.mean.theta_rad), pick(self.mean.shift_px, other.mean.shift_px))
+        rest = [pick(getattr(self, name), getattr(other, name)) for name in ("shift_square", "cross", "norm")]
+        return Nearby(pick(self.log_evidence, other.log_evidence), mean, *rest)
 
 
 @dataclass(frozen=True)
@@ -141,10 +155,12 @@ class PoseSearch(nn.Module):
         """Of references."""
         return self._shared[2]
 
-    def to_device(self, device: torch.device) -> None:
-        """Move what is not this module's own state."""
-        self._shared[2].to(device)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PoseSearch":
+        """To another device or precision, with what is not this module's own state."""
+        super()._apply(fn, recurse)
+        self.metric._apply(fn, recurse)
         self._matrices.clear()
+        return self
 
     # ------------------------------------------------------------------------------------------------ coefficients
 
@@ -164,9 +180,12 @@ class PoseSearch(nn.Module):
         plane = observation.plane
         if observation.wiener is not None:
             plane = plane * self.plane.by_ring(observation.wiener)
-        if self.translate:
-            plane = self.plane.move_back(plane, poses.shift_px)
-        return self.basis.rotate(self.coefficients(plane)[0][:, 0], -poses.theta_rad)
+        return self.canonical(plane, poses)
+
+    def canonical(self, plane: Tensor, poses: Poses) -> Tensor:
+        """Coefficients [n, 2 R] of images in the Fourier plane [n, 2 F] with their poses taken out."""
+        moved = self.plane.move_back(plane, poses.shift_px) if self.translate else plane
+        return self.basis.rotate(self.coefficients(moved)[0][:, 0], -poses.theta_rad)
 
     def around(
         self, observation: Observation, poses: Poses, step_px: float, reach: int
@@ -203,25 +222,37 @@ class PoseSearch(nn.Module):
     # ---------------------------------------------------------------------------------------------------- searches
 
     def nearby(
-        self, observation: Observation, poses: Poses, references: Tensor, *, zoom: float = 1.0, reach: int = 1
+        self,
+        observation: Observation,
+        poses: Poses,
+        references: Tensor,
+        log_weight: Tensor | None = None,
+        *,
+        zoom: float = 1.0,
+        reach: int = 1,
     ) -> Nearby:
-        """Sum over a window of angles and a hexagon of shifts; differentiable in ``references`` [n, 2 R].
+        """Sum over a window of angles, a hexagon of shifts, and K references each, with log weights [n, K] [default: of 1].
 
-        ``zoom`` multiplies the steps of both.
+        Differentiable in ``references`` [n, K, 2 R] (or [n, 2 R] for one) and the weights. ``zoom`` multiplies the steps.
         """
+        many = references if references.dim() == 3 else references[:, None]
         with torch.no_grad():
             step_px = self._quantised(zoom * float(self.shift_step_px))
             found, shifts, log_prior = self.around(observation, poses, step_px, reach)
         angles, log_angle = self.window(zoom * float(self.theta_step_rad))
-        cross = self.basis.correlate(found, references[:, None], angles)
-        half = half_norm(references, observation, self.metric)
-        fit = cross + (log_prior - half[:, None])[..., None]
+        cross = self.basis.correlate(found[:, None], many[:, :, None], angles)  # [n, K, S, G]
+        half = half_norm(many, observation, self.metric)
+        of_reference = -half if log_weight is None else log_weight - half
+        fit = cross + log_prior[:, None, :, None] + of_reference[..., None, None]
         log_evidence = torch.logsumexp(fit.flatten(1), 1) + log_angle
         with torch.no_grad():
             weight = torch.softmax(fit.flatten(1), 1).view_as(fit)
-            mean = self._mean(weight.sum(1), weight.sum(2), angles, shifts, poses)
+            of_shift = weight.sum((1, 3))
+            mean = self._mean(weight.sum((1, 2)), of_shift, angles, shifts, poses)
             agreement = (weight * cross).flatten(1).sum(1)
-        return Nearby(log_evidence, mean, agreement, 2 * half.detach())
+            norm = 2 * (weight.sum((2, 3)) * half).sum(1)
+            square = (of_shift * (shifts**2).sum(-1)).sum(1)
+        return Nearby(log_evidence, mean, square, agreement, norm)
 
     @torch.no_grad()
     def jointly(

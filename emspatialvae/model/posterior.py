@@ -144,3 +144,8 @@ class AmortisedPosterior:
             return Content(z, theta_rad, torch.stack([zero, zero], 1))
         x, y = geometry.rotate_xy(shift[:, 0], shift[:, 1], torch.cos(self.turn_rad), -torch.sin(self.turn_rad))
         return Content(z, theta_rad, torch.stack([x, y], 1))
+
+
+def log_normal(z: Tensor) -> Tensor:
+    """Log density of the standard normal at z [..., d]; [...]."""
+    return -0.5 * (z**2).sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)

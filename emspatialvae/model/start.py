@@ -9,7 +9,7 @@ from emspatialvae import geometry, imaging
 from emspatialvae.config import ModelConfig
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import ImageSpec
-from emspatialvae.model.observation import Observation, Spectra
+from emspatialvae.model.observation import Observation, Spectra, noise_within
 from emspatialvae.model.pose_search import Poses
 from emspatialvae.model.steerable_vae import SteerableVAE, disk_radius
 from emspatialvae.steerable import FourierPlane, affordable_frequency
@@ -19,6 +19,8 @@ LEAST, MOST = 128, 192
 """Components kept, at least and at most."""
 LEAST_NOISE = 0.01
 """Power of the noise of prepared images, at least; 1 is the rule."""
+LEAST_SIGNAL, LARGEST_FLOOR, MARGIN_RINGS = 0.002, 0.005, 1.5
+"""Rings whose signal is a smaller share of the noise say next to nothing; see `resolved_frequency`."""
 RESTARTS = 4
 CONSENSUS_PARTICLES = 1500
 CONSENSUS_ROUNDS = 8
@@ -37,8 +39,9 @@ def new_model(config: ModelConfig, images: ImageSpec, groups: int, batches: Batc
     """
     plane = FourierPlane(images.box)
     spectra = Spectra(groups, plane.rings)
-    _measure(spectra, plane, images, batches)
-    disk = FullDisk(images.box, disk_radius(images), affordable_frequency(images.box, disk_radius(images)))
+    error = _measure(spectra, plane, images, batches)
+    limit = min(affordable_frequency(images.box, disk_radius(images)), resolved_frequency(spectra, error, images.box))
+    disk = FullDisk(images.box, disk_radius(images), limit)
     # Whitened images have noise of power 1 on average, so no covariance of the noise is needed.
     seen = disk.covariances(plane.images(spectra.observe(batch, plane).plane) for batch in batches())
     basis, ratio = disk.principal(seen, least=LEAST, most=MOST)
@@ -48,18 +51,36 @@ def new_model(config: ModelConfig, images: ImageSpec, groups: int, batches: Batc
     signal = ratio.clamp(min=0).repeat(2)
     spread = torch.sqrt(_mean_square(model, batches))
     spread = torch.where(spread > 1e-6 * spread.max(), spread, torch.ones_like(spread))
-    model.encoder.scale.copy_(model.decoder_live * (signal + 0.02) / (signal + 0.3) / spread)
+    model.encoder.scale.copy_(model.basis.live * (signal + 0.02) / (signal + 0.3) / spread)
     return model
 
 
-def _measure(spectra: Spectra, plane: FourierPlane, images: ImageSpec, batches: Batches) -> None:
-    """Noise power from outside the particles, signal power from what the whole images have beyond it."""
+def resolved_frequency(spectra: Spectra, error: Tensor, box: int) -> float:
+    """The frequency (cycles/px) beyond which rings of the Fourier plane hold noise alone, with a margin.
+
+    ``error`` [rings]: standard error of the whitened signal.
+    """
+    signal = spectra.whitened_signal
+    # Images divided by the s.d. of some hundred pixels of their own have noise of a power a little above 1.
+    floor = signal[len(signal) // 2 :].median().clamp(max=LARGEST_FLOOR)
+    mean_of_three = torch.nn.functional.avg_pool1d(signal[None], 3, 1, 1, count_include_pad=False)[0]
+    seen = torch.nonzero(mean_of_three > floor + LEAST_SIGNAL + 2 * error)[:, 0]
+    last = max(int(seen[-1]) if len(seen) else 0, box // 8)
+    return min(0.5, (last + MARGIN_RINGS) / box)
+
+
+def _measure(spectra: Spectra, plane: FourierPlane, images: ImageSpec, batches: Batches) -> Tensor:
+    """Noise power from outside the particles, signal power from what the whole images have beyond it.
+
+    Returns
+    -------
+    Standard error of the signal's power over the noise's; [rings].
+    """
     outside = torch.from_numpy(~imaging.circular_mask(images.box, images.mask_radius_px)).float()
     share = float(outside.mean())
     if share > 0.1:
-        scale = share**-0.5
-        noise = spectra.estimate_noise([(b.images[:, 0].cpu() * outside * scale, b) for b in batches()], plane)
-        noise[:, 0] = noise[:, 1]  # the mean of the background was subtracted
+        noise = noise_within(batches(), outside, len(spectra.noise), plane)
+        noise[:, :2] = noise[:, 1:3].amax(1, keepdim=True)  # the mean of the background was subtracted
         # Images without noise (projections, drawings) are taken to have a little.
         spectra.set_noise(noise.clamp(min=LEAST_NOISE))
         spectra.outside.copy_(spectra.noise)
@@ -75,6 +96,8 @@ def _measure(spectra: Spectra, plane: FourierPlane, images: ImageSpec, batches: 
     if not spectra.white or float((information / count - 1).abs().max()) > 1e-6:
         spectra.gain.copy_((information / count).sqrt())
     spectra.signal.copy_((surplus / weight.clamp(min=1e-6)).clamp(min=1e-3 * float(spectra.noise.min())))
+    pixels = plane.ring_sizes
+    return torch.sqrt(2 / (count * pixels.clamp(min=1) * max(share, 0.1))) * information / weight.clamp(min=1e-6)
 
 
 def _mean_square(model: SteerableVAE, batches: Batches) -> Tensor:

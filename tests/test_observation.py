@@ -1,0 +1,56 @@
+"""Noise measured outside the particles, where a mask's edge must not spread strong frequencies over weak ones."""
+
+import numpy as np
+import pytest
+import torch
+
+from emspatialvae import imaging
+from emspatialvae.model.batch import Batch
+from emspatialvae.model.observation import noise_within
+from emspatialvae.simulation.microscope import COLOURED, COLOURED_OTHER, NoiseSpectrum
+from emspatialvae.steerable import FourierPlane
+
+
+def noise(spectrum: NoiseSpectrum, n: int, box: int, seed: int = 0) -> torch.Tensor:
+    white = np.random.default_rng(seed).standard_normal((n, box, box)).astype(np.float32)
+    colour = np.sqrt(spectrum.power(box))
+    return torch.from_numpy(np.fft.irfft2(np.fft.rfft2(white) * colour, s=(box, box)).astype(np.float32))
+
+
+def rings_of(spectrum: NoiseSpectrum, plane: FourierPlane) -> torch.Tensor:
+    power = torch.from_numpy(np.asarray(spectrum.power(plane.box), dtype=np.float32)).flatten()[plane.where]
+    sums = torch.zeros(plane.rings).index_add_(0, plane.ring, power * plane.weight * plane.box**2)
+    return sums / plane.ring_sizes
+
+
+@pytest.mark.parametrize("box", [40, 33])
+def test_the_noise_outside_a_disk_is_the_noise(box):
+    """A particle inside, however bright, changes nothing; neither does the steepness of the spectrum."""
+    plane = FourierPlane(box)
+    outside = torch.from_numpy(~imaging.circular_mask(box, 0.45 * box)).float()
+    images = noise(COLOURED, 3000, box) + 50 * (1 - outside)
+    found = noise_within([Batch.of(images.numpy(), np.zeros(3000))], outside, 1, plane)[0]
+    truth = rings_of(COLOURED, plane)
+    assert torch.allclose(found, truth, rtol=0.08)
+    assert float((found / truth).log().abs().mean()) < 0.02
+    windowed = plane.ring_means(plane.transform(images * outside)).mean(0) / outside.mean()
+    assert float((windowed / truth).log().abs().mean()) > 0.04  # what the plain way gives
+
+
+def test_each_optics_group_has_its_own_noise_and_ctf():
+    box, n = 40, 2000
+    plane = FourierPlane(box)
+    outside = torch.from_numpy(~imaging.circular_mask(box, 0.42 * box)).float()
+    groups = np.arange(2 * n) % 2
+    images = torch.empty(2 * n, box, box)
+    images[groups == 0], images[groups == 1] = noise(COLOURED, n, box), noise(COLOURED_OTHER, n, box, seed=1)
+    # Prepared images were multiplied by their CTF once more; a third of its square is what is left of the noise here.
+    ctf_power = np.full((2 * n, plane.rings), 1 / 3, dtype=np.float32)
+    batches = [
+        Batch.of(part.numpy() / np.sqrt(3), groups[rows], ctf_power[rows])
+        for rows, part in ((slice(0, n), images[:n]), (slice(n, None), images[n:]))
+    ]
+    found = noise_within(batches, outside, 2, plane)
+    for group, spectrum in enumerate((COLOURED, COLOURED_OTHER)):
+        ratio = found[group] / rings_of(spectrum, plane)
+        assert float(ratio.log().abs().mean()) < 0.04
