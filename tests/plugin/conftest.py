@@ -51,6 +51,20 @@ def trained_run(simulated, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def model(request):
+    """napari's viewer without a window; needs no display."""
+    pytest.importorskip("napari", reason="napari is not installed")
+    request.getfixturevalue("mock_app_model")
+    from napari.components import ViewerModel
+    from napari.plugins import _initialize_plugins
+
+    # An earlier test has initialised them for an application that is gone.
+    _initialize_plugins.cache_clear()
+    _initialize_plugins()
+    return ViewerModel()
+
+
+@pytest.fixture
 def viewer(request):
     """A napari viewer with a canvas; skips where there is none."""
     pytest.importorskip("napari", reason="napari is not installed")

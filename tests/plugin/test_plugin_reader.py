@@ -306,3 +306,33 @@ def test_without_a_checkpoint_the_images_are_still_shown(trained_run, tmp_path):
     with pytest.warns(UserWarning, match=r"no reconstruction layer: .*checkpoint\.pt"):
         layers = layers_of(tmp_path / "run")
     assert list(layers) == ["particles", "aligned"]
+
+
+# ------------------------------------------------------------------------------------------------------- real files
+
+OPENED = {
+    "real/empiar_10076_7.star": (7, 320),
+    "real/empiar_10076_7.cs": (7, 320),
+    "real/relion31.star": (5, 256),
+    "real/relion31.v2.star": (5, 256),
+    "real/relion31.mrcs": (5, 256),
+    "real/sample.mrcs": (17, 200),
+    "real/toy_projections_13.star": (13, 30),
+    "relion_truth/rln_proj_65_shifted.star": (4, 65),
+}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", OPENED)
+def test_real_files_open(real_data, name):
+    n, box = OPENED[name]
+    images, _, note = one_layer(real_data / name)
+    assert images.shape == (n, box, box) and len(note["names"]) == n
+    assert np.isfinite(images[0]).all() and images[n - 1].std() > 0
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["real/relion5.star", "cryosparc/cryosparc_J2_particles_exported.cs"])
+def test_real_files_without_their_images_say_where_they_were_looked_for(real_data, name):
+    with pytest.raises(ParticleFileError, match=r"stack .* not found; tried .*--project-dir"):
+        read(real_data / name)

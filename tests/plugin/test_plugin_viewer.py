@@ -8,16 +8,6 @@ pytest.importorskip("napari")
 LAYERS = ["particles", "reconstruction", "aligned"]
 
 
-@pytest.fixture
-def model():
-    """napari's viewer without a window; needs no display."""
-    from napari.components import ViewerModel
-    from napari.plugins import _initialize_plugins
-
-    _initialize_plugins()
-    return ViewerModel()
-
-
 def test_napari_finds_the_reader_by_itself(model, simulated):
     (layer,) = model.open(str(simulated / "particles.star"), plugin=None)
     assert layer.name == "particles"

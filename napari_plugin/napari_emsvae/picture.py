@@ -1,0 +1,43 @@
+"""An image as it is to be shown: its pixel size, its contrast, its name."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Image = NDArray[np.float32]
+
+CLIPPED_PERCENT = 0.3
+"""Of the pixels lie beyond the contrast limits, at either end."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image, or a film of them, to be shown beside others."""
+
+    name: str
+    image: NDArray[np.floating]
+    """[..., height, width]"""
+    pixel_size_A: float
+    limits: tuple[float, float]
+    caption: str = ""
+    """What stands above it [default: the name]."""
+    smooth: bool = False
+    """Without visible pixels: for what a model draws, which has none."""
+
+
+def low_passed(image: Image, resolution_px: float) -> Image:
+    """An image [box, box] with amplitudes halved at a resolution in pixels, by a Gaussian that leaves no ripples."""
+    # exp(-2 (pi sigma f)^2) = 1/2 at f = 1 / resolution.
+    sigma = np.sqrt(np.log(2) / 2) / np.pi * resolution_px
+    return ndimage.gaussian_filter(image, sigma).astype(np.float32)
+
+
+def limits_of(image: NDArray[np.floating]) -> tuple[float, float]:
+    """Contrast limits that leave out the outermost pixels; never two equal ones."""
+    finite = image[np.isfinite(image)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = np.percentile(finite, [CLIPPED_PERCENT, 100 - CLIPPED_PERCENT]).tolist()
+    return (low, high) if high > low else (low, low + 1.0)
