@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from emspatialvae import labels
 from emspatialvae.analysis import embedding, exhibits, html, manifold, paths, summary
 from emspatialvae.analysis.cloud import cloud
 from emspatialvae.analysis.embedding import PrincipalComponents
 from emspatialvae.analysis.exhibits import Exhibit
-from emspatialvae.analysis.page import JUNK, Findings, page
+from emspatialvae.analysis.junk import LIKELY
+from emspatialvae.analysis.page import Findings, page
 from emspatialvae.analysis.rendering import canonical
 from emspatialvae.analysis.run_columns import Columns
 from emspatialvae.analysis.scatter import Groups, Measure, Plane
@@ -24,14 +26,16 @@ from emspatialvae.classify import Classes, classify_run, read_classes
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.infer import Latents, load_model
 from emspatialvae.io.atomic import atomic_folder
-from emspatialvae.results import Say, read_latents
+from emspatialvae.progress import Say
+from emspatialvae.results import read_latents
 from emspatialvae.run import RunDir
 
 CLASSES, LEAST_PER_CLASS = 20, 10
 """Unless told otherwise: so many classes, or fewer, so that one has so many particles on average."""
 AXES, STEPS_SD = 3, np.linspace(-2, 2, 9)
 """Axes of content space that are walked, and where the steps lie."""
-ALWAYS = ("rlnClassNumber", "emsvaeJunk", "emsvaeMisfit", "rlnLogLikeliContribution", "emsvaeLogLikeliContribution")
+_PLAIN = (*(labels.SCORES[score].star for score in ("class_number", "junk", "misfit")), labels.LOG_LIKELIHOOD)
+ALWAYS = tuple(name for plain in _PLAIN for name in (labels.kept_apart(plain), plain))
 """What content is coloured by wherever the run knows it."""
 
 Floats = NDArray[np.floating]
@@ -73,7 +77,9 @@ def analyze_run(path: Path, asked: Asked, say: Say = print) -> Path:
     classes = _classes(run, latents, asked, say)
     _, latents = read_latents(path)  # which classes went into
     columns = Columns.of(run, latents)
-    findings = Findings(path, run.manifest, run.metrics(), latents, classes, columns.micrographs())
+    findings = Findings(
+        path, run.manifest, run.metrics(), latents, classes, columns.micrographs(), columns.find("class_number")
+    )
     colours = {name: columns.colour(name) for name in dict.fromkeys((*columns.known(ALWAYS), *wanted))}
     plane, parts = _plane(latents.z[columns.rows])
     shown: dict[str, html.Html] = {}
@@ -127,7 +133,7 @@ def _exhibits(
     yield _films(run, latents)
     yield exhibits.classes(findings.classes)
     if latents.junk is not None:
-        yield exhibits.junk(latents.junk, JUNK)
+        yield exhibits.junk(latents.junk, LIKELY)
     rotate, translate = summary.inferred(findings.manifest.config.model)
     if rotate or translate:
         shift_A = latents.pose.shift_px * latents.pixel_size_A

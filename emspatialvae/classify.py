@@ -4,7 +4,8 @@ RUN/classes/
   classes.mrcs     averages of the raw, full-size particles, the largest class first
   classes.csv      particles, share, resolution, mean z of each
   run_model.star   the same for RELION: ``relion_display --class --i run_model.star``
-  run_data.star    the run's particles.star, which RELION's display looks for beside the model
+  run_data.star    the run's particles.star, which RELION's display looks for beside the model; with our classes as
+                   rlnClassNumber, whatever the input's own are
 """
 
 import os
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import export
+from emspatialvae import export, labels
 from emspatialvae.analysis.averages import class_averages
 from emspatialvae.analysis.clusters import classified
+from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.analysis.restore import Averages
 from emspatialvae.config import ClassMethod
 from emspatialvae.errors import RunFolderError
@@ -26,9 +28,10 @@ from emspatialvae.geometry import Floats
 from emspatialvae.infer import Latents
 from emspatialvae.io import mrc, star
 from emspatialvae.io.atomic import atomic_folder, atomic_path
-from emspatialvae.progress import bar
-from emspatialvae.results import Say, check_fits, read_run
+from emspatialvae.progress import Say, bar
+from emspatialvae.results import check_fits, read_run
 from emspatialvae.run import RunDir
+from emspatialvae.sources import particle_block
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,8 +54,15 @@ class Classes:
     """[k, 2]; where the FRC of the half sets falls below `THRESHOLDS`; NaN where it never was above."""
     images: NDArray[np.float32]
     """[k, box, box]"""
+    junk_share: Floats | None
+    """[k]; of their particles, those that are more likely junk than not; None where the run does not know junk."""
     pixel_size_A: float
     """Of the averages."""
+
+    @property
+    def share(self) -> Floats:
+        """Of the particles that were used, [k]."""
+        return self.particles / self.particles.sum()
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -85,16 +95,16 @@ def classify_run(
     folder = run.path / "classes"
     if folder.exists():
         say(f"{folder} is replaced")
-    export.write(latents, stack, run.latents, force=True)
-    export.write(latents, stack, run.star, poses=manifest.config.poses, force=True)
-    if stack.kind == "cs":
-        export.write(latents, stack, run.star.with_suffix(".cs"), poses=manifest.config.poses, force=True)
+    latents = export.write_run(latents, stack, run)
     table = class_table(latents, averages)
     with atomic_folder(folder) as temporary:
         _write(temporary, folder, averages, table)
+    label = export.class_label(stack, manifest.config.poses)
+    if label != labels.CLASS:
+        say(f"the input has an rlnClassNumber of its own, which stays as its poses do: ours is {label}")
     classes = read_classes(run)
     assert classes is not None
-    _tell(classes, table, averages, run, say)
+    _tell(classes, averages, run, label, say)
     return classes
 
 
@@ -120,6 +130,7 @@ def read_classes(run: RunDir) -> Classes | None:
             particles=table["particles"].to_numpy(dtype=np.int64),
             resolution_A=table[[_resolution_label(threshold) for threshold in THRESHOLDS]].to_numpy(dtype=np.float64),
             images=images,
+            junk_share=table["junk_share"].to_numpy(dtype=np.float64) if "junk_share" in table else None,
             pixel_size_A=float(table["pixel_size_A"].to_numpy()[0]),
         )
     except (KeyError, ValueError, OSError) as error:
@@ -127,7 +138,7 @@ def read_classes(run: RunDir) -> Classes | None:
 
 
 def class_table(latents: Latents, averages: Averages) -> "pd.DataFrame":
-    """A row per class: particles, share, resolution, mean z, mean probabilities; units in the names."""
+    """A row per class: particles, share, resolution, mean z, mean probabilities, share of junk; units in the names."""
     import pandas as pd
 
     assert latents.class_number is not None
@@ -145,7 +156,7 @@ def class_table(latents: Latents, averages: Averages) -> "pd.DataFrame":
         ("pose_probability", latents.peak_weight),
         ("class_posterior", latents.class_posterior),
         ("misfit", latents.misfit),
-        ("junk", latents.junk),
+        ("junk_share", None if latents.junk is None else (latents.junk > LIKELY).astype(float)),
     ):
         columns |= {} if values is None else {name: mean(values)}
     return pd.DataFrame(columns | {"pixel_size_A": averages.pixel_size_A})
@@ -162,10 +173,20 @@ def _write(folder: Path, final: Path, averages: Averages, table: "pd.DataFrame")
     with atomic_path(folder / "classes.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
     _write_model(folder / "run_model.star", _from_here(final / "classes.mrcs"), averages, table)
+    _write_data(folder / "run_data.star", final.parent / "particles.star")
+
+
+def _write_data(destination: Path, particles: Path) -> None:
+    """The run's particles with our classes where RELION looks for them."""
+    table = star.StarFile.read(particles)
+    block, ours = particle_block(table), labels.kept_apart(labels.CLASS)
+    if ours in block.labels:
+        star.write_with_columns(table, block.name, {labels.CLASS: block.columns(ours)[ours]}, destination)
+        return
     try:
-        (folder / "run_data.star").symlink_to(Path("..") / "particles.star")
+        destination.symlink_to(Path("..") / particles.name)
     except OSError:  # a file system without links
-        shutil.copyfile(final.parent / "particles.star", folder / "run_data.star")
+        shutil.copyfile(particles, destination)
 
 
 def _from_here(path: Path) -> str:
@@ -205,23 +226,21 @@ def _write_model(destination: Path, images: str, averages: Averages, table: "pd.
     star.write_new(destination, blocks)
 
 
-def _tell(classes: Classes, table: "pd.DataFrame", averages: Averages, run: RunDir, say: Say) -> None:
+def _tell(classes: Classes, averages: Averages, run: RunDir, label: str, say: Say) -> None:
     """The table, and where the rest is."""
     folder = run.path / "classes"
     how = "CTF taken out by a Wiener filter" if averages.ctf_corrected else "plain averages"
     total, box = int(classes.particles.sum()), classes.images.shape[-1]
-    junk = table["junk"].to_numpy() if "junk" in table else None
+    junk = classes.junk_share
     lines = [
         f"{len(classes)} classes of {total:,} particles; averages of {box} px, {classes.pixel_size_A:.4g} A ({how})",
         "  class  particles   share   A at FRC 0.143 / 0.5" + ("" if junk is None else "   junk"),
     ]
-    for at, (number, size, found) in enumerate(
-        zip(classes.numbers, classes.particles, classes.resolution_A, strict=True)
-    ):
-        told = " / ".join("none" if np.isnan(value) else f"{value:.1f}" for value in found)
-        line = f"  {number:5d}  {size:9,}  {100 * size / total:5.1f} %  {told:>20}"
+    for at, (number, size) in enumerate(zip(classes.numbers, classes.particles, strict=True)):
+        told = " / ".join("none" if np.isnan(value) else f"{value:.1f}" for value in classes.resolution_A[at])
+        line = f"  {number:5d}  {size:9,}  {100 * classes.share[at]:5.1f} %  {told:>20}"
         lines.append(line if junk is None else f"{line}  {100 * junk[at]:3.0f} %")
-    lines.append(f"{folder / 'classes.mrcs'}, {folder / 'classes.csv'}; rlnClassNumber in {run.star}")
+    lines.append(f"{folder / 'classes.mrcs'}, {folder / 'classes.csv'}; {label} in {run.star}")
     lines.append(f"to look at in RELION: relion_display --class --allow_save --i {folder / 'run_model.star'}")
     for line in lines:
         run.log(line.strip())

@@ -25,6 +25,7 @@ COMMANDS = (
     "manifold",
     "classes",
     "analyze",
+    "view",
 )
 """Each a room of `emspatialvae.commands`."""
 
@@ -36,6 +37,7 @@ emsvae: single-particle EM images without their in-plane pose (a spatial-VAE for
   emsvae train particles.star                learn z, theta and shift -> particles_emsvae/
   emsvae infer particles_emsvae other.star   the same for other particles
   emsvae export particles_emsvae --star out.star | --cs out.cs | --csv out.csv | --aligned out.mrcs
+  emsvae view particles_emsvae               see the particles in napari; or particles.star, to train from there
   emsvae analyze particles_emsvae            classes, figures and a report to read: particles_emsvae/analysis/report.html
   emsvae classes particles_emsvae --k 20     classes by content, and averages of the raw images of each
   emsvae path particles_emsvae --from 12@stack.mrcs --to 34@stack.mrcs --out path.mrcs   what lies between two

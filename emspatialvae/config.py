@@ -28,7 +28,8 @@ class InputConfig:
     """Which particles are read."""
 
     particles: Positional[Path]
-    """particles.star (RELION 3.0 to 5), particles.cs (cryoSPARC) or a bare stack .mrcs."""
+    """particles.star (RELION 3.0 to 5), particles.cs (cryoSPARC), a bare stack .mrcs, or pictures: images.npy of shape [n, h, w],
+    [n, h, w, c] or [n, c, h, w], or a folder of png, jpg and tif files."""
     project_dir: Path | None = None
     """RELION or cryoSPARC project root that paths in the file are relative to; found by itself when the file lies inside it."""
     passthrough: Path | None = None
@@ -48,7 +49,10 @@ class PrepareConfig:
     mask_diameter_A: Annotated[float | None, arg(name="mask-diameter-a")] = None
     """Diameter of the circular mask; the background outside sets mean 0 and s.d. 1 [default: 0.9 of the box]."""
     invert: Literal["auto", "yes", "no"] = "auto"
-    """Multiply by -1 so that particles are bright; auto looks at the images and says what it found."""
+    """Multiply by -1 so that particles are bright; auto looks at the images and says what it found, and leaves pictures alone."""
+    normalise: Literal["auto", "yes", "no"] = "auto"
+    """Bring the background to mean 0 and s.d. 1; no: values from 0 to 1 as they are. auto: yes, but for --noise bernoulli and for
+    pictures (.npy, png, jpg, tif) with the coordinate engine."""
     ctf: Literal["auto", "full", "phase-flip", "none"] = "auto"
     """full: multiply the images by their CTF and put its square into the likelihood (steerable engine); phase-flip: make its
     sign positive; none: leave the CTF alone; auto: full, or phase-flip for the coordinate engine, where parameters are known."""
@@ -140,11 +144,11 @@ class TrainConfig:
     """Particles per optimiser step [default: 256, coordinate engine 100]."""
     learning_rate: float = 1e-3
     """Of Adam."""
-    draws: int = 1
-    """Contents drawn for each particle in a step: more give a tighter bound where one image says little about z."""
-    kl_warmup_steps: int = 1000
+    draws: int = 4
+    """Contents drawn for each particle in a step (steerable engine): more give a tighter bound where one image says little about z."""
+    kl_warmup_steps: int | None = None
     """Optimiser steps (at most ten epochs) over which the weight of the KL terms rises from 0 to 1, so that they do not close
-    pose and z before there is something to see."""
+    pose and z before there is something to see [default: 0, coordinate engine 1000]."""
     z_delay: int | None = None
     """Epochs during which z is held at zero, so that the consensus is aligned first [default: 1, coordinate engine 2]."""
     cooling: bool = True
@@ -277,9 +281,9 @@ def resolved(config: RunConfig) -> RunConfig:
 
 def train_for(train: TrainConfig, engine: Engine) -> TrainConfig:
     """Training settings with the engine's defaults."""
-    own = {"batch_size": 256, "z_delay": 1, "patience": 5}
+    own = {"batch_size": 256, "z_delay": 1, "patience": 5, "kl_warmup_steps": 0}
     if engine == "coordinate":
-        own = {"batch_size": 100, "z_delay": 2, "patience": 10}
+        own = {"batch_size": 100, "z_delay": 2, "patience": 10, "kl_warmup_steps": 1000}
     return dataclasses.replace(train, **{key: value for key, value in own.items() if getattr(train, key) is None})
 
 

@@ -46,9 +46,17 @@ def decide(
         f"mask {diameter_A:.4g} A across ({2 * radius:.1f} px)"
         + ("" if config.mask_diameter_A else ", assumed: 0.9 of the box")
     )
+    if engine == "steerable" and stack.channels > 1:
+        raise EmsvaeError(
+            f"{stack.source}: images of {stack.channels} channels; the steerable engine sees one; use --engine coordinate"
+        )
     treatment, sentence = _decide_ctf(stack, config, engine)
     said.append(sentence)
-    preparation = Preparation(box, pixel_size_A, radius, False, treatment, config.hot_pixel_sd, not bernoulli)
+    normalise, sentences = _decide_values(stack, config, bernoulli, engine)
+    said += sentences
+    # Points of light are no defect of a picture.
+    hot_pixel_sd = 0.0 if stack.of_pictures and not normalise else config.hot_pixel_sd
+    preparation = Preparation(box, pixel_size_A, radius, False, treatment, hot_pixel_sd, normalise)
     invert, sentence = _decide_contrast(stack, preparation, config)
     said.append(sentence)
     return replace(preparation, invert=invert), said
@@ -84,6 +92,31 @@ def _decide_size(stack: ParticleStack, config: PrepareConfig) -> tuple[int, floa
     return box, pixel_size_A, said
 
 
+def _decide_values(
+    stack: ParticleStack, config: PrepareConfig, bernoulli: bool, engine: Engine
+) -> tuple[bool, list[str]]:
+    """Whether the background is brought to mean 0 and s.d. 1; said only where it is not a matter of course."""
+    if bernoulli and config.normalise == "yes":
+        raise EmsvaeError(
+            "--noise bernoulli needs values from 0 to 1, --normalise yes takes them away; leave one of them out"
+        )
+    if engine == "steerable" and config.normalise == "no":
+        raise EmsvaeError(
+            "--normalise no: the steerable engine weighs images against noise of s.d. 1; use --engine coordinate"
+        )
+    if config.normalise != "auto":
+        normalise = config.normalise == "yes"
+    else:
+        normalise = not bernoulli and (engine == "steerable" or not stack.of_pictures)
+    if not (stack.of_pictures or config.normalise == "no"):
+        return normalise, []
+    if normalise:
+        why = "--normalise yes" if config.normalise == "yes" else "as the steerable engine needs it"
+        return True, [f"background brought to mean 0 and s.d. 1 ({why})"]
+    left = "values from 0 to 1 taken as they are: no normalisation"
+    return False, [left + (", hot pixels left alone" if stack.of_pictures else "")]
+
+
 def _decide_ctf(stack: ParticleStack, config: PrepareConfig, engine: Engine) -> tuple[CtfTreatment, str]:
     if config.ctf == "full" and engine == "coordinate":
         raise EmsvaeError(
@@ -91,6 +124,10 @@ def _decide_ctf(stack: ParticleStack, config: PrepareConfig, engine: Engine) -> 
         )
     if config.ctf == "none":
         return "none", "CTF left alone (--ctf none)"
+    if stack.channels > 1:
+        if config.ctf != "auto":
+            raise EmsvaeError(f"--ctf {config.ctf}: images of {stack.channels} channels have no CTF; use --ctf none")
+        return "none", "CTF left alone: the images have several channels"
     if config.ctf == "auto" and (stack.ctf is None or not stack.ctf.known.any()):
         return "none", "CTF left alone: no parameters in the file"
     if config.ctf == "auto" and stack.ctf is not None and not np.nan_to_num(stack.ctf.defocus_u_A).any():
@@ -125,7 +162,7 @@ def _decide_contrast(stack: ParticleStack, preparation: Preparation, config: Pre
             config.invert == "yes",
             f"contrast {'inverted' if config.invert == 'yes' else 'kept'} (--invert {config.invert})",
         )
-    if not preparation.normalise:
+    if not preparation.normalise or stack.of_pictures:
         return False, "contrast kept"
     rows = np.unique(np.linspace(0, len(stack) - 1, min(len(stack), SAMPLE)).astype(int))
     # A multiplied image has hardly any mean left; with its phases flipped it is as bright as it is.

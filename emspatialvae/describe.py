@@ -8,6 +8,7 @@ import numpy as np
 
 from emspatialvae import export
 from emspatialvae.analysis import summary
+from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig
 from emspatialvae.decide import decide
 from emspatialvae.errors import EmsvaeError, RunFolderError
@@ -43,7 +44,12 @@ def _kind(table: ParticleStack) -> str:
         assert isinstance(table.metadata, StarFile)
         optics = any(block.name == "optics" for block in table.metadata.blocks)
         return "RELION 3.1 or later (optics and particles)" if optics else "RELION, one table without optics"
-    return {"cs": "cryoSPARC particles", "mrc": "a bare image stack"}[table.kind]
+    return {
+        "cs": "cryoSPARC particles",
+        "mrc": "a bare image stack",
+        "npy": "pictures, a .npy stack",
+        "folder": "pictures, a file each",
+    }[table.kind]
 
 
 def _contents(table: ParticleStack) -> Iterator[str]:
@@ -134,6 +140,9 @@ def _results(run: RunDir, manifest: Manifest) -> Iterator[str]:
     active = summary.active_units(latents)
     told = f"variance of the means above {summary.ACTIVE_VARIANCE}"
     yield _line("z", f"{active} of {_coordinates(config.z_dim)} active ({told})")
-    yield _line(
-        "results", f"results written, {int(latents.used.sum()):,} particles used, {int((~latents.used).sum()):,} not"
-    )
+    if latents.junk is not None:
+        above = int((latents.junk[latents.used] > LIKELY).sum())
+        yield _line("junk", f"{above:,} particles with a score above {LIKELY:g}")
+    if latents.class_number is not None:
+        yield _line("classes", f"{int(latents.class_number.max())}, see {run.path / 'classes'}")
+    yield _line("results", f"written, {int(latents.used.sum()):,} particles used, {int((~latents.used).sum()):,} not")

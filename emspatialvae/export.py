@@ -1,10 +1,12 @@
 """Results back into the files they came from: STAR, .cs, .csv and stacks of aligned images.
 
 Labels: what RELION has a label for goes under RELION's label, the rest under ``emsvae*``. Poses of a 3-D refinement are
-protected: unless ``--poses overwrite`` is given, ours then go under ``emsvae*`` labels too.
+protected: unless ``--poses overwrite`` is given, ours then go under ``emsvae*`` labels too, and so do our classes if the
+file has some of its own. The names themselves stand in `emspatialvae.labels`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import geometry, imaging
+from emspatialvae import geometry, imaging, labels
 from emspatialvae.config import Poses
-from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
+from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.infer import Latents
 from emspatialvae.io import cs, star
-from emspatialvae.io.atomic import atomic_path
+from emspatialvae.io.atomic import atomic_path, check_writable
 from emspatialvae.io.mrc import StackWriter
+from emspatialvae.io.pictures import NpyStack, npy_writer
 from emspatialvae.particles import ParticleStack
+from emspatialvae.run import RunDir
 from emspatialvae.sources import particle_block
 
 if TYPE_CHECKING:
@@ -45,17 +49,24 @@ def write(
     WRITERS[destination.suffix](latents, stack, destination, poses=poses, force=force)
 
 
+def write_run(latents: Latents, stack: ParticleStack, run: RunDir) -> Latents:
+    """Write a run's own tables; returns the results with the nine digits of ``latents.csv``.
+
+    All other files are made from those, as `emsvae export` will do: the same run never gives two different STAR files.
+    """
+    manifest = run.manifest
+    write(latents, stack, run.latents, force=True)
+    latents = read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    for suffix in (".star", ".cs") if stack.kind == "cs" else (".star",):
+        write(latents, stack, run.star.with_suffix(suffix), poses=manifest.config.poses, force=True)
+    return latents
+
+
 def check_destination(destination: Path, *, force: bool) -> None:
     """Refuse a name that tells no format, or that is taken, before the work is done."""
     if destination.suffix not in WRITERS:
         raise EmsvaeError(f"{destination}: cannot tell the format; expected a name ending in {', '.join(WRITERS)}")
-    check_free(destination, force=force)
-
-
-def check_free(destination: Path, *, force: bool) -> None:
-    """Raise `OutputExistsError` where a result would replace something, before the work is done."""
-    if destination.exists() and not force:
-        raise OutputExistsError(destination)
+    check_writable(destination, force)
 
 
 def protects_poses(stack: ParticleStack, poses: Poses) -> bool:
@@ -63,39 +74,53 @@ def protects_poses(stack: ParticleStack, poses: Poses) -> bool:
     return poses == "keep" or (poses == "auto" and stack.has_3d_pose)
 
 
+def class_label(stack: ParticleStack, poses: Poses) -> str:
+    """Where our classes go in a STAR file: under RELION's label, unless that holds those of a 3-D classification."""
+    own = isinstance(stack.metadata, star.StarFile) and labels.CLASS in particle_block(stack.metadata).labels
+    return labels.kept_apart(labels.CLASS) if own and protects_poses(stack, poses) else labels.CLASS
+
+
 def result_columns(latents: Latents, stack: ParticleStack, poses: Poses) -> list[Column]:
     """The columns that are added to a STAR file; the pose under RELION's labels where that is allowed."""
     psi_deg, origin_A = geometry.to_relion(latents.pose, latents.pixel_size_A)
-    rln = "emsvae" if protects_poses(stack, poses) else "rln"
-    origin, x_label, y_label = origin_A, "OriginXAngst", "OriginYAngst"
-    if rln == "rln" and _has_pixel_origins(stack):
-        origin, x_label, y_label = origin_A / stack.pixel_size_A[: len(latents), None], "OriginX", "OriginY"
-    known = [] if latents.peak_weight is None else [Column(f"{rln}MaxValueProbDistribution", latents.peak_weight)]
+    apart = protects_poses(stack, poses)
+    origin, origin_labels = origin_A, labels.ORIGIN_A
+    if not apart and _has_pixel_origins(stack):
+        origin, origin_labels = origin_A / stack.pixel_size_A[: len(latents), None], labels.ORIGIN_PX
+
+    def label(name: str) -> str:
+        if name == labels.CLASS:
+            return class_label(stack, poses)
+        return labels.kept_apart(name) if apart and name in labels.POSE_LABELS else name
+
     return [
-        Column(f"{rln}AnglePsi", psi_deg),
-        Column(f"{rln}{x_label}", origin[:, 0]),
-        Column(f"{rln}{y_label}", origin[:, 1]),
-        Column(f"{rln}LogLikeliContribution", latents.log_likelihood, ".6e"),
-        *known,
-        *([] if latents.misfit is None else [Column("emsvaeMisfit", latents.misfit)]),
-        *([] if latents.junk is None else [Column("emsvaeJunk", latents.junk)]),
-        *([] if latents.scale is None else [Column("emsvaeScale", latents.scale)]),
-        *([] if latents.class_number is None else [Column("rlnClassNumber", latents.class_number, "d")]),
-        *([] if latents.class_posterior is None else [Column("emsvaeClassPosterior", latents.class_posterior)]),
+        Column(label(labels.ANGLE), psi_deg),
+        *[Column(label(name), values) for name, values in zip(origin_labels, origin.T, strict=True)],
+        Column(label(labels.LOG_LIKELIHOOD), latents.log_likelihood, ".6e"),
+        *[
+            Column(label(names.star), values, "d" if values.dtype.kind == "i" else ".6f")
+            for names, values in _scores(latents)
+        ],
         *[Column(f"emsvaeZ{k + 1}", z) for k, z in enumerate(latents.z.T)],
         *[Column(f"emsvaeZStd{k + 1}", sd) for k, sd in enumerate(latents.z_sd.T)],
         Column("emsvaeThetaStd", np.degrees(latents.theta_sd_rad)),
         Column("emsvaeShiftStdAngst", np.sqrt((latents.shift_sd_px**2).mean(1)) * latents.pixel_size_A),
-        Column("emsvaeUsed", latents.used.astype(int), "d"),
+        Column(labels.USED[0], latents.used.astype(int), "d"),
     ]
+
+
+def _scores(latents: Latents) -> list[tuple[labels.Names, NDArray[Any]]]:
+    """Those of `labels.SCORES` that are known, [n] each."""
+    found = ((names, getattr(latents, field)) for field, names in labels.SCORES.items())
+    return [(names, values) for names, values in found if values is not None]
 
 
 def _has_pixel_origins(stack: ParticleStack) -> bool:
     """RELION 3.0: no optics table, offsets in pixels. In later files those labels are silently ignored."""
     if not isinstance(stack.metadata, star.StarFile) or stack.metadata.version is not None:
         return False
-    labels = particle_block(stack.metadata).labels
-    return all(block.name != "optics" for block in stack.metadata.blocks) and "rlnOriginXAngst" not in labels
+    known = particle_block(stack.metadata).labels
+    return all(block.name != "optics" for block in stack.metadata.blocks) and labels.ORIGIN_A[0] not in known
 
 
 def write_star(
@@ -117,7 +142,7 @@ def write_star(
         known = column.label in block.labels
         texts = block.columns(column.label)[column.label] if known else ["0"] * block.n_rows
         for row, (value, used) in enumerate(zip(column.values.tolist(), latents.used.tolist(), strict=True)):
-            if used or column.label == "emsvaeUsed":
+            if used or column.label == labels.USED[0]:
                 texts[row] = format(value, column.digits)
         cells[column.label] = texts
     star.write_with_columns(stack.metadata, block.name, cells, destination, overwrite=force)
@@ -194,18 +219,10 @@ def write_cs(
         "emsvae/theta_std_rad": latents.theta_sd_rad.astype(np.float32),
         "emsvae/shift_std_A": (latents.shift_sd_px * latents.pixel_size_A).astype(np.float32),
     }
-    if latents.peak_weight is not None:
-        fields["emsvae/max_value_prob"] = latents.peak_weight.astype(np.float32)
-    if latents.misfit is not None:
-        fields["emsvae/misfit"] = latents.misfit.astype(np.float32)
-    if latents.junk is not None:
-        fields["emsvae/junk"] = latents.junk.astype(np.float32)
-    if latents.scale is not None:
-        fields["emsvae/scale"] = latents.scale.astype(np.float32)
-    if latents.class_number is not None:
-        fields[f"{group}/class"] = np.maximum(latents.class_number - 1, 0).astype(np.uint32)
-    if latents.class_posterior is not None:
-        fields[f"{group}/class_posterior"] = latents.class_posterior.astype(np.float32)
+    for names, values in _scores(latents):
+        whole_numbers = values.dtype.kind == "i"  # classes, which cryoSPARC counts from 0
+        name = labels.kept_apart(names.cs) if group == "emsvae" else names.cs
+        fields[name] = np.maximum(values - 1, 0).astype(np.uint32) if whole_numbers else values.astype(np.float32)
     merged = {}
     for name, values in fields.items():
         whole = (
@@ -220,7 +237,7 @@ def write_cs(
     psize_A = array[own].copy() if own else np.resize(stack.pixel_size_A, len(array)).astype(np.float32)
     psize_A[:n][latents.used] = stack.pixel_size_A[:n][latents.used]
     merged[f"{group}/psize_A"] = psize_A
-    merged["emsvae/used"] = np.pad(latents.used, (0, len(array) - n)).astype(np.uint32)
+    merged[labels.USED[1]] = np.pad(latents.used, (0, len(array) - n)).astype(np.uint32)
     cs.write_cs(destination, cs.with_fields(array, merged), overwrite=force)
 
 
@@ -248,18 +265,7 @@ def latents_table(latents: Latents) -> "pd.DataFrame":
     columns |= {"shift_x_A": shift_A[:, 0], "shift_y_A": shift_A[:, 1]}
     columns |= {"shift_x_sd_A": shift_sd_A[:, 0], "shift_y_sd_A": shift_sd_A[:, 1]}
     columns["log_likelihood"] = latents.log_likelihood
-    if latents.peak_weight is not None:
-        columns["pose_probability"] = latents.peak_weight
-    if latents.misfit is not None:
-        columns["misfit"] = latents.misfit
-    if latents.junk is not None:
-        columns["junk"] = latents.junk
-    if latents.scale is not None:
-        columns["scale"] = latents.scale
-    if latents.class_number is not None:
-        columns["class_number"] = latents.class_number
-    if latents.class_posterior is not None:
-        columns["class_posterior"] = latents.class_posterior
+    columns |= {names.csv: values for names, values in _scores(latents)}
     return pd.DataFrame(columns)
 
 
@@ -291,12 +297,7 @@ def read_csv(file: Path, z_dim: int, pixel_size_A: float) -> Latents:
             shift_sd_px=shift_sd.to_numpy() / pixel_size_A,
             log_likelihood=table["log_likelihood"].to_numpy(),
             pixel_size_A=pixel_size_A,
-            peak_weight=table["pose_probability"].to_numpy() if "pose_probability" in table else None,
-            misfit=table["misfit"].to_numpy() if "misfit" in table else None,
-            junk=table["junk"].to_numpy() if "junk" in table else None,
-            scale=table["scale"].to_numpy() if "scale" in table else None,
-            class_number=table["class_number"].to_numpy() if "class_number" in table else None,
-            class_posterior=table["class_posterior"].to_numpy() if "class_posterior" in table else None,
+            **{field: table[names.csv].to_numpy() for field, names in labels.SCORES.items() if names.csv in table},
         )
     except (KeyError, ValueError) as error:
         raise RunFolderError(
@@ -315,22 +316,43 @@ def write_aligned(
     force: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write the raw, full-size images with rotation and shift taken out, in particle order; unused ones as they are."""
+    """Write the raw, full-size images with rotation and shift taken out, in particle order; unused ones as they are.
+
+    A destination that ends in .npy gets an array, with channels where the images have them; any other an MRC stack.
+    """
     if len(stack.boxes) > 1:
         raise EmsvaeError(
             f"{stack.source} has boxes of {stack.boxes} px, one aligned stack has one; export the optics groups apart"
         )
     n, box = len(latents), max(stack.boxes)
     pose = latents.pose.scaled(latents.pixel_size_A / stack.pixel_size_A[:n])
-    size = max(1, CHUNK_BYTES // (4 * box**2))
-    with StackWriter(destination, n, box, float(stack.pixel_size_A[0]), overwrite=force) as writer:
+    size = max(1, CHUNK_BYTES // (4 * stack.channels * box**2))
+    with _stack_writer(stack, destination, n, box, force) as append:
         for start in range(0, n, size):
             rows = np.arange(start, min(start + size, n))
-            images = stack.images(rows)
+            images = stack.channel_images(rows)
             used = latents.used[rows]
-            images[used] = imaging.align(images[used], pose[rows[used]])
-            writer.append(np.nan_to_num(images, posinf=0, neginf=0))
+            for channel in images.swapaxes(0, 1):
+                channel[used] = imaging.align(channel[used], pose[rows[used]])
+            append(np.nan_to_num(images, posinf=0, neginf=0))
             progress(len(rows))
+
+
+@contextmanager
+def _stack_writer(
+    stack: ParticleStack, destination: Path, n: int, box: int, force: bool
+) -> Iterator[Callable[[NDArray[np.float32]], None]]:
+    """Yields the function that takes the next images [k, channels, box, box]."""
+    if destination.suffix == ".npy":
+        source = stack.files[0]
+        axes = source.axes if isinstance(source, NpyStack) else "n h w" if stack.channels == 1 else "n h w c"
+        with npy_writer(destination, n, axes, stack.channels, box, overwrite=force) as append:
+            yield append
+        return
+    if stack.channels > 1:
+        raise EmsvaeError(f"{destination}: an MRC stack has no colour; end the name in .npy")
+    with StackWriter(destination, n, box, float(stack.pixel_size_A[0]), overwrite=force) as writer:
+        yield lambda images: writer.append(images[:, 0])
 
 
 WRITERS = {".star": write_star, ".cs": write_cs, ".csv": write_csv}

@@ -13,6 +13,11 @@ from emspatialvae.geometry import Pose2D
 Images = NDArray[np.float32]
 
 
+def brightness(images: Images) -> Images:
+    """Images [n, box, box] as they are, those with channels [n, c, box, box] as the mean of these; [n, box, box]."""
+    return images if images.ndim == 3 else images.mean(1)
+
+
 def circular_mask(box: int, radius_px: float) -> NDArray[np.bool_]:
     """True within ``radius_px`` of the centre; shape [box, box]."""
     x, y = geometry.pixel_grid(box)

@@ -191,19 +191,24 @@ def argv_of(config: RunConfig) -> list[str]:
     """The words after ``emsvae train`` that mean ``config``: the particles, and every setting that is not the default."""
     words = [str(config.input.particles)]
     for part in (config.input, config.prepare, config.model, config.train, config):
-        hints = get_type_hints(type(part), include_extras=True)
         for field in fields(part):
             value = getattr(part, field.name)
             if field.name == "particles" or is_dataclass(value) or value == field.default:
                 continue
-            # Some flags have names of their own: see `tyro.conf.arg` in `emspatialvae.config`.
-            own_name = next((mark.name for mark in getattr(hints[field.name], "__metadata__", ())), None)
-            flag = own_name or field.name.replace("_", "-")
+            flag = flag_of(type(part), field.name)
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
             else:
                 words.append(f"--{flag}={value}")
     return words
+
+
+def flag_of(part: type, name: str) -> str:
+    """What the setting ``name`` of a dataclass of `emspatialvae.config` is called on the command line, without the dashes."""
+    # Some flags have names of their own: see `tyro.conf.arg` there.
+    hint = get_type_hints(part, include_extras=True)[name]
+    own_name = next((mark.name for mark in getattr(hint, "__metadata__", ())), None)
+    return own_name or name.replace("_", "-")
 
 
 def _folder_of(out: Path) -> Path:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from emspatialvae import labels
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.tables import PIXEL_LABELS, POSE_LABELS, ParticleTable, StarTable, is_result
+from emspatialvae.tables import ParticleTable, StarTable
 
 SAME_PLACE_PX = 0.01
 NOWHERE = -1
@@ -80,7 +81,7 @@ def carried(table: ParticleTable, rows: NDArray[np.intp], joined: Join, other: P
     """Our columns for the rows of another file that were found, in its order: label -> one cell per row.
 
     All of them are in angstrom and degrees, so they hold whatever the binning. Poses go under ``emsvae`` labels where the
-    other file has those of a 3-D refinement.
+    other file has those of a 3-D refinement, and so do classes if it has some of its own then.
 
     Raises
     ------
@@ -89,20 +90,21 @@ def carried(table: ParticleTable, rows: NDArray[np.intp], joined: Join, other: P
     """
     if not (isinstance(table, StarTable) and isinstance(other, StarTable) and table.optics and other.optics):
         raise EmsvaeError("--with-results needs STAR files of RELION 3.1 or later on both sides; go without it")
-    if "emsvaeUsed" not in table.block.labels:
+    if labels.USED[0] not in table.block.labels:
         raise EmsvaeError(f"--with-results: {table.path} holds no results of a run; go without it")
     angles = tuple(label for label in ("rlnAngleRot", "rlnAngleTilt") if label in other.block.labels)
     protected = any(np.any(values) for values in other.read(numbers=angles)[1].values())
-    ours = [label for label in table.block.labels if is_result(label) and label not in PIXEL_LABELS]
-    if any(label.startswith("emsvaeAnglePsi") for label in ours):
-        ours = [label for label in ours if label not in POSE_LABELS]
-    if "emsvaeClassPosterior" not in ours:  # then the classes are those of somebody else
-        ours = [label for label in ours if label != "rlnClassNumber"]
+    ours = [label for label in table.block.labels if labels.is_result(label) and label not in labels.ORIGIN_PX]
+    if labels.kept_apart(labels.ANGLE) in ours:
+        ours = [label for label in ours if label not in labels.POSE_LABELS]
+    if labels.SCORES["class_posterior"].star not in ours or labels.kept_apart(labels.CLASS) in ours:
+        ours = [label for label in ours if label != labels.CLASS]  # those of somebody else
+    taken = {*labels.POSE_LABELS, *([labels.CLASS] if labels.CLASS in other.block.labels else [])}
     found = joined.rows != NOWHERE
     from_rows = rows[found][np.argsort(joined.rows[found])].tolist()
     cells: dict[str, list[str]] = {}
     for label, texts in table.block.columns(*ours).items():
-        new = label.replace("rln", "emsvae", 1) if protected and label in POSE_LABELS else label
+        new = labels.kept_apart(label) if protected and label in taken else label
         cells[new] = [texts[row] for row in from_rows]
     return cells
 

@@ -1,4 +1,4 @@
-"""`load_particles`: from a STAR file, a .cs file or a bare stack to a `ParticleStack`.
+"""`load_particles`: from a STAR file, a .cs file, a bare stack or a folder of pictures to a `ParticleStack`.
 
 `emspatialvae.sources` reads the metadata; finding the stacks on the disk and checking what they hold is the same for every kind.
 """
@@ -14,8 +14,18 @@ from numpy.typing import NDArray
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.io import mrc
+from emspatialvae.io.images import channels_of, open_images
 from emspatialvae.particles import ParticleStack
+from emspatialvae.pictures import read_folder_source, read_npy_source
 from emspatialvae.sources import read_cs_source, read_stack_source, read_star_source
+
+READERS = {
+    ".star": read_star_source,
+    ".cs": read_cs_source,
+    ".mrcs": read_stack_source,
+    ".mrc": read_stack_source,
+    ".npy": read_npy_source,
+}
 
 
 def load_particles(config: InputConfig, *, open_stacks: bool = True) -> ParticleStack:
@@ -37,10 +47,11 @@ def load_particles(config: InputConfig, *, open_stacks: bool = True) -> Particle
     path = config.particles
     if not path.exists():
         raise ParticleFileError(f"{path}: no such file; expected a particles .star, .cs or .mrcs")
-    readers = {".star": read_star_source, ".cs": read_cs_source, ".mrcs": read_stack_source, ".mrc": read_stack_source}
-    if path.suffix.lower() not in readers:
-        raise ParticleFileError(f"{path}: cannot tell what kind of file this is; expected one of {', '.join(readers)}")
-    stack = readers[path.suffix.lower()](config)
+    if not path.is_dir() and path.suffix.lower() not in READERS:
+        raise ParticleFileError(
+            f"{path}: cannot tell what kind of file this is; expected one of {', '.join(READERS)}, or a folder of pictures"
+        )
+    stack = read_folder_source(config) if path.is_dir() else READERS[path.suffix.lower()](config)
     if len(stack) == 0:
         raise ParticleFileError(f"{path}: the particle table is empty; expected at least one row")
     stack = replace(stack, notes=(*stack.notes, *_notes_on_names(stack)))
@@ -94,7 +105,7 @@ def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
     Where the table says no pixel size at all and the headers agree on one, theirs is taken and said.
     """
     if np.isnan(stack.pixel_size_A).all():
-        in_headers = {mrc.read_header(find_stack(path, config)).pixel_size_A for path in stack.paths}
+        in_headers = {open_images(find_stack(path, config)).pixel_size_A for path in stack.paths}
         if len(in_headers) == 1 and (size := in_headers.pop()) is not None:
             stack = load_particles(replace(config, pixel_size_A=size), open_stacks=False)
             stack = replace(
@@ -104,7 +115,7 @@ def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
     used = np.unique(stack.file_of)
     renumber = np.zeros(len(stack.paths), np.int32)
     renumber[used] = np.arange(len(used))
-    files = tuple(mrc.read_header(find_stack(stack.paths[f], config)) for f in used)
+    files = tuple(open_images(find_stack(stack.paths[f], config)) for f in used)
     stack = replace(stack, paths=tuple(stack.paths[f] for f in used), file_of=renumber[stack.file_of], files=files)
     sizes = np.array([file.n_images for file in files])
     beyond = np.flatnonzero(stack.index_of >= sizes[stack.file_of])
@@ -118,6 +129,10 @@ def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
         if file.width != file.height:
             raise ParticleFileError(
                 f"{file.path}: images are {file.width} x {file.height} pixels; expected square ones"
+            )
+        if channels_of(file) != stack.channels:
+            raise ParticleFileError(
+                f"{file.path}: images of {channels_of(file)} channel(s) beside others of {stack.channels}; take them apart"
             )
     return stack
 

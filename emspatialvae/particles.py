@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from emspatialvae.ctf import CtfParams
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.geometry import Pose2D
-from emspatialvae.io import mrc
+from emspatialvae.io.images import ImageFile, channels_of, read_images
+from emspatialvae.io.mrc import MrcHeader
 from emspatialvae.io.star import StarFile
 
 
@@ -52,7 +53,7 @@ class ParticleStack:
     has_3d_pose
         The file holds non-zero ``rlnAngleRot`` / ``rlnAngleTilt``: its poses belong to a 3-D refinement.
     metadata
-        What the file itself holds, for writing back: a `StarFile`, a .cs array, or None for a bare stack.
+        What the file itself holds, for writing back: a `StarFile`, a .cs array, or None for bare images.
     notes
         What was odd about the input, a sentence each.
     files
@@ -60,7 +61,7 @@ class ParticleStack:
     """
 
     source: Path
-    kind: Literal["star", "cs", "mrc"]
+    kind: Literal["star", "cs", "mrc", "npy", "folder"]
     names: NDArray[Any]
     paths: tuple[str, ...]
     file_of: NDArray[np.int32]
@@ -72,7 +73,7 @@ class ParticleStack:
     has_3d_pose: bool = False
     metadata: StarFile | NDArray[Any] | None = None
     notes: tuple[str, ...] = ()
-    files: tuple[mrc.MrcHeader, ...] = ()
+    files: tuple[ImageFile, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -88,8 +89,29 @@ class ParticleStack:
         used = np.unique(self.file_of) if self.files else []
         return tuple(sorted({self.files[f].width for f in used}))
 
+    @property
+    def channels(self) -> int:
+        """Of every image: 1, or more where colour came in as pictures."""
+        return max((channels_of(file) for file in self.files), default=1)
+
+    @property
+    def of_pictures(self) -> bool:
+        """Some images are pictures (.npy, png, jpg, tif): not recordings of particles against noise."""
+        return any(not isinstance(file, MrcHeader) for file in self.files)
+
     def images(self, rows: Sequence[int] | NDArray[Any] | slice) -> NDArray[np.float32]:
-        """Read the raw images of some particles, in the order asked; shape [k, box, box].
+        """Read the raw images of some particles, in the order asked, of colour the mean; shape [k, box, box].
+
+        Raises
+        ------
+        ParticleFileError
+            The rows have images of different sizes.
+        """
+        images = self.channel_images(rows)
+        return images[:, 0] if images.shape[1] == 1 else images.mean(1)
+
+    def channel_images(self, rows: Sequence[int] | NDArray[Any] | slice) -> NDArray[np.float32]:
+        """Read the raw images of some particles, in the order asked; shape [k, channels, box, box].
 
         Raises
         ------
@@ -102,10 +124,10 @@ class ParticleStack:
             raise ParticleFileError(
                 f"{self.source}: images of {sorted(boxes)} pixels do not fit into one array; use --box"
             )
-        out = np.empty((len(wanted), *(2 * [boxes.pop() if boxes else 0])), dtype=np.float32)
+        out = np.empty((len(wanted), self.channels, *(2 * [boxes.pop() if boxes else 0])), dtype=np.float32)
         for f in np.unique(self.file_of[wanted]):
             here = np.flatnonzero(self.file_of[wanted] == f)
-            out[here] = mrc.read_images(self.files[f], self.index_of[wanted[here]])
+            out[here] = read_images(self.files[f], self.index_of[wanted[here]])
         return out
 
     def chunks(self, size: int) -> Iterator[NDArray[np.int64]]:

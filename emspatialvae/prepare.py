@@ -60,7 +60,7 @@ class Portion:
     rows: NDArray[np.int64]
     """[k], their places in the stack."""
     images: NDArray[np.float32]
-    """[k, box, box]; zero where unusable."""
+    """[k, box, box], of images with several channels [k, channels, box, box]; zero where unusable."""
     usable: NDArray[np.bool_]
     """[k]; False for constant or NaN images."""
     group: NDArray[np.int32]
@@ -111,13 +111,16 @@ def prepare_chunk(stack: ParticleStack, rows: NDArray[np.int64], preparation: Pr
     -------
     The particles, and how many hot pixels were replaced.
     """
-    raw = stack.images(rows)
-    usable = ~imaging.unusable(raw)
-    raw[~usable] = 0
+    colour = stack.channel_images(rows)
+    usable = _usable(colour)
+    colour[~usable] = 0
+    # What is done to an image is done to each of its channels.
+    raw = colour.reshape(-1, *colour.shape[2:])
     if not preparation.normalise and (raw.min() < 0 or raw.max() > 1):
-        raise EmsvaeError(
-            f"--noise bernoulli needs images between 0 and 1, found {raw.min():.4g} to {raw.max():.4g}; use --noise unit"
-        )
+        found = f"between 0 and 1, found {raw.min():.4g} to {raw.max():.4g}"
+        if stack.of_pictures:
+            raise EmsvaeError(f"pictures must lie {found}; scale them, or use --normalise yes with --noise unit")
+        raise EmsvaeError(f"--noise bernoulli needs images {found}; use --noise unit")
     hot = 0
     if preparation.hot_pixel_sd > 0:
         raw, replaced = imaging.replace_hot_pixels(raw, preparation.hot_pixel_sd)
@@ -137,8 +140,22 @@ def prepare_chunk(stack: ParticleStack, rows: NDArray[np.int64], preparation: Pr
     if preparation.ctf == "multiply":
         assert stack.ctf is not None
         images, power = _multiply_by_ctf(images, stack.ctf[rows], preparation.pixel_size_A, optics)
-    images = np.where(usable[:, None, None], images, np.float32(0)).astype(np.float32)
+    if colour.shape[1] > 1:
+        images = images.reshape(*colour.shape[:2], *images.shape[1:])
+    seen = usable.reshape(-1, *[1] * (images.ndim - 1))
+    images = np.where(seen, images, np.float32(0)).astype(np.float32)
     return Portion(rows, images, usable, stack.optics_of[rows], power), hot
+
+
+def _usable(images: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """False where an image [k, c, box, box] holds NaN or is the same everywhere in every channel; [k].
+
+    A channel of its own may be: a red thing has no blue.
+    """
+    if images.shape[1] == 1:
+        return ~imaging.unusable(images[:, 0])
+    finite = np.isfinite(images).all((1, 2, 3))
+    return finite & np.any([~imaging.unusable(channel) for channel in images.swapaxes(0, 1)], axis=0)
 
 
 def is_flipped(optics: OpticsGroup) -> bool:
@@ -174,7 +191,7 @@ def prepare(stack: ParticleStack, preparation: Preparation) -> Iterator[Portion]
             f"{stack.source}: images of {min(stack.boxes)} px are smaller than the {preparation.box} px the run was trained on"
         )
     check_ctf(stack, preparation.ctf)
-    size = max(1, CHUNK_BYTES // (4 * max(stack.boxes) ** 2))
+    size = max(1, CHUNK_BYTES // (4 * stack.channels * max(stack.boxes) ** 2))
     return ahead(lambda rows: prepare_chunk(stack, rows, preparation)[0], stack.chunks(size))
 
 
@@ -195,7 +212,7 @@ class PreparedImages:
     """Prepared images of a stack, in the stack's order, memory-mapped."""
 
     pixels: NDArray[np.floating]
-    """[n, box, box]"""
+    """[n, box, box], of images with several channels [n, channels, box, box]"""
     usable: NDArray[np.bool_]
     """[n]; False for constant or NaN images, whose pixels are zero."""
     group: NDArray[np.int32]
@@ -271,7 +288,8 @@ def _make_cache(
     n, box = len(stack), preparation.box
     usable = np.zeros(n, dtype=np.bool_)
     with ExitStack() as stack_of_files:
-        put_images = stack_of_files.enter_context(_rows_file(files["images"], (n, box, box), dtype))
+        shape = (n, box, box) if stack.channels == 1 else (n, stack.channels, box, box)
+        put_images = stack_of_files.enter_context(_rows_file(files["images"], shape, dtype))
         put_power = None
         if "ctf" in files:
             put_power = stack_of_files.enter_context(_rows_file(files["ctf"], (n, box // 2 + 1), "float32"))

@@ -9,6 +9,9 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+Say = Callable[[str], None]
+"""Receives each sentence for the user."""
+
 
 @contextmanager
 def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:

@@ -1,7 +1,7 @@
 """What a finished run is good for: results out of it, and poses for other particles."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,12 @@ from emspatialvae.config import Device, InputConfig, Poses
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
 from emspatialvae.geometry import Pose2D
 from emspatialvae.infer import Latents, infer, load_model
+from emspatialvae.io.atomic import check_writable
 from emspatialvae.loading import load_particles, read_mask
 from emspatialvae.particles import ParticleStack
 from emspatialvae.prepare import Portion, Preparation, check_ctf, prepare
-from emspatialvae.progress import bar
+from emspatialvae.progress import Say, bar
 from emspatialvae.run import RunDir
-
-Say = Callable[[str], None]
 
 REGISTERED = 4000
 """Contents that a new frame is fitted to."""
@@ -60,7 +59,7 @@ def export_run(
     ``hold_still``: a mask on the run's consensus; poses then refer to that part of the particle.
     """
     for destination in wanted.values():
-        export.check_free(destination, force=force)
+        check_writable(destination, force)
     run, latents, stack = read_run(path, project_dir)
     if hold_still is not None:
         latents = held_still(run, latents, hold_still)
@@ -146,5 +145,10 @@ def check_fits(stack: ParticleStack, preparation: Preparation, run: RunDir) -> N
         raise ParticleFileError(
             f"{stack.source}: {smallest:.4g} A across at {stack.pixel_size_A.max():.4g} A per pixel; the model of {run.path} needs "
             f"{field_A:.4g} A at {preparation.pixel_size_A:.4g} A or finer; extract the particles in a larger box"
+        )
+    channels = run.manifest.images.channels
+    if stack.channels != channels:
+        raise ParticleFileError(
+            f"{stack.source}: images of {stack.channels} channel(s); the model of {run.path} was trained on {channels}"
         )
     check_ctf(stack, preparation.ctf, f"use a run trained with --ctf none ({run.path} was trained with the CTF)")

@@ -9,6 +9,7 @@ particles_emsvae/
   consensus.mrc    the image that all poses refer to, in prepared pixels: to draw a mask on
   run.log          what was printed
   classes/         averages of classes and a table, once `emsvae classes` was called
+  analysis/        a report to read, once `emsvae analyze` was called
   figures/         pictures: learning curve, z, manifold, reconstructions, averages, certainty of poses, spectra
   cache/           prepared images; can be deleted
 """
@@ -166,6 +167,13 @@ class RunDir:
     def figures(self) -> Path:
         """Folder of the pictures."""
         return self.path / "figures"
+
+    def forget_derived(self) -> list[Path]:
+        """Remove what was made from results that are no more: ``classes/`` and ``analysis/``; returns those that were there."""
+        there = [folder for folder in (self.path / "classes", self.path / "analysis") if folder.is_dir()]
+        for folder in there:
+            shutil.rmtree(folder)
+        return there
 
     @property
     def star(self) -> Path:

@@ -1,21 +1,23 @@
 """Some of a run's particles, or of any particle file's, as a file of their own: the rows that stay keep their order and every byte."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emspatialvae import labels
 from emspatialvae.analysis import duplicates, query
 from emspatialvae.errors import EmsvaeError, NothingSelectedError, RunFolderError
 from emspatialvae.io import star
 from emspatialvae.io.atomic import atomic_path, check_writable
 from emspatialvae.joining import NOWHERE, Join, carried, join
+from emspatialvae.labels import is_result
+from emspatialvae.progress import Say
 from emspatialvae.run import RunDir
-from emspatialvae.tables import ParticleTable, StarTable, ending, is_result, open_table
+from emspatialvae.tables import ParticleTable, StarTable, ending, open_table
 
-Say = Callable[[str], None]
 Mask = NDArray[np.bool_]
 
 
@@ -44,7 +46,8 @@ def write_selection(
     """
     files = _files(source)
     _check_outputs(files, files, out, excluded, force=force)
-    _write(_with_rows(files[out.suffix], len(keep)), keep, out, excluded, force=force)
+    table = _with_rows(files[out.suffix], len(keep))
+    _write(table, _padded(keep, table), out, excluded, force=force)
 
 
 def select(
@@ -64,7 +67,7 @@ def select(
     """Select particles by a condition, without duplicates, and write them out of their own file or out of ``rows_from``.
 
     ``source`` and the outputs are as in `write_selection`; see ``emsvae select --help`` for the rest. A run's columns are
-    those of its particles.star.
+    those of its particles.star, then those of its particles.cs.
 
     Raises
     ------
@@ -79,10 +82,10 @@ def select(
         raise EmsvaeError("--with-results and --allow-missing say how to join with another file; give it with --from")
     files = _files(source)
     _check_outputs(files, {ending(rows_from): rows_from} if rows_from else files, out, excluded, force=force)
-    table = open_table(next(iter(files.values())))
+    table, *others = map(open_table, files.values())
     keep = np.ones(len(table), bool)
     if where is not None:
-        keep = matching(table, where, say=say)
+        keep = matching(table, where, *others, say=say)
         if not keep.any():
             raise NothingSelectedError(
                 f"none of the {len(keep):,} particles of {table.path} meets --where {where!r}; nothing was written"
@@ -99,6 +102,7 @@ def select(
         cells = carried(table, rows, joined, target) if with_results else {}
         keep = np.zeros(len(target), bool)
         keep[joined.rows[joined.rows != NOWHERE]] = True
+    keep = _padded(keep, target)
     _write(target, keep, out, excluded, cells, force=force)
     say(_told(keep, out))
     if excluded is not None:
@@ -108,16 +112,31 @@ def select(
 # ---------------------------------------------------------------------------------------------------------- which ones
 
 
-def matching(table: ParticleTable, where: str, *, say: Say = print) -> Mask:
+def matching(table: ParticleTable, where: str, *others: ParticleTable, say: Say = print) -> Mask:
     """Which particles meet a condition, [n]; see `emspatialvae.analysis.query`.
 
     Rows that a run could not use (``emsvaeUsed`` 0) hold no results, so a condition on results leaves them out.
+
+    Parameters
+    ----------
+    others
+        Files whose first n rows are the same particles, in which columns are looked for that the table does not have.
     """
-    condition = query.parse(where, table.names)
-    used = next((name for name in duplicates.USED if name in table.names), None)
+    condition = query.parse(where, table.names, *(other.names for other in others))
+    used = next((name for name in labels.USED if name in table.names), None)
     named = {*condition.texts, *condition.numbers}
     guard = used is not None and used not in named and any(map(is_result, named))
-    texts, numbers = table.read(condition.texts, (*condition.numbers, *([used] if guard and used else [])))
+    texts, numbers = table.read(
+        tuple(name for name in condition.texts if name in table.names),
+        tuple(name for name in (*condition.numbers, *([used] if guard and used else [])) if name in table.names),
+    )
+    for other in others:
+        more_texts, more_numbers = other.read(
+            tuple(name for name in condition.texts if name in other.names and name not in texts),
+            tuple(name for name in condition.numbers if name in other.names and name not in numbers),
+        )
+        texts |= {name: values[: len(table)] for name, values in more_texts.items()}
+        numbers |= {name: values[: len(table)] for name, values in more_numbers.items()}
     found = condition.matches(texts, numbers)
     if guard and used:
         unused = numbers[used] == 0
@@ -203,11 +222,16 @@ def _check_outputs(
 
 
 def _with_rows(path: Path, n: int) -> ParticleTable:
-    """Open a file of a run, whose rows must be those of the other files."""
+    """Open a file of a run, whose first rows must be those of its other files; with ``--limit`` a .cs file goes on after them."""
     table = open_table(path)
-    if len(table) != n:
+    if len(table) < n or (len(table) > n and table.suffix != ".cs"):
         raise RunFolderError(f"{path} has {len(table):,} rows, {n:,} were expected; export it again")
     return table
+
+
+def _padded(keep: Mask, table: ParticleTable) -> Mask:
+    """``keep`` for all rows of a table, none of those behind."""
+    return np.pad(keep, (0, len(table) - len(keep)))
 
 
 def _write(

@@ -26,23 +26,6 @@ CS_COORDINATES = (
     "location/micrograph_shape",
 )
 
-POSE_LABELS = (
-    "rlnAnglePsi",
-    "rlnOriginXAngst",
-    "rlnOriginYAngst",
-    "rlnLogLikeliContribution",
-    "rlnMaxValueProbDistribution",
-)
-PIXEL_LABELS = ("rlnOriginX", "rlnOriginY")
-RESULT_LABELS = (*POSE_LABELS, *PIXEL_LABELS, "rlnClassNumber")
-"""RELION's labels that a run writes under; the rest of its columns start with emsvae."""
-RESULT_GROUPS = ("emsvae", "alignments2D/")
-
-
-def is_result(name: str) -> bool:
-    """Whether a run writes a column of that name."""
-    return name in RESULT_LABELS or name.startswith(RESULT_GROUPS)
-
 
 @dataclass(frozen=True)
 class Coordinates:

@@ -7,13 +7,14 @@ import numpy as np
 from emspatialvae import export, imaging, results
 from emspatialvae.analysis import atlas, figures, film, manifold, paths
 from emspatialvae.analysis.averages import average
+from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.analysis.rendering import canonical
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.infer import Latents, load_model
+from emspatialvae.io.atomic import check_writable
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.lookup import find_particle
-from emspatialvae.progress import bar
-from emspatialvae.results import Say
+from emspatialvae.progress import Say, bar
 from emspatialvae.run import RunDir
 
 FILM_SUFFIXES = (".mrcs", ".gif", ".png")
@@ -53,7 +54,7 @@ def write_path(
         raise EmsvaeError(f"--steps is {steps}; a path has at least 2, its ends")
     files = {suffix: out.with_suffix(suffix) for suffix in FILM_SUFFIXES}
     for file in files.values():
-        export.check_free(file, force=force)
+        check_writable(file, force)
     latents = results_of(run)
     first, last = (_row(latents, name) for name in ends)
     if first == last:
@@ -64,6 +65,11 @@ def write_path(
         writer.append(made.drawn)
     film.write_gif(made, files[".gif"], force=force)
     figures.save(film.strip(made), files[".png"], dpi=130)
+    for row in (first, last):
+        if latents.junk is not None and latents.junk[row] > LIKELY:
+            say(
+                f"{latents.names[row]} is probably junk (score {latents.junk[row]:.2f}): the path leads out of the particles"
+            )
     away = made.travelled[-1]
     say(
         f"{steps} steps between {made.ends[0]} and {made.ends[1]}, {away:.2f} apart in z: {', '.join(map(str, files.values()))}"
@@ -133,7 +139,7 @@ def write_manifold(
         raise EmsvaeError(f"{out}: cannot tell the format; expected a name ending in {' or '.join(MAP_SUFFIXES)}")
     if tiles < 2:
         raise EmsvaeError(f"--tiles is {tiles}; a map has at least 2 along an axis")
-    export.check_free(out, force=force)
+    check_writable(out, force)
     latents = results_of(run)
     _check_components(components, latents.z.shape[1])
     shown = manifold.zmap(latents.z[latents.used], tiles, components)

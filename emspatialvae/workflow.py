@@ -4,7 +4,7 @@ Command line and plugin call these; ``say`` receives each sentence for the user.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +19,12 @@ from emspatialvae.geometry import Pose2D
 from emspatialvae.loading import load_particles, read_mask
 from emspatialvae.particles import ParticleStack
 from emspatialvae.prepare import Portion, Preparation, PreparedImages, prepared_images
+from emspatialvae.progress import Say
 from emspatialvae.run import Manifest, RunDir
 
 if TYPE_CHECKING:
     from emspatialvae.model.interface import ImageSpec, ParticleVAE
     from emspatialvae.train import Trainer
-
-Say = Callable[[str], None]
 
 BASIS_PARTICLES, BASIS_BATCH = 20_000, 500
 """Particles that the steerable basis is learned from, and how many at a time."""
@@ -58,7 +57,7 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
     config = dataclasses.replace(config, input=_absolute(config.input), poses=_poses(config))
     if config.train.init_poses:
         _start_poses(stack, preparation)
-    images, shift_said = _image_spec(config, preparation)
+    images, shift_said = _image_spec(config, preparation, stack.channels)
     if config.train.hold_still is not None:
         read_mask(config.train.hold_still, images.box)
     dtype = "float32"  # the steerable engine's differences of log-likelihoods need it
@@ -119,9 +118,15 @@ def open_run(config: RunConfig, out: Path, *, say: Say = print) -> tuple[RunDir,
 
 
 def train_run(
-    run: RunDir, stack: ParticleStack, train: configuration.TrainConfig, *, resume: bool = False, say: Say = print
+    run: RunDir,
+    stack: ParticleStack,
+    train: configuration.TrainConfig,
+    *,
+    resume: bool = False,
+    figures: bool = True,
+    say: Say = print,
 ) -> bool:
-    """Train until done, then infer, write the results and draw the figures.
+    """Train until done, then infer, write the results and draw the figures (and ``consensus.mrc``) unless told not to.
 
     Returns
     -------
@@ -170,7 +175,7 @@ def train_run(
             say,
             f"z was held at zero all the while (--z-delay {trainer.z_delay}): it means nothing yet, train longer",
         )
-    finish_run(run, stack, images, train.device, say=say)
+    finish_run(run, stack, images, train.device, figures=figures, say=say)
     return finished
 
 
@@ -178,7 +183,6 @@ def new_engine(
     run: RunDir, images: PreparedImages, train: configuration.TrainConfig, *, resume: bool = False, say: Say = print
 ) -> "ParticleVAE":
     """The model that training begins with, or goes on with."""
-    from emspatialvae import compute
     from emspatialvae.infer import load_model
     from emspatialvae.model.batch import Batch
     from emspatialvae.model.spatial_vae import SpatialVAE
@@ -192,12 +196,11 @@ def new_engine(
         return SpatialVAE(manifest.config.model, manifest.images)
     rows, _ = split(images.usable, train.holdout, train.seed)
     some = np.sort(np.random.default_rng(train.seed).permutation(rows)[:BASIS_PARTICLES])
-    device = compute.pick_device(train.device)
 
     def batches() -> Iterator[Batch]:
         for part in np.split(some, range(BASIS_BATCH, len(some), BASIS_BATCH)):
             portion = images.portion(part)
-            yield Batch.of(portion.images, portion.group, portion.ctf_power).to(device)
+            yield Batch.of(portion.images, portion.group, portion.ctf_power)
 
     model = new_model(manifest.config.model, manifest.images, int(images.group.max()) + 1, batches)
     pixels = round(np.pi * model.basis.radius_px**2)
@@ -290,7 +293,13 @@ def open_images(run: RunDir, stack: ParticleStack) -> PreparedImages:
 
 
 def finish_run(
-    run: RunDir, stack: ParticleStack, images: PreparedImages, device: configuration.Device, *, say: Say = print
+    run: RunDir,
+    stack: ParticleStack,
+    images: PreparedImages,
+    device: configuration.Device,
+    *,
+    figures: bool = True,
+    say: Say = print,
 ) -> None:
     """Results and figures of a trained run: ``latents.csv``, ``particles.star`` (and ``.cs``), ``figures/``."""
     from emspatialvae.analysis import report, summary
@@ -310,19 +319,22 @@ def finish_run(
         # A resumed run may go on elsewhere than where it began.
         settings = dataclasses.replace(manifest.config.train, device=device)
         latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings)
-    export.write(latents, stack, run.latents, force=True)
-    # From the table's nine digits, as `emsvae export` will do: the same run never gives two different STAR files.
-    latents = export.read_csv(run.latents, model.z_dim, manifest.preparation.pixel_size_A)
-    export.write(latents, stack, run.star, poses=manifest.config.poses, force=True)
-    if stack.kind == "cs":
-        export.write(latents, stack, run.star.with_suffix(".cs"), poses=manifest.config.poses, force=True)
-    report.draw(run, model, images, latents)
+    stale = run.forget_derived()
+    if stale:
+        made = " and ".join(map(str, stale))
+        _report(run, say, f"removed {made}, made from older results: make them again with emsvae classes and analyze")
+    latents = export.write_run(latents, stack, run)
+    if figures:
+        report.draw(run, model, images, latents)
     for line in summary.sureness(latents, manifest.config.model):
         _report(run, say, line)
-    _report(run, say, f"results: {run.star}, {run.latents}, figures in {run.figures}")
+    table = f", {run.star.with_suffix('.cs')}" if stack.kind == "cs" else ""
+    own = " (for emsvae's own commands: RELION reads no pictures)" if stack.of_pictures else ""
+    drawn = f", figures in {run.figures}" if figures else ""
+    _report(run, say, f"results: {run.latents}, {run.star}{own}{table}{drawn}")
 
 
-def _image_spec(config: RunConfig, preparation: Preparation) -> "tuple[ImageSpec, str]":
+def _image_spec(config: RunConfig, preparation: Preparation, channels: int) -> "tuple[ImageSpec, str]":
     """Shift prior and limit in prepared pixels, and a sentence about them."""
     from emspatialvae.model.interface import ImageSpec
 
@@ -338,7 +350,7 @@ def _image_spec(config: RunConfig, preparation: Preparation) -> "tuple[ImageSpec
         limit = float("inf")
     # A circle of the box's own size as radius holds the corners, too.
     radius = float(preparation.box) if model.whole_image else preparation.mask_radius_px
-    spec = ImageSpec(preparation.box, radius, prior, limit)
+    spec = ImageSpec(preparation.box, radius, prior, limit, channels)
     if not (model.translate and model.decoder != "vanilla"):
         return spec, "shifts are not inferred"
     said = f"shift prior {prior:.3g} px ({prior * preparation.pixel_size_A:.3g} A) s.d."

@@ -15,6 +15,7 @@ from emspatialvae.analysis import html
 from emspatialvae.analyze import Asked, analyze_run
 from emspatialvae.cli import COMMANDS
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.io.cs import write_cs
 from tests.conftest import Emsvae, contents
 
 EVIL = "<script>alert(1)</script>&\"'.mrc"
@@ -165,12 +166,19 @@ def test_every_kind_of_run_has_a_report(emsvae, easy_stack, tmp_path, monkeypatc
     assert ("Shift known to" in text) == ("--no-translate" not in flags)
 
 
-def test_cryosparc_runs_are_coloured_by_fields(emsvae, real_data, tmp_path, monkeypatch, no_figures):
+def test_cryosparc_runs_are_coloured_by_fields(emsvae, easy_stack, tmp_path, monkeypatch, no_figures):
     monkeypatch.chdir(tmp_path)
-    source = real_data / "real" / "empiar_10076_7.cs"
-    emsvae.done("train", source, "--project-dir", source.parent, "--out", "run", "--box", "24", *Emsvae.TINY)
-    emsvae.done("analyze", "run", "--colour-by", "ctf/df1_A")
-    assert "z_by_ctf_df1_A" in figures(Path("run"))
+    table = np.zeros(48, [("uid", "<u8"), ("blob/path", "S40"), ("blob/idx", "<u4"), ("blob/psize_A", "<f4")])
+    table["uid"], table["blob/idx"], table["blob/path"], table["blob/psize_A"] = (
+        np.arange(48) + 10**12,
+        np.arange(48),
+        b"particles.mrcs",
+        4,
+    )
+    write_cs(tmp_path / "p.cs", table)
+    emsvae.done("train", "p.cs", "--project-dir", easy_stack, "--out", "run", *Emsvae.TINY)
+    emsvae.done("analyze", "run", "--colour-by", "alignments2D/pose")
+    assert "z_by_alignments2D_pose" in figures(Path("run"))
     assert "--cs out.cs" in report(Path("run"))
     assert "z_by_emsvaeMisfit" in figures(Path("run"))
 

@@ -7,7 +7,7 @@ import pytest
 
 from emspatialvae import ctf, imaging
 from emspatialvae.analysis import averages
-from emspatialvae.analysis.averages import class_averages, full_size, path_average, split
+from emspatialvae.analysis.averages import average, class_averages, full_size, split
 from emspatialvae.analysis.restore import Sums, restore
 from emspatialvae.config import InputConfig, SimulateConfig
 from emspatialvae.ctf import CtfParams
@@ -318,17 +318,22 @@ def test_without_two_particles_in_any_class_there_still_are_images(simulated):
 # ----------------------------------------------------------------------------------------------------------------- paths
 
 
-def test_averages_along_a_path_follow_the_hinge(simulated):
+def kernel(truth, centres, width):
+    """What each particle counts about points of z1; [n, k]."""
+    return np.exp(-((truth.z[:, :1] - np.array(centres)) ** 2) / (2 * width**2))
+
+
+def test_weighted_averages_follow_the_hinge(simulated):
     stack, truth, object_at = simulated(particles=400, snr=1.0)
     latents, centres = latents_of(truth), np.array([[-0.8], [0.0], [0.8]])
-    found = path_average(stack, latents, centres, 0.1, prepared_as(32))
+    weights = kernel(truth, centres[:, 0], 0.1)
+    found = average(stack, latents, weights, prepared_as(32))
     expected = [object_at(z[0]) for z in centres]
     match = np.array([[correlation(image, other) for other in expected] for image in found.images])
     assert np.diag(match).min() > 0.95
     assert match.argmax(1).tolist() == [0, 1, 2]
-    weight = np.exp(-((truth.z[:, 0] - 0.8) ** 2) / 0.02)
-    np.testing.assert_allclose(found.n_eff[2], weight.sum() ** 2 / (weight**2).sum(), rtol=0.02)
-    wide = path_average(stack, latents, centres, 100.0, prepared_as(32))
+    np.testing.assert_allclose(found.n_eff, weights.sum(0) ** 2 / (weights**2).sum(0), rtol=1e-5)
+    wide = average(stack, latents, kernel(truth, centres[:, 0], 100.0), prepared_as(32))
     np.testing.assert_allclose(wide.n_eff, 400, rtol=1e-3)
     everything = class_averages(stack, latents, prepared_as(32)).images[0]
     np.testing.assert_allclose(wide.images[1], everything, atol=1e-3)
@@ -336,9 +341,9 @@ def test_averages_along_a_path_follow_the_hinge(simulated):
     assert match[2, 2] > correlation(wide.images[2], expected[2]) + 0.02
 
 
-def test_a_path_through_nowhere_has_no_particles(simulated):
+def test_an_average_of_nobody_is_empty(simulated):
     stack, truth, _ = simulated(particles=20)
-    found = path_average(stack, latents_of(truth), np.array([[50.0]]), 0.2, prepared_as(32))
+    found = average(stack, latents_of(truth), np.zeros((20, 1)), prepared_as(32))
     assert found.n_eff.tolist() == [0]
     assert not found.images.any()
 
@@ -349,10 +354,9 @@ def test_only_particles_that_count_are_read(simulated, monkeypatch):
     monkeypatch.setattr(
         "emspatialvae.io.mrc.read_images", lambda header, rows: read.extend(rows) or read_images(header, rows)
     )
-    path_average(stack, latents_of(truth), np.array([[0.9]]), 0.02, prepared_as(32))
-    assert (
-        sorted(read) == np.flatnonzero(np.exp(-((truth.z[:, 0] - 0.9) ** 2) / 0.0008) > averages.LEAST_WEIGHT).tolist()
-    )
+    weights = np.where(truth.z[:, :1] > 0.5, 0.1, 0.0)
+    average(stack, latents_of(truth), weights, prepared_as(32))
+    assert sorted(read) == np.flatnonzero(weights[:, 0]).tolist()
 
 
 def test_progress_counts_every_particle_once(simulated, monkeypatch):

@@ -168,7 +168,7 @@ def test_what_was_assumed_is_printed_logged_and_stored(emsvae, easy_stack, no_fi
 
 def test_the_run_can_be_asked_what_it_is(emsvae, tiny_run):
     said = emsvae.done("info", tiny_run).out
-    assert "48 particles" in said and "2 epochs" in said and "results written" in said
+    assert "48 particles" in said and "2 epochs" in said and "results      written" in said
 
 
 def test_limit(emsvae, easy_stack, no_figures, here):

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from emspatialvae import export, geometry, imaging
+from emspatialvae.analysis.column_names import find_column
 from emspatialvae.config import InputConfig, ModelConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
 from emspatialvae.geometry import Pose2D
@@ -273,6 +275,19 @@ def test_peak_weight_is_protected_with_the_pose(load, tmp_path):
     overwritten = table(written(load(text), latents(weighed=True), poses="overwrite"), tmp_path)
     assert overwritten["rlnMaxValueProbDistribution"][0] == "0.050000"
     assert "emsvaeMaxValueProbDistribution" not in overwritten
+
+
+def test_classes_of_a_3d_classification_are_protected_with_its_poses(load, tmp_path):
+    results = replace(latents(), class_number=np.arange(N) + 5, class_posterior=np.full(N, 0.75))
+    text = with_columns(KINDS["3.1"], "rlnAngleRot rlnAngleTilt rlnClassNumber", ["10 20.0 2"] * N)
+    rows = table(written(load(text), results), tmp_path)
+    assert rows["rlnClassNumber"].tolist() == ["2"] * N
+    assert rows["emsvaeClassNumber"].tolist() == [str(i + 5) for i in range(N)]
+    assert find_column("class_number", list(rows)) == "emsvaeClassNumber"
+    for other in (written(load(text), results, poses="overwrite"), written(load(POSED_3D), results)):
+        rows = table(other, tmp_path)
+        assert rows["rlnClassNumber"].tolist() == [str(i + 5) for i in range(N)]
+        assert "emsvaeClassNumber" not in rows
 
 
 def test_poses_of_a_3d_refinement_are_overwritten_when_asked(load, tmp_path):

@@ -12,19 +12,20 @@ ROOT = Path(__file__).parents[1]
 # From the ground up; a room may import from rooms on lower floors only, not from its neighbours.
 FLOORS: list[tuple[str, ...]] = [
     ("errors",),
-    ("config", "geometry", "ctf", "interruption"),
+    ("config", "geometry", "ctf", "interruption", "labels"),
     ("imaging", "shears", "simulation.phantom", "simulation.microscope", "simulation.junk"),
     ("io.atomic", "io.star_text", "simulation.bounds", "simulation.kinds", "steerable"),
-    ("steerable_pca", "io.mrc", "io.cs", "io.star_scan"),
-    ("io.star",),
+    ("steerable_pca", "io.mrc", "io.cs", "io.star_scan", "io.pictures"),
+    ("io.star", "io.images"),
     ("particles", "simulation.truth", "lookup", "analysis.column_names"),
-    ("sources",),
+    ("sources", "pictures"),
     ("loading", "tables"),
     ("joining", "analysis.query", "analysis.duplicates"),
     ("prepare", "compute", "model.networks", "model.posterior", "model.batch"),
     ("decide", "model.decoder", "model.likelihood", "model.encoder", "model.interface", "model.observation"),
     ("model.spatial_vae", "model.canonical", "model.pose_search"),
-    ("model.gauge",),
+    ("model.gauge", "model.modes"),
+    ("model.inference",),
     ("model.steerable_vae",),
     ("model.engines", "model.start"),
     ("simulation.stack", "run", "progress", "objective", "analysis.junk"),
@@ -32,7 +33,14 @@ FLOORS: list[tuple[str, ...]] = [
     ("analysis.regression", "analysis.restore", "analysis.clusters", "analysis.calibration"),
     ("analysis.evaluation", "analysis.averages", "analysis.pose_errors", "analysis.manifold", "analysis.scales"),
     ("export", "analysis.metrics", "analysis.figures", "analysis.summary", "analysis.rendering", "analysis.paths"),
-    ("analysis.atlas", "analysis.film", "analysis.embedding", "analysis.histograms", "analysis.html", "analysis.scatter"),
+    (
+        "analysis.atlas",
+        "analysis.film",
+        "analysis.embedding",
+        "analysis.histograms",
+        "analysis.html",
+        "analysis.scatter",
+    ),
     ("analysis.galleries", "analysis.cloud", "analysis.run_columns"),
     ("analysis.report",),
     ("workflow", "results", "judge", "describe", "selection", "relion_job"),
@@ -40,8 +48,17 @@ FLOORS: list[tuple[str, ...]] = [
     ("analysis.exhibits",),
     ("analysis.page",),
     ("analyze",),
-    tuple(f"commands.{name}" for name in ("train", "infer", "export", "select", "info", "simulate", "evaluate", "demo")),
-    ("commands.classes", "commands.relion_job", "commands.path", "commands.manifold", "commands.analyze"),
+    tuple(
+        f"commands.{name}" for name in ("train", "infer", "export", "select", "info", "simulate", "evaluate", "demo")
+    ),
+    (
+        "commands.classes",
+        "commands.relion_job",
+        "commands.path",
+        "commands.manifold",
+        "commands.analyze",
+        "commands.view",
+    ),
     ("cli",),
     ("__main__", "jobs"),
 ]
@@ -107,6 +124,7 @@ def test_command_and_plugin_do_not_know_each_other():
 
 
 def test_help_imports_neither_torch_nor_pandas():
-    code = "import sys; from emspatialvae.cli import main; main(['--help']); print([m for m in ('torch', 'pandas', 'scipy') if m in sys.modules])"
+    heavy = ("torch", "pandas", "scipy", "sklearn", "matplotlib", "PIL", "tyro")
+    code = f"import sys; from emspatialvae.cli import main; main(['--help']); print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")

@@ -114,6 +114,13 @@ def test_members_are_the_nearest_ones(monkeypatch):
     weights = paths.membership(path, np.array([2, 3, 5, 7]), 9).toarray()  # where they lie in a stack of 9
     assert np.flatnonzero(weights[:, 0]).tolist() == [2, 3]
     assert np.flatnonzero(weights[:, 1]).tolist() == [5, 7]
+    # The farthest member lies two widths of the kernel away: at 0.9 from the first point, where the other lies at 0.1.
+    np.testing.assert_allclose(weights[[2, 3], 0], np.exp([-2 * (0.1 / 0.9) ** 2, -2.0]), rtol=1e-5)
+
+
+def test_members_at_one_place_count_alike():
+    path = paths.walk(np.zeros((1, 2)), np.zeros((5, 2)), np.ones(2))
+    assert path.weights.tolist() == [[1.0] * 5]
 
 
 # ------------------------------------------------------------------------------------------------------- a still frame
@@ -238,16 +245,18 @@ def _strings(text: str) -> list[str]:
 
 
 def test_averages_are_those_of_the_particles_nearest(tiny_run, tmp_path, monkeypatch):
-    """Of 48 particles, all are among the 100 nearest: the average of the whole stack, at each step."""
+    """Of 48 particles all are among the 100 nearest of each step, and count the more the nearer they are."""
     from emspatialvae import results, walk
     from emspatialvae.analysis.averages import average
 
     run, latents, stack = results.read_run(tiny_run)
     made = walk.film_between(run, latents, (0, 5), 3)
-    whole = average(stack, latents, np.ones((48, 1)), run.manifest.preparation).images[0]
+    unit = paths.typical_sd(latents.z_sd)
+    distance = np.linalg.norm((latents.z[:, None] - made.z) / unit, axis=2)
+    weights = np.exp(-2 * (distance / distance.max(0)) ** 2)
     assert made.averages is not None
     assert made.averaged == 48
-    assert made.averages == pytest.approx(np.stack([whole] * 3), abs=1e-4)
+    assert made.averages == pytest.approx(average(stack, latents, weights, run.manifest.preparation).images, abs=1e-4)
     monkeypatch.setattr(paths, "AVERAGED", 1)
     single = walk.film_between(run, latents, (0, 5), 3)
     alone = average(stack, latents, np.eye(48)[:, [0, 5]], run.manifest.preparation).images

@@ -157,6 +157,9 @@ def test_long_conditions_are_no_deep_ones():
         ("_rlnAnglePsi", ["rlnAnglePsi", "emsvaeAnglePsi"], "rlnAnglePsi"),
         ("rlnanglepsi", ["rlnAnglePsi", "emsvaeAnglePsi"], "rlnAnglePsi"),
         ("_odd", ["_odd", "odd"], "_odd"),
+        # A short name that fits a column of the input and one of ours means ours.
+        ("angle_psi", ["rlnAnglePsi", "emsvaeAnglePsi"], "emsvaeAnglePsi"),
+        ("class", ["rlnClassNumber", "emsvaeClassNumber"], "emsvaeClassNumber"),
     ],
 )  # fmt: skip
 def test_names_as_people_type_them(wanted, names, expected):
@@ -164,8 +167,16 @@ def test_names_as_people_type_them(wanted, names, expected):
 
 
 @pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [("class", "rlnClassNumber"), ("alignments2D/class", "alignments2D/class"), ("uid", "uid")],
+)
+def test_the_second_file_has_what_the_first_has_not(wanted, expected):
+    assert find_column(wanted, ["rlnClassNumber"], ["alignments2D/class", "uid"]) == expected
+
+
+@pytest.mark.parametrize(
     ("wanted", "names"),
-    [("angle_psi", ["rlnAnglePsi", "emsvaeAnglePsi"]), ("class", ["alignments2D/class", "alignments3D/class"])],
+    [("class", ["alignments2D/class", "alignments3D/class"]), ("z", ["a/z", "b/z"])],
 )
 def test_names_that_fit_several_are_refused(wanted, names):
     with pytest.raises(EmsvaeError, match=" or ".join(names)):

@@ -10,9 +10,10 @@ import pytest
 from emspatialvae.errors import EmsvaeError, NothingSelectedError, OutputExistsError
 from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.io.star import StarFile, write_new, write_with_columns
+from emspatialvae.labels import is_result
 from emspatialvae.run import RunDir
 from emspatialvae.selection import write_selection
-from emspatialvae.tables import is_result, open_table
+from emspatialvae.tables import open_table
 
 TEXT = """# made by hand
 
@@ -216,6 +217,14 @@ def test_a_run_on_cryosparc_particles_writes_both_kinds(run, here, emsvae):
     assert f"joined by uid: {n // 2} of {n // 2} selected particles are in unbinned.cs" in said
     wanted = np.isin(shuffled["uid"], read_cs(here / "s.cs")["uid"])
     assert read_cs(here / "t.cs")["uid"].tolist() == shuffled["uid"][wanted].tolist()
+    # A column that only the .cs file has, as spelled there.
+    emsvae.done("select", run, "--where", f"uid in {tuple(cs_table(n)['uid'][:3].tolist())}", "--out", "v.cs")
+    assert read_cs(here / "v.cs")["uid"].tolist() == cs_table(n)["uid"][:3].tolist()
+    # With --limit the .cs file goes on behind the run's particles.
+    write_cs(run / "particles.cs", cs_table(n + 2), overwrite=True)
+    emsvae.done("select", run, "--where", where, "--out", "w.cs", "--excluded", "x.cs")
+    assert read_cs(here / "w.cs")["uid"].tolist() == read_cs(here / "s.cs")["uid"].tolist()
+    assert len(read_cs(here / "x.cs")) == n + 2 - n // 2
     write_cs(run / "particles.cs", cs_table(n - 1), overwrite=True)
     assert "export it again" in emsvae.refused("select", run, "--where", where, "--out", "u.cs")
 

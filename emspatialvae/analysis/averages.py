@@ -12,17 +12,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from emspatialvae import ctf, shears
+from emspatialvae import ctf, imaging, shears
 from emspatialvae.analysis.restore import Averages, Sums, restore
-from emspatialvae.geometry import Floats, Pose2D
+from emspatialvae.geometry import Pose2D
 from emspatialvae.infer import Latents
 from emspatialvae.particles import ParticleStack
 from emspatialvae.prepare import Preparation, ahead, check_ctf, prepare_chunk
 
 CHUNK_BYTES = 8 << 20
 """Of raw images worked on at once by a thread."""
-LEAST_WEIGHT = 1e-3
-"""A particle that counts less than this at a point of a path is not read for it."""
 
 Progress = Callable[[int], None]
 
@@ -55,35 +53,6 @@ def class_averages(
         (np.ones(len(rows), np.float32), (rows, number[rows] - 1)), shape=(len(number), max(number.max(initial=1), 1))
     )
     return average(stack, latents, weights, preparation, half=split(number, seed), progress=progress)
-
-
-def path_average(
-    stack: ParticleStack,
-    latents: Latents,
-    centres: Floats,
-    bandwidth: float,
-    preparation: Preparation,
-    *,
-    seed: int = 0,
-    progress: Progress = lambda _: None,
-) -> Averages:
-    """Averages around points in z, each particle weighing ``exp(-|z - centre|^2 / (2 bandwidth^2))``.
-
-    Parameters
-    ----------
-    centres
-        Shape [k, z_dim].
-    bandwidth
-        In units of z, whose prior has s.d. 1. ``Averages.n_eff`` says how many particles it leaves each average with.
-    stack, latents, preparation, seed, progress
-        As for `class_averages`.
-    """
-    columns: list[Any] = []
-    for centre in np.asarray(centres, dtype=np.float64):
-        weight = np.exp(-((latents.z - centre) ** 2).sum(1) / (2 * bandwidth**2))
-        columns.append(sparse.csr_array(np.where(weight > LEAST_WEIGHT, weight, 0)[:, None]))
-    weights: Any = sparse.hstack(columns)
-    return average(stack, latents, weights, preparation, seed=seed, progress=progress)
 
 
 def average(
@@ -218,7 +187,7 @@ def _aligned(
         portion, _ = prepare_chunk(stack, rows, preparation)
         portion = portion[portion.usable]
         own = pose[portion.rows]
-        aligned = shears.align(portion.images, own)
+        aligned = shears.align(imaging.brightness(portion.images), own)
         if preparation.ctf != "multiply" or stack.ctf is None:
             return portion.rows, aligned, None
         # An image turned back by theta has its CTF turned back, too.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from emspatialvae import geometry
+from emspatialvae import geometry, labels
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.geometry import Floats
@@ -20,20 +20,15 @@ from emspatialvae.sources import read_cs_source, read_star_source
 from emspatialvae.tables import CS_COORDINATES, STAR_COORDINATES, ParticleTable
 
 MICROGRAPH_PIXELS = ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize", "location/micrograph_psize_A")
-PROTECTED_SHIFT = ("emsvaeOriginXAngst", "emsvaeOriginYAngst")
+PROTECTED_SHIFT = tuple(map(labels.kept_apart, labels.ORIGIN_A))
 """Where our shifts are when a 3-D refinement's own were not to be overwritten."""
+_JUNK, _PEAK = labels.SCORES["junk"], labels.SCORES["peak_weight"]
 SCORES = {
-    "emsvaeJunk": -1,
-    "emsvae/junk": -1,
-    "rlnMaxValueProbDistribution": 1,
-    "emsvaeMaxValueProbDistribution": 1,
-    "emsvae/max_value_prob": 1,
-    "rlnLogLikeliContribution": 1,
-    "emsvaeLogLikeliContribution": 1,
+    **dict.fromkeys((_JUNK.star, _JUNK.cs), -1),
+    **dict.fromkeys((_PEAK.star, labels.kept_apart(_PEAK.star), _PEAK.cs), 1),
+    **dict.fromkeys((labels.LOG_LIKELIHOOD, labels.kept_apart(labels.LOG_LIKELIHOOD)), 1),
 }
 """Columns that tell the better one of two picks, the first that a file has; -1: lower is better."""
-USED = ("emsvaeUsed", "emsvae/used")
-"""0 where a run could not use the image: such a row loses to any other."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,8 @@ def _shifts(table: ParticleTable) -> tuple[Floats, Floats]:
 
 def ranks(table: ParticleTable) -> tuple[NDArray[np.intp], str]:
     """Place of each particle [n] when the better ones come first, and what told them apart, for a person to read."""
-    used = next((name for name in USED if name in table.names), None)
+    # A row that a run could not use loses to any other.
+    used = next((name for name in labels.USED if name in table.names), None)
     score = next((name for name in SCORES if name in table.names), None)
     values = table.read(numbers=tuple(name for name in (used, score) if name))[1]
     unused = np.zeros(len(table)) if used is None else values[used] == 0

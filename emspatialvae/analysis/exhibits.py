@@ -142,7 +142,7 @@ def components(parts: PrincipalComponents) -> Exhibit:
 
 def films(rows: Mapping[str, Floats], steps_sd: Floats, near: Mapping[str, Sequence[int]]) -> Exhibit:
     """What the model draws along axes of z; ``near``: particles about each step."""
-    figure = galleries.films(rows, [f"{step:+.2g} s.d." for step in steps_sd])
+    figure = figures.films(rows, [f"{step:+.2g} s.d." for step in steps_sd])
     counts = "; ".join(f"{axis}: {', '.join(f'{count:,}' for count in counts)}" for axis, counts in near.items())
     said = (
         "What the model draws along the axes of content space, from two standard deviations of the particles below their mean to two "
@@ -157,12 +157,11 @@ def films(rows: Mapping[str, Floats], steps_sd: Floats, near: Mapping[str, Seque
 def classes(found: Classes) -> Exhibit:
     """Class averages, the largest class first."""
     numbers = found.numbers[:SHOWN_CLASSES]
-    share = 100 * found.particles / found.particles.sum()
     titles = []
     for at, number in enumerate(numbers):
         finest = found.resolution_A[at, 0]
         told = f"{finest:.1f} \N{ANGSTROM SIGN}" if np.isfinite(finest) else "no resolution"
-        titles.append(f"{number}: {found.particles[at]:,} ({share[at]:.1f} %)\n{told}")
+        titles.append(f"{number}: {found.particles[at]:,} ({100 * found.share[at]:.1f} %)\n{told}")
     said = (
         "Class averages of the raw, full-size particles with our poses, the largest class first, each with a grey scale of its own; "
         "above each its number, its particles with their share, and the resolution at which two half sets agree (FRC 0.143). "

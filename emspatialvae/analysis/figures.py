@@ -96,18 +96,32 @@ def z_scatter(z: Floats, colour: Floats, colour_label: str) -> Figure:
 
 def reconstructions(names: Sequence[str], rows: Mapping[str, Floats], note: str = "") -> Figure:
     """One column per particle, one row per kind of image ({label: [k, box, box]}); ``note`` goes under the title."""
-    count = len(names)
-    figure = Figure(figsize=(1.35 * count + 1.5, 1.45 * len(rows) + 0.8), layout="constrained")
-    grid = figure.subplots(len(rows), count, squeeze=False)
-    for line, (label, images) in zip(grid, rows.items(), strict=True):
-        for axes, image in zip(line, images, strict=True):
-            picture(axes, image)
-        line[0].set_ylabel(label, fontsize=9)
+    figure, grid = lines(rows)
     for axes, name in zip(grid[0], names, strict=True):
         axes.set_title(name if len(name) <= 16 else f"{name[:7]}..{name[-7:]}", fontsize=7)
     title = "Particles as they lie and with the pose taken out, each above what the model draws for it"
     figure.suptitle(f"{title}\n{note}" if note else title, fontsize=10)
     return figure
+
+
+def films(rows: Mapping[str, Floats], below: Sequence[str]) -> Figure:
+    """One row of images [steps, box, box] per label, on a common grey scale; ``below`` names the steps."""
+    figure, grid = lines(rows, np.percentile(np.stack(list(rows.values())), [0.5, 99.5]))
+    for axes, text in zip(grid[-1], below, strict=True):
+        axes.set_xlabel(text, fontsize=8)
+    return figure
+
+
+def lines(rows: Mapping[str, Floats], limits: Floats | None = None) -> tuple[Figure, NDArray[Any]]:
+    """Images [count, box, box] per label, a line each; the figure and its axes [lines, count]. ``limits``: as for `picture`."""
+    count = len(next(iter(rows.values())))
+    figure = Figure(figsize=(1.25 * count + 1, 1.35 * len(rows) + 0.7), layout="constrained")
+    grid = figure.subplots(len(rows), count, squeeze=False)
+    for line, (label, images) in zip(grid, rows.items(), strict=True):
+        for axes, image in zip(line, images, strict=True):
+            picture(axes, image, limits=limits)
+        line[0].set_ylabel(label, fontsize=9)
+    return figure, grid
 
 
 def tiles(images: Floats, shape: tuple[int, int], title: str, across: str, up: str) -> Figure:

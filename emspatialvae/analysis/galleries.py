@@ -1,8 +1,7 @@
-"""Pictures of many images side by side: class averages, and films along an axis of content space."""
+"""The gallery of class averages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from emspatialvae.analysis.figures import Floats, picture
@@ -25,19 +24,4 @@ def classes(images: Floats, titles: Sequence[str], pixel_size_A: float) -> Figur
     scale_bar(grid[0], images.shape[-1], pixel_size_A)
     for axes in grid[len(images) :]:
         axes.set_axis_off()
-    return figure
-
-
-def films(rows: Mapping[str, Floats], below: Sequence[str]) -> Figure:
-    """One row of images [steps, box, box] per label, on a common grey scale; ``below`` names the steps."""
-    steps = len(below)
-    figure = Figure(figsize=(1.15 * steps + 0.6, 1.2 * len(rows) + 0.4), layout="constrained")
-    limits = np.percentile(np.stack(list(rows.values())), [0.5, 99.5])
-    grid = figure.subplots(len(rows), steps, squeeze=False)
-    for line, (label, images) in zip(grid, rows.items(), strict=True):
-        for axes, image in zip(line, images, strict=True):
-            picture(axes, image, limits=limits)
-        line[0].set_ylabel(label, fontsize=9)
-    for axes, text in zip(grid[-1], below, strict=True):
-        axes.set_xlabel(text, fontsize=8)
     return figure

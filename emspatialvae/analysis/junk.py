@@ -27,7 +27,7 @@ the simulation tried, junk had the *higher* likelihood), and they were not calib
 """
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from emspatialvae.geometry import Floats
 
@@ -45,6 +45,8 @@ MOST = 6.0
 SHARE = (0.05, 0.5)
 """Of junk in a stack, at least and at most. Pickers bring some along, and without the lower bound junk that is hard to tell would argue
 itself away; where most is junk, nothing says what is usual."""
+LIKELY = 0.5
+"""Above it a particle counts as junk."""
 ROUNDS = 30
 STILL = 1e-4
 
@@ -70,7 +72,8 @@ def junk_probability(
     if not n:
         return probability
     # z is N(0, I) for particles: one in ten lies farther out than where this begins, one in a hundred counts 1.
-    far_z = -stats.chi2.logsf((z**2).sum(1), z.shape[1]) / np.log(10) - 1
+    beyond = special.gammaincc(z.shape[1] / 2, (z**2).sum(1) / 2)  # the chi-square distribution's upper tail
+    far_z = -np.log10(np.maximum(beyond, 1e-300)) - 1
     for round_ in range(ROUNDS):
         weight = 1 - probability if round_ else None
         likelihood = _unusual(log_likelihood, weight, 1e-3)

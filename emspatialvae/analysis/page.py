@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 from emspatialvae import __version__
 from emspatialvae.analysis import exhibits, html, summary
+from emspatialvae.analysis.embedding import principal_components
 from emspatialvae.analysis.film import greys
 from emspatialvae.analysis.html import Cell, Html, Section
+from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.classify import Classes
 from emspatialvae.infer import Latents
 from emspatialvae.run import Manifest
 
 Floats = NDArray[np.floating]
 
-JUNK = 0.5
-"""Score above which a particle counts as junk."""
 THUMBNAIL_PX = 56
 LISTED = 20
 """Micrographs in the table."""
@@ -37,6 +37,8 @@ class Findings:
         Of the run; latents of all particles.
     micrographs
         For each the rows of its particles, counted among those that were used; None where the file knows none.
+    class_label
+        Name of the column with our classes.
     """
 
     run: Path
@@ -45,6 +47,7 @@ class Findings:
     latents: Latents
     classes: Classes
     micrographs: Mapping[str, NDArray[np.int64]] | None
+    class_label: str
 
     @property
     def junk(self) -> Floats | None:
@@ -113,11 +116,11 @@ def _key_numbers(findings: Findings) -> Iterator[tuple[str, str, str]]:
         clear = (some.peak_weight > summary.CLEAR).mean()
         yield "One clear pose", f"{100 * clear:.0f} %", f"of particles, probability above {summary.CLEAR:g}"
     if findings.junk is not None:
-        above = int((findings.junk > JUNK).sum())
+        above = int((findings.junk > LIKELY).sum())
         yield (
             "Junk",
             f"{100 * above / max(len(findings.junk), 1):.1f} %",
-            f"{above:,} particles with a score above {JUNK:g}",
+            f"{above:,} particles with a score above {LIKELY:g}",
         )
     best = findings.classes.resolution_A[:, 0]
     told = f"the best to {np.nanmin(best):.1f} \N{ANGSTROM SIGN} (FRC 0.143)" if np.isfinite(best).any() else "averages"
@@ -126,10 +129,8 @@ def _key_numbers(findings: Findings) -> Iterator[tuple[str, str, str]]:
 
 def _class_table(findings: Findings) -> Html:
     classes = findings.classes
-    score, of = findings.junk, findings.latents.class_number
-    judged = score is not None and of is not None
-    head = ["Class", "Average", "Particles", "Share", "FRC 0.143", "FRC 0.5", *(["Junk"] if judged else [])]
-    share = classes.particles / classes.particles.sum()
+    junk = classes.junk_share
+    head = ["Class", "Average", "Particles", "Share", "FRC 0.143", "FRC 0.5", *([] if junk is None else ["Junk"])]
     rows = []
     for at, number in enumerate(classes.numbers):
         thumbnail, _ = exhibits.compact(greys(classes.images[at]), 64)
@@ -137,19 +138,17 @@ def _class_table(findings: Findings) -> Html:
             Cell(f"{number}", float(number)),
             Cell(html.image(thumbnail, f"Average of class {number}", (THUMBNAIL_PX, THUMBNAIL_PX))),
             Cell(f"{classes.particles[at]:,}", float(classes.particles[at])),
-            Cell(f"{100 * share[at]:.1f} %", float(share[at])),
+            Cell(f"{100 * classes.share[at]:.1f} %", float(classes.share[at])),
             *[_resolution(value) for value in classes.resolution_A[at]],
         ]
-        if score is not None and of is not None:
-            own = score[of[findings.latents.used] == number]
-            part = float((own > JUNK).mean()) if len(own) else 0.0
-            row.append(Cell(f"{100 * part:.0f} %", part))
+        if junk is not None:
+            row.append(Cell(f"{100 * junk[at]:.0f} %", float(junk[at])))
         rows.append(row)
     caption = (
         "All classes, the largest first; a click on a column's head sorts. FRC: resolution in angstrom at which the averages of two "
         "half sets agree no better than that."
     )
-    caption += f" Junk: share of particles with a score above {JUNK:g}." if judged else ""
+    caption += f" Junk: share of particles with a score above {LIKELY:g}." if junk is not None else ""
     return html.table(caption, head, rows, sortable=True)
 
 
@@ -161,9 +160,9 @@ def _resolution(value_A: float) -> Cell:
 
 def _micrograph_table(findings: Findings) -> Html | None:
     """Where the junk comes from; None where there is none, or nothing is known of it."""
-    if findings.junk is None or not findings.micrographs or not (findings.junk > JUNK).any():
+    if findings.junk is None or not findings.micrographs or not (findings.junk > LIKELY).any():
         return None
-    junk = {name: findings.junk[rows] > JUNK for name, rows in findings.micrographs.items()}
+    junk = {name: findings.junk[rows] > LIKELY for name, rows in findings.micrographs.items()}
     worst = sorted(junk, key=lambda name: (-junk[name].mean(), -len(junk[name])))[:LISTED]
     rows = [
         [
@@ -173,7 +172,8 @@ def _micrograph_table(findings: Findings) -> Html | None:
         ]
         for name in worst
     ]
-    caption = f"The {len(worst)} of {len(junk):,} micrographs with the largest share of junk."
+    which = f"The {len(worst)} of {len(junk):,} micrographs" if len(worst) < len(junk) else "All micrographs, those"
+    caption = f"{which} with the largest share of junk{'' if len(worst) < len(junk) else ' first'}."
     return html.table(caption, ["Micrograph", "Particles", "Junk"], rows, sortable=True)
 
 
@@ -182,10 +182,12 @@ def _commands(findings: Findings) -> Iterator[Html]:
     cs = findings.manifest.config.input.particles.suffix == ".cs"
     ending = "cs" if cs else "star"
     if findings.junk is not None:
-        yield html.command(f'emsvae select {run} --where "junk < {JUNK:g}" --out clean.{ending}', "Leave the junk out.")
+        yield html.command(
+            f'emsvae select {run} --where "junk < {LIKELY:g}" --out clean.{ending}', "Leave the junk out."
+        )
     some = ", ".join(str(number) for number in findings.classes.numbers[:3])
     yield html.command(
-        f'emsvae select {run} --where "rlnClassNumber in ({some})" --out subset.{ending}',
+        f'emsvae select {run} --where "{findings.class_label} in ({some})" --out subset.{ending}',
         "Keep the classes that you like; any column of the file can stand in the condition.",
     )
     yield html.command(
@@ -198,7 +200,7 @@ def _commands(findings: Findings) -> Iterator[Html]:
         if cs
         else "All particles with poses, content and scores, for RELION.",
     )
-    first, last = _ends(findings.latents)
+    first, last = _ends(findings.latents, findings.junk)
     yield html.command(
         f"emsvae path {run} --from {quote(first)} --to {quote(last)} --out path.mrcs",
         "Walk from one particle to another; these two lie at the ends of the longest axis of content space.",
@@ -206,11 +208,11 @@ def _commands(findings: Findings) -> Iterator[Html]:
     yield html.command(f"napari --plugin emspatialvae {run}", "Click particles, draw a lasso round a cloud, save it.")
 
 
-def _ends(latents: Latents) -> tuple[str, str]:
-    """Names of particles near the ends of the longest axis of z."""
-    from emspatialvae.analysis.embedding import principal_components
-
+def _ends(latents: Latents, junk: Floats | None) -> tuple[str, str]:
+    """Names of particles near the ends of the longest axis of z, junk (scores of those that were used) left out."""
     some = latents[latents.used]
+    if junk is not None and (junk <= LIKELY).any():
+        some = some[junk <= LIKELY]
     score = principal_components(some.z).scores[:, 0]
     ends = [int(np.abs(score - np.percentile(score, at)).argmin()) for at in (2, 98)]
     return str(some.names[ends[0]]), str(some.names[ends[1]])

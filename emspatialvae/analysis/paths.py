@@ -11,7 +11,9 @@ from emspatialvae.geometry import Floats
 REACH = 2.0
 """A particle is near a point if their distance is at most that many of z's s.d., r.m.s. over the coordinates that tell anything."""
 AVERAGED = 100
-"""Particles in each of the rolling averages along a path."""
+"""Particles in each of the averages along a path."""
+FARTHEST = 2.0
+"""Of them the farthest lies so many widths of the kernel away, and counts exp(-2) as much as one that lies at the point."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,8 @@ class ZPath:
     """[k]; particles within `REACH` of the point: where there are few, what is drawn there was never seen."""
     members: NDArray[np.int64]
     """[k, m]; the rows of the m = 100 nearest particles (fewer if there are no more)."""
+    weights: Floats
+    """[k, m]; what each of them counts in an average about the point: a Gaussian of its distance, as wide as `FARTHEST` says."""
 
 
 def straight(start: Floats, end: Floats, steps: int) -> Floats:
@@ -46,21 +50,26 @@ def walk(points: Floats, z: Floats, unit: Floats) -> ZPath:
     """
     told = max(float((1 - np.minimum(unit, 1) ** 2).sum()), 1.0)
     m = min(AVERAGED, len(z))
-    near, members = [], []
+    near, members, weights = [], [], []
     for point in points:  # one at a time: a million particles times all steps would be gigabytes
         distance = np.sqrt((((z - point) / unit) ** 2).sum(1) / told)
         own = np.argpartition(distance, m - 1)[:m]
         near.append(int((distance <= REACH).sum()))
-        members.append(own[np.argsort(distance[own], kind="stable")])
+        own = own[np.argsort(distance[own], kind="stable")]
+        members.append(own)
+        away = distance[own] / max(distance[own[-1]], 1e-12)
+        weights.append(np.exp(-((FARTHEST * away) ** 2) / 2))
     steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
-    return ZPath(points, np.concatenate([[0.0], np.cumsum(steps)]), np.array(near), np.array(members))
+    return ZPath(
+        points, np.concatenate([[0.0], np.cumsum(steps)]), np.array(near), np.array(members), np.array(weights)
+    )
 
 
 def membership(path: ZPath, rows: NDArray[np.int64], n: int) -> sparse.csr_array:
-    """1 where a particle of a stack of n is a member of a step, 0 elsewhere; shape [n, k].
+    """What each particle of a stack of n counts in the average about each step; shape [n, k].
 
     ``rows``: where in the stack the particles lie that the path was walked with.
     """
     steps = np.repeat(np.arange(len(path.z)), path.members.shape[1])
-    ones = np.ones(path.members.size, np.float32)
-    return sparse.csr_array((ones, (rows[path.members].ravel(), steps)), shape=(n, len(path.z)))
+    weights = path.weights.ravel().astype(np.float32)
+    return sparse.csr_array((weights, (rows[path.members].ravel(), steps)), shape=(n, len(path.z)))

@@ -67,15 +67,15 @@ class Query:
         return self._mask(texts, numbers)
 
 
-def parse(text: str, names: Sequence[str]) -> Query:
-    """Parse a condition on columns of these names.
+def parse(text: str, *files: Sequence[str]) -> Query:
+    """Parse a condition on columns of these files; see `find_column`.
 
     Raises
     ------
     EmsvaeError
         Anything but such a condition; the message says what stands where.
     """
-    return _Parser(text, names).query()
+    return _Parser(text, files).query()
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class _Value:
 class _Parser:
     """One method per rule of the grammar; each takes its words from the front."""
 
-    def __init__(self, text: str, names: Sequence[str]) -> None:
-        self.text, self.names = text, names
+    def __init__(self, text: str, files: Sequence[Sequence[str]]) -> None:
+        self.text, self.files = text, files
         self.texts: dict[str, None] = {}
         self.numbers: dict[str, None] = {}
         self.tokens = self._tokens()
@@ -224,7 +224,7 @@ class _Parser:
                 at, f"{word}(", "there are no functions, only columns, numbers, texts, comparisons, and, or, not, in"
             )
         try:
-            return _Value(find_column(word.strip("`"), self.names), True, at)
+            return _Value(find_column(word.strip("`"), *self.files), True, at)
         except EmsvaeError as error:
             raise EmsvaeError(f"--where: {error}") from None
 

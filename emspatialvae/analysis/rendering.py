@@ -19,7 +19,7 @@ Floats = NDArray[np.floating]
 
 
 def canonical(model: ParticleVAE, z: Floats) -> NDArray[np.float32]:
-    """What the model draws for contents z [n, d] at pose zero; first channel, shape [n, box, box].
+    """What the model draws for contents z [n, d] at pose zero, of colour the mean; shape [n, box, box].
 
     The steerable engine draws them in the common frame, registered on the consensus: they do not turn or move against each
     other. The coordinate engine has no such frame, and what it draws may turn with z.
@@ -27,7 +27,7 @@ def canonical(model: ParticleVAE, z: Floats) -> NDArray[np.float32]:
     content = torch.from_numpy(np.ascontiguousarray(z)).float()
     still = Content(content, torch.zeros(len(z)), torch.zeros(len(z), 2))
     parts = [
-        model.render(Content(still.z[i : i + 64], still.theta_rad[i : i + 64], still.shift_px[i : i + 64]))[:, 0]
+        model.render(Content(still.z[i : i + 64], still.theta_rad[i : i + 64], still.shift_px[i : i + 64])).mean(1)
         for i in range(0, len(z), 64)
     ]
     return seen(model, torch.cat(parts).numpy())
@@ -47,7 +47,7 @@ def consensus(model: ParticleVAE, z: Floats) -> NDArray[np.float32]:
     contents z [n, d] then stands for it.
     """
     if isinstance(model, SteerableVAE) and model.gauge.fitted:
-        return model.spectra.unwhitened(model.basis.images(model.gauge.reference)).numpy()
+        return model.pictures(model.gauge.reference).numpy()
     return canonical(model, evenly(z, RENDERED)).mean(0)
 
 

@@ -65,6 +65,7 @@ def _reconstructions(
 ) -> Figure:
     picked = evenly(rows, EXAMPLES)
     portion, pose = images.portion(picked), latents.pose[picked]
+    recorded = imaging.brightness(portion.images)
     posed = Content(
         torch.from_numpy(latents.z[picked]).float(),
         torch.from_numpy(pose.theta_rad).float(),
@@ -77,12 +78,12 @@ def _reconstructions(
         "phase-flip": ("image, phases\nflipped", "model"),
         "multiply": ("image\n\N{MULTIPLICATION SIGN} CTF", "model\n\N{MULTIPLICATION SIGN} CTF\N{SUPERSCRIPT TWO}"),
     }[run.manifest.preparation.ctf]
-    at_pose = seen(model, model.render(posed)[:, 0].numpy())
+    at_pose = seen(model, model.render(posed).mean(1).numpy())
     upright = canonical(model, latents.z[picked])
     lines = {
-        f"{image}": portion.images,
+        f"{image}": recorded,
         f"{of_model},\nsame pose": by_ring(at_pose, power),
-        f"{image},\nno pose": imaging.align(portion.images, pose),
+        f"{image},\nno pose": imaging.align(recorded, pose),
         f"{of_model},\nno pose": by_ring(upright, power),
     }
     if power is not None:
@@ -106,8 +107,9 @@ def _averages(model: ParticleVAE, images: PreparedImages, latents: Latents, rows
     power = None if images.ctf_power is None else np.zeros(images.ctf_power.shape[1])
     for part in np.array_split(picked, max(1, len(picked) // 500)):
         portion = images.portion(part)
-        before += portion.images.sum(0)
-        after += imaging.align(portion.images, latents.pose[part]).sum(0)
+        recorded = imaging.brightness(portion.images)
+        before += recorded.sum(0)
+        after += imaging.align(recorded, latents.pose[part]).sum(0)
         if power is not None and portion.ctf_power is not None:
             power += portion.ctf_power.sum(0)
     if power is None:

@@ -68,7 +68,7 @@ class Columns:
             There is none; the nearest is named.
         """
         try:
-            return find_column(wanted, self.names)
+            return find_column(wanted, *(table.names for table in self.tables))
         except EmsvaeError as error:
             raise EmsvaeError(f"--colour-by {wanted}: {error}") from None
 

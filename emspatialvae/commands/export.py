@@ -23,7 +23,7 @@ class ExportCommand:
     csv: Path | None = None
     """A table: z, theta, shift and their standard deviations."""
     aligned: Path | None = None
-    """A stack of the raw images with rotation and shift taken out."""
+    """A stack of the raw images with rotation and shift taken out: .mrcs, or .npy (which alone keeps colour)."""
     poses: Poses | None = None
     """As in `emsvae train` [default: as the run was trained]."""
     project_dir: Path | None = None

@@ -28,7 +28,7 @@ class PathCommand:
     steps: int = 20
     """Images along the path, both ends with them."""
     averages: bool = True
-    """Beside each image of the model, the average of the 100 real particles nearest to it: what is not there, the model made up."""
+    """Beside each image of the model, the average of the 100 real particles nearest to it, the nearest counting most: what is not there, the model made up."""
     project_dir: Path | None = None
     """Where the images lie now, if they were moved."""
     force: bool = False

@@ -96,7 +96,7 @@ def test_an_external_job_from_start_to_node_and_once_more(project):
     ]
     assert (project.root / ".Nodes" / "3" / node).exists()  # where the GUI's browse button looks
     assert project.read("run.err") == ""
-    assert "results: External/job001/run/particles.star" in project.read("run.out")
+    assert "External/job001/run/particles.star, figures in" in project.read("run.out")
     assert images(project.root / node) == images(project.root / "Extract/job000/particles.star")
     assert "emsvaeZ3" in StarFile.read(project.root / node).block("particles").labels
     assert json.loads(project.read("run/config.json"))["config"]["model"]["rotate"] is False
