@@ -254,7 +254,7 @@ def test_infer_on_the_training_file_gives_the_runs_own_numbers(emsvae, easy_stac
     assert np.abs(turn).max() < 0.01
     for column in own.columns.drop(["image_name", "theta_rad"]):
         spread = own[column].std() + 1e-6
-        assert np.abs(own[column] - again[column]).max() < 0.02 * spread + 1e-9, column
+        assert np.abs(own[column] - again[column]).max() < 0.03 * spread + 1e-9, column
 
 
 def test_infer_writes_what_the_name_says(emsvae, easy_stack, tiny_run):
