@@ -281,7 +281,9 @@ class SearchedObjective(Objective):
             starts, _ = model.search.everywhere(observation, references, model.search_radius_px)
             found = model.inference.settle(observation, starts[:, 0], freeze_z=frozen, fine=False)
             if known:
-                found = found.better_of(model.inference.settle(observation, self.poses(part), freeze_z=frozen, fine=False))
+                found = found.better_of(
+                    model.inference.settle(observation, self.poses(part), freeze_z=frozen, fine=False)
+                )
             self._keep(part, found)
             squares, count = squares + float(found.shift_square.sum()), count + 2 * len(part)
         if model.search.translate and self.learn_shift_prior:

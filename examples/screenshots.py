@@ -25,8 +25,8 @@ from emspatialvae.workflow import start_run, train_run
 from napari_emsvae.run_data import RunData
 
 SIZE = (1600, 1000)
-LARGEST_BYTES = 250_000
 KMEANS_ROUNDS = 2
+GREYS = np.arange(0, 256, 3)
 PATIENCE_S = 300
 SETTLE_S = 1.5
 
@@ -126,6 +126,7 @@ def picture_the_form(viewer: napari.Viewer, scratch: Path, out: Path) -> None:
     form.particles.setText("particles.star")
     form.out.setText("particles_emsvae")
     wait(lambda: len(form.training.curve.shown.epochs) >= 8)
+    form.training.log.setPlainText(form.training.log.toPlainText().replace(f"{stack}/", ""))
     shoot(viewer, out / "training.png", settle_s=0)
     form.cancel()
     wait(lambda: not form.training.is_running)
@@ -158,14 +159,11 @@ def shoot(viewer: napari.Viewer, path: Path, settle_s: float = SETTLE_S) -> None
     until = time.monotonic() + settle_s
     wait(lambda: time.monotonic() >= until)
     picture = Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)).convert("RGB")
-    for colours in (256, 128, 64):
-        # Few pixels have the colours of the scatter, nearly all are grey: a palette by area alone would make those grey, too.
-        few = picture.quantize(
-            colours, method=Image.Quantize.MAXCOVERAGE, kmeans=KMEANS_ROUNDS, dither=Image.Dither.NONE
-        )
-        few.save(path, optimize=True)
-        if path.stat().st_size <= LARGEST_BYTES:
-            break
+    # Nearly all pixels are grey, few have the colours of the scatter: each kind gets a palette of its own.
+    colours = picture.quantize(256 - len(GREYS), method=Image.Quantize.MAXCOVERAGE, kmeans=KMEANS_ROUNDS)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*np.repeat(GREYS, 3).tolist(), *(colours.getpalette() or [])[: 3 * (256 - len(GREYS))]])
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {picture.width} x {picture.height}, {path.stat().st_size / 1000:.0f} kB")
 
 

@@ -72,13 +72,13 @@ class TrainForm(QWidget):
         )
         buttons = row(self.describe_button, None, self.attach_button, self.cancel_button, self.start_button)
         below.setLayout(column(buttons, self.training))
-        self.scroll = QScrollArea()
-        self.scroll.setWidgetResizable(True)
-        self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.scroll.setFrameShape(QScrollArea.Shape.NoFrame)
-        self.scroll.setWidget(above)
+        self.scroll_area = QScrollArea()
+        self.scroll_area.setWidgetResizable(True)
+        self.scroll_area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.scroll_area.setFrameShape(QScrollArea.Shape.NoFrame)
+        self.scroll_area.setWidget(above)
         self.split = QSplitter(Qt.Orientation.Vertical)
-        self.split.addWidget(self.scroll)
+        self.split.addWidget(self.scroll_area)
         self.split.addWidget(below)
         self.split.setChildrenCollapsible(False)
         self.split.setStretchFactor(1, 1)
@@ -90,9 +90,9 @@ class TrainForm(QWidget):
     def showEvent(self, a0: QShowEvent | None) -> None:
         """Give the settings the width that they need in napari's style, which is known only now."""
         super().showEvent(a0)
-        content, bar = self.scroll.widget(), self.scroll.verticalScrollBar()
+        content, bar = self.scroll_area.widget(), self.scroll_area.verticalScrollBar()
         if content is not None and bar is not None:
-            self.scroll.setMinimumWidth(content.minimumSizeHint().width() + bar.sizeHint().width() + SPARE_PX)
+            self.scroll_area.setMinimumWidth(content.minimumSizeHint().width() + bar.sizeHint().width() + SPARE_PX)
             if not self._folded:
                 self._folded = [content.sizeHint().height(), self.split.height()]
                 self.split.setSizes(self._folded)

@@ -58,6 +58,7 @@ def small_samples(monkeypatch, tmp_path):
 
 def test_every_command_runs(manifest, viewer, small_samples, simulated, tmp_path):
     """Each is called as napari does, with the arguments of its kind of contribution."""
+    execute = npe2.PluginManager.instance().commands.execute
     image = (np.zeros((2, 8, 8)), {})
     arguments = {
         "emspatialvae.get_reader": (str(simulated / "particles.star"),),
@@ -68,7 +69,7 @@ def test_every_command_runs(manifest, viewer, small_samples, simulated, tmp_path
         "emspatialvae.sample_trained": (),
     }
     assert {command.id for command in manifest.contributions.commands} == set(arguments)
-    made = {command: npe2.execute_command(command, args=args) for command, args in arguments.items()}
+    made = {command: execute(command, args=args) for command, args in arguments.items()}
     ((particles, _, kind),) = made["emspatialvae.get_reader"](str(simulated / "particles.star"))
     assert particles.shape == (60, 32, 32) and kind == "image"
     for widget in ("explore", "train"):

@@ -164,7 +164,7 @@ def test_every_control_has_a_tooltip_and_room(form, qtbot):
     controls = [control for control in controls if control.isVisible()]
     assert len(controls) > len(settings())
     assert not [control for control in controls if not control.toolTip() and control.parent() is not form.settings.more]
-    assert form.scroll.widget().width() <= form.scroll.viewport().width()
+    assert form.scroll_area.widget().width() <= form.scroll_area.viewport().width()
     narrow = [c for c in controls if not isinstance(c, QCheckBox) and c.width() < c.minimumSizeHint().width()]
     assert not narrow
     form.settings.more.collapse(animate=False)
