@@ -222,9 +222,10 @@ def _check_outputs(
 
 
 def _with_rows(path: Path, n: int) -> ParticleTable:
-    """Open a file of a run, whose first rows must be those of its other files; with ``--limit`` a .cs file goes on after them."""
+    """Open a file whose rows are n particles; those of a run with ``--limit`` go on after them."""
     table = open_table(path)
-    if len(table) < n or (len(table) > n and table.suffix != ".cs"):
+    of_a_run = (path.parent / "config.json").is_file()
+    if len(table) < n or (len(table) > n and not of_a_run):
         raise RunFolderError(f"{path} has {len(table):,} rows, {n:,} were expected; export it again")
     return table
 

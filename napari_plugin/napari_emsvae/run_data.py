@@ -153,14 +153,14 @@ class RunData:
         Raises
         ------
         EmsvaeError
-            It is gone, damaged, or has other particles than the run.
+            It is gone, damaged, or has fewer particles than the run.
         """
         from emspatialvae.tables import open_table
 
         if not self.run.star.is_file():
             raise EmsvaeError(f"{self.run.star} is missing; run `emsvae export {self.path} --star {self.run.star}`")
         table = open_table(self.run.star)
-        if len(table) != len(self):
+        if len(table) < len(self):  # with --limit it goes on after the run's particles
             raise EmsvaeError(
                 f"{self.run.star} has {len(table)} particles, the run has {len(self)}; run `emsvae export {self.path} "
                 f"--star {self.run.star} --force` to write it anew"
@@ -205,9 +205,9 @@ class RunData:
         if label not in self.column_names:
             raise EmsvaeError(f"{self.run.star} has no column {label}; it has {', '.join(self.column_names)}")
         try:
-            return self.table.read(numbers=(label,))[1][label]
+            return self.table.read(numbers=(label,))[1][label][: len(self)]
         except ParticleFileError:
-            return self.table.read(texts=(label,))[0][label]
+            return self.table.read(texts=(label,))[0][label][: len(self)]
 
     def where(self, condition: str) -> NDArray[np.bool_]:
         """Which particles meet a condition, as in ``emsvae select --where``; [n].
@@ -219,7 +219,7 @@ class RunData:
         """
         from emspatialvae.selection import matching
 
-        return matching(self.table, condition, say=lambda _: None)
+        return matching(self.table, condition, say=lambda _: None)[: len(self)]
 
     # ---------------------------------------------------------------------------------------------- places in a plane
 

@@ -270,3 +270,21 @@ def test_a_film_of_another_kind_is_refused(data, tmp_path):
     with pytest.raises(EmsvaeError, match="expected a name ending in"):
         films.save_film(film, tmp_path / "film.avi")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_with_a_limit_is_the_beginning_of_its_file(easy_stack, no_figures, tmp_path):
+    from emspatialvae.cli import main
+    from emspatialvae.selection import write_selection
+    from emspatialvae.tables import open_table
+
+    run = tmp_path / "run"
+    train = ["train", easy_stack / "particles.star", "--out", run, "--limit", "30", "--epochs", "2", "--hidden", "16"]
+    assert main([str(word) for word in train]) == 0
+    data = RunData.open(run)
+    assert len(data) == 30 and len(data.column("rlnImageName")) == 30
+    np.testing.assert_allclose(data.column("emsvaeZ1"), data.latents.z[:, 0], atol=1e-6)
+    keep = data.where("emsvaeZ1 > 0")
+    assert keep.shape == (30,) and keep.any()
+    write_selection(data.run, keep, tmp_path / "kept.star", excluded=tmp_path / "rest.star")
+    assert len(open_table(tmp_path / "kept.star")) == keep.sum()
+    assert len(open_table(tmp_path / "rest.star")) == 48 - keep.sum()
