@@ -13,7 +13,7 @@ information ``CTF^2 / (N g^2)`` of a particle scatters about 1.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,8 @@ from emspatialvae.steerable import FourierPlane, RingMetric
 
 LEAST_GAIN = 0.05
 """Frequencies with less than this share of the largest gain are not restored in full."""
+LOW_RINGS, UNUSUAL = 4, 3.0
+"""Images whose power on so many first rings outside the particle lies that many s.d. above the usual say nothing about the noise."""
 WHITE = 0.03
 """Noise whose ring power departs from 1 by less than this (r.m.s.) is taken as white."""
 
@@ -133,17 +135,20 @@ class Spectra(nn.Module):
 
 
 @torch.no_grad()
-def noise_within(batches: Iterable[Batch], window: Tensor, groups: int, plane: FourierPlane) -> Tensor:
+def noise_within(batches: Callable[[], Iterable[Batch]], window: Tensor, groups: int, plane: FourierPlane) -> Tensor:
     """Power of the noise per group and ring from a part of the images only, times their CTF; [groups, rings].
 
     ``window`` [box, box] is one there and zero elsewhere. A window's edge spreads strong frequencies over weak ones, so not the
-    windowed images' power is taken but their autocorrelation, divided by the window's own: that is unbiased at every lag.
+    windowed images' power is taken but their autocorrelation, divided by the window's own: that is unbiased at every lag. Images
+    with much more at low frequencies there than is usual in their group (edges of ice, neighbours) are left out.
     """
     box = plane.box
     padded = (2 * box, 2 * box)
     power = torch.zeros(groups, 2 * box, box + 1)
     weight, count = torch.zeros(groups, plane.rings), torch.zeros(groups)
-    for batch in batches:
+    usual = _usual_limits(batches, window, groups, plane)
+    for whole in batches():
+        batch = whole[_low_power(whole, window, plane) <= usual[whole.group]]
         spectrum = torch.fft.rfft2(batch.images[:, 0].cpu() * window, s=padded)
         power.index_add_(0, batch.group, spectrum.abs() ** 2)
         weight.index_add_(0, batch.group, _ctf_power(batch, plane.rings))
@@ -158,6 +163,23 @@ def noise_within(batches: Iterable[Batch], window: Tensor, groups: int, plane: F
     flat = spectra[:, :, : box // 2 + 1].flatten(1)[:, plane.where] * plane.weight * box**2
     sums = torch.zeros(groups, plane.rings).index_add_(1, plane.ring, flat) / plane.ring_sizes.clamp(min=1)
     return sums.clamp(min=0) / weight.clamp(min=1e-6)
+
+
+def _low_power(batch: Batch, window: Tensor, plane: FourierPlane) -> Tensor:
+    """Log power of the first rings within a window; [n]."""
+    means = plane.ring_means(plane.transform(batch.images[:, 0].cpu() * window))
+    return torch.log(means[:, 1 : LOW_RINGS + 1].mean(1).clamp(min=1e-12))
+
+
+def _usual_limits(batches: Callable[[], Iterable[Batch]], window: Tensor, groups: int, plane: FourierPlane) -> Tensor:
+    """The log power (see `_low_power`) above which an image is unusual, per optics group; [groups]."""
+    found = [(batch.group, _low_power(batch, window, plane)) for batch in batches()]
+    group, power = (torch.cat(parts) for parts in zip(*found, strict=True))
+    limits = torch.full((groups,), torch.inf)
+    for g in group.unique():
+        own = power[group == g]
+        limits[g] = own.median() + UNUSUAL * 1.4826 * (own - own.median()).abs().median() + 1e-6
+    return limits
 
 
 def _ctf_power(batch: Batch, rings: int) -> Tensor:
