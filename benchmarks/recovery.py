@@ -96,7 +96,7 @@ def row(name: str, folder: Path, extra: list[str], oracle: int) -> str:
         number("shift_gauge_rms_px", 3),
         f"{ratio('z_noise')}; {ratio('theta_gauge_rms_deg')}; {ratio('shift_gauge_rms_px')}",
         shares,
-        "-" if found.get("junk_auc") is None else f"{found['junk_auc']:.3f}",
+        "-" if (found["junk"] or {}).get("auc") is None else f"{found['junk']['auc']:.3f}",
     ]
     return "| " + " | ".join(cells) + " |"
 
