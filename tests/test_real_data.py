@@ -115,6 +115,8 @@ def test_star_and_cs_of_the_same_particles_agree(emsvae, real_data, here):
             *emsvae.TINY,
             "--precision",
             "float32",
+            "--engine",  # the other engine decides between poses, and with seven images the last digit may decide that
+            "coordinate",
         )
     stars, css = (pd.read_csv(here / kind / "latents.csv") for kind in ("star", "cs"))
     images = [[(int(number), path) for number, path in table["image_name"].str.split("@")] for table in (stars, css)]
@@ -150,7 +152,8 @@ def test_shuffled_and_repeated_rows(emsvae, real_data, here):
     table = pd.read_csv("run/latents.csv")
     assert table["image_name"].tolist() == rows(file)["rlnImageName"].tolist()
     twice = table[table["image_name"] == "000321@toy_projections.mrcs"].drop(columns="image_name").to_numpy()
-    np.testing.assert_allclose(twice[0], twice[1], rtol=1e-3, atol=1e-4)
+    # Without noise the log-likelihood is 37,000 nats, of which float32 keeps the third decimal, and that is z's third, too.
+    np.testing.assert_allclose(twice[0], twice[1], rtol=1e-3, atol=3e-3)
     assert rows(here / "run" / "particles.star")["dummyVariable"].tolist() == rows(file)["dummyVariable"].tolist()
 
 
