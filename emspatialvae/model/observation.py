@@ -145,24 +145,29 @@ def noise_within(batches: Callable[[], Iterable[Batch]], window: Tensor, groups:
     box = plane.box
     padded = (2 * box, 2 * box)
     power = torch.zeros(groups, 2 * box, box + 1)
-    weight, count = torch.zeros(groups, plane.rings), torch.zeros(groups)
+    weight = torch.zeros(groups, plane.rings)
     usual = _usual_limits(batches, window, groups, plane)
     for whole in batches():
         batch = whole[_low_power(whole, window, plane) <= usual[whole.group]]
         spectrum = torch.fft.rfft2(batch.images[:, 0].cpu() * window, s=padded)
         power.index_add_(0, batch.group, spectrum.abs() ** 2)
         weight.index_add_(0, batch.group, _ctf_power(batch, plane.rings))
-        count.index_add_(0, batch.group, torch.ones(len(batch)))
     overlap = torch.fft.irfft2(torch.fft.rfft2(window, s=padded).abs() ** 2, s=padded)
     correlation = torch.fft.irfft2(power, s=padded) / overlap.clamp(min=1.0)
+    return _ring_power(correlation, plane) / weight.clamp(min=1e-6)
+
+
+def _ring_power(correlation: Tensor, plane: FourierPlane) -> Tensor:
+    """Power per ring [n, rings] of autocorrelations [n, 2 box, 2 box], lag zero first; long lags, which are noisy, fade out."""
+    box = plane.box
     lag = torch.arange(-(box // 2), box - box // 2)
-    near = correlation[:, lag[:, None] % (2 * box), lag % (2 * box)]
+    near = correlation[:, lag[:, None], lag]  # negative lags lie at the end
     length = torch.hypot(lag[:, None].float(), lag[None].float())
     fade = torch.cos(math.pi / 2 * length / (box / math.sqrt(2))).clamp(min=0)
     spectra = torch.fft.fft2(torch.fft.ifftshift(near * fade, dim=(-2, -1))).real
     flat = spectra[:, :, : box // 2 + 1].flatten(1)[:, plane.where] * plane.weight * box**2
-    sums = torch.zeros(groups, plane.rings).index_add_(1, plane.ring, flat) / plane.ring_sizes.clamp(min=1)
-    return sums.clamp(min=0) / weight.clamp(min=1e-6)
+    sums = flat.new_zeros(len(flat), plane.rings).index_add_(1, plane.ring, flat)
+    return (sums / plane.ring_sizes.clamp(min=1)).clamp(min=0)
 
 
 def _low_power(batch: Batch, window: Tensor, plane: FourierPlane) -> Tensor:

@@ -74,7 +74,7 @@ def _measure(spectra: Spectra, plane: FourierPlane, images: ImageSpec, batches: 
 
     Returns
     -------
-    Standard error of the signal's power over the noise's; [rings].
+    Standard error of the whitened signal's power, rather too large; [rings].
     """
     outside = torch.from_numpy(~imaging.circular_mask(images.box, images.mask_radius_px)).float()
     share = float(outside.mean())
@@ -84,20 +84,21 @@ def _measure(spectra: Spectra, plane: FourierPlane, images: ImageSpec, batches: 
         # Images without noise (projections, drawings) are taken to have a little.
         spectra.set_noise(noise.clamp(min=LEAST_NOISE))
         spectra.outside.copy_(spectra.noise)
-    surplus, weight, information = (torch.zeros(plane.rings) for _ in range(3))
+    surplus, passed, weight, information = (torch.zeros(plane.rings) for _ in range(4))
     count = 0
     for batch in batches():
         ctf = torch.ones(1, plane.rings) if batch.ctf_power is None else batch.ctf_power
         power = plane.ring_means(plane.transform(batch.images[:, 0]))
         surplus += (power - ctf * spectra.noise[batch.group]).sum(0)
+        passed += ctf.expand_as(power).sum(0)
         weight += (ctf**2).expand_as(power).sum(0)
         information += (ctf / spectra.noise[batch.group]).sum(0)
         count += len(batch)
     if not spectra.white or float((information / count - 1).abs().max()) > 1e-6:
         spectra.gain.copy_((information / count).sqrt())
     spectra.signal.copy_((surplus / weight.clamp(min=1e-6)).clamp(min=1e-3 * float(spectra.noise.min())))
-    pixels = plane.ring_sizes
-    return torch.sqrt(2 / (count * pixels.clamp(min=1) * max(share, 0.1))) * information / weight.clamp(min=1e-6)
+    independent = count * plane.ring_sizes.clamp(min=1) * max(share, 0.1)
+    return torch.sqrt(2 / independent) * passed / weight.clamp(min=1e-6)
 
 
 def _mean_square(model: SteerableVAE, batches: Batches) -> Tensor:

@@ -27,6 +27,21 @@ Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class StackSize:
+    """How much is done of an experiment with both engines on one stack."""
+
+    images: int
+    """Simulated; of a stack of the user's, all are taken."""
+    coordinate_images: int
+    """Of those to learn from, what the paper's models are trained on; the steerable engine gets all of them."""
+    hidden: int
+    epochs: int
+    learning_rate: float
+    steerable_epochs: int | None
+    """None: until it has settled, as by default."""
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a row finds and leaves things."""
 

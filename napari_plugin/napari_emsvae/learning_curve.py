@@ -58,23 +58,10 @@ class LearningCurveView(FigureCanvasQTAgg):
 
     def _plot(self, curve: LearningCurve) -> None:
         axes = self.axes
-        axes.plot(
-            curve.epochs,
-            curve.train_elbo,
-            "o-",
-            ms=4,
-            color=palette.DISTINCT[0],
-            label=f"training {curve.train_elbo[-1]:.2f}",
-        )
-        if np.isfinite(curve.held_out_elbo).any():
-            axes.plot(
-                curve.epochs,
-                curve.held_out_elbo,
-                "s--",
-                ms=4,
-                color=palette.DISTINCT[1],
-                label=f"held out {curve.held_out_elbo[-1]:.2f}",
-            )
+        curves = (("training", curve.train_elbo, "o-"), ("held out", curve.held_out_elbo, "s--"))
+        for (name, elbo, style), color in zip(curves, palette.DISTINCT, strict=False):
+            if np.isfinite(elbo).any():
+                axes.plot(curve.epochs, elbo, style, ms=4, color=color, label=f"{name} {elbo[-1]:.2f}")
         # The first epochs climb from an untrained model and would flatten all that matters.
         values = sorted(value for value in (*curve.train_elbo, *curve.held_out_elbo) if np.isfinite(value))
         if values:

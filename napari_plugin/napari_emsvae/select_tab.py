@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from qtpy.QtGui import QColor, QIcon, QPixmap
-from qtpy.QtWidgets import QFileDialog, QListWidget, QListWidgetItem
+from qtpy.QtWidgets import QFileDialog, QLayout, QListWidget, QListWidgetItem
 
 from emspatialvae.errors import EmsvaeError
 from napari_emsvae import palette
@@ -49,65 +49,81 @@ class SelectTab(Tab):
         self.pictures = StatisticsView()
         self.setLayout(
             column(
-                row(
-                    button(
-                        "Invert",
-                        "Select what is not selected (I)",
-                        lambda: self.attempt(lambda: session.selection.invert()),
-                    ),
-                    button("Clear", "Select nothing", self.clear),
-                    button("Undo", "Back by one change (Ctrl+Z)", self.undo),
-                    button("Redo", "Forward by one change (Ctrl+Shift+Z)", self.redo),
-                    None,
-                ),
-                row(
-                    self.column,
-                    self.low,
-                    self.high,
-                    button("Range", "Select particles whose column lies between these values", self.select_range),
-                    self.members,
-                    button("Classes", "Select particles whose column has one of these values", self.select_members),
-                ),
+                self._change_row(),
+                self._values_row(),
                 row(self.condition, button("Where", "Select particles that meet the condition", self.select_where)),
-                row(
-                    column(
-                        row(
-                            self.region_name,
-                            button(
-                                "Name it",
-                                "Give the present selection a name; it gets a number and a colour",
-                                self.name_region,
-                            ),
-                            None,
-                        ),
-                        self.regions,
-                        row(
-                            button("Select", "Select the region marked in the list", self.select_region),
-                            button("Forget", "Remove the region from the list; the particles stay", self.forget_region),
-                            None,
-                        ),
-                    ),
-                    self.pictures,
-                ),
-                row(
-                    button(
-                        "Save kept and excluded\N{HORIZONTAL ELLIPSIS}",
-                        "Write the selected particles to one file and all others to another (STAR or .cs), as `emsvae select` does",
-                        lambda: self.ask_and_save(both=True),
-                    ),
-                    button(
-                        "Save kept only\N{HORIZONTAL ELLIPSIS}",
-                        "Write the selected particles to a file",
-                        lambda: self.ask_and_save(both=False),
-                    ),
-                    None,
-                ),
+                self._regions_row(),
+                self._saving_row(),
             )
         )
         self._work = session.background()
         self._saving = session.background()
         self._averaging = session.background()
         session.selected.connect(self._selection_changed)
+
+    def _change_row(self) -> QLayout:
+        """Changes of the present selection."""
+        return row(
+            button(
+                "Invert",
+                "Select what is not selected (I)",
+                lambda: self.attempt(lambda: self.session.selection.invert()),
+            ),
+            button("Clear", "Select nothing", self.clear),
+            button("Undo", "Back by one change (Ctrl+Z)", self.undo),
+            button("Redo", "Forward by one change (Ctrl+Shift+Z)", self.redo),
+            None,
+        )
+
+    def _values_row(self) -> QLayout:
+        """Selection by the values of a column."""
+        return row(
+            self.column,
+            self.low,
+            self.high,
+            button("Range", "Select particles whose column lies between these values", self.select_range),
+            self.members,
+            button("Classes", "Select particles whose column has one of these values", self.select_members),
+        )
+
+    def _regions_row(self) -> QLayout:
+        """Named regions, and pictures of what is selected."""
+        return row(
+            column(
+                row(
+                    self.region_name,
+                    button(
+                        "Name it",
+                        "Give the present selection a name; it gets a number and a colour",
+                        self.name_region,
+                    ),
+                    None,
+                ),
+                self.regions,
+                row(
+                    button("Select", "Select the region marked in the list", self.select_region),
+                    button("Forget", "Remove the region from the list; the particles stay", self.forget_region),
+                    None,
+                ),
+            ),
+            self.pictures,
+        )
+
+    def _saving_row(self) -> QLayout:
+        """Files."""
+        return row(
+            button(
+                "Save kept and excluded\N{HORIZONTAL ELLIPSIS}",
+                "Write the selected particles to one file and all others to another (STAR or .cs), as `emsvae select` does",
+                lambda: self.ask_and_save(both=True),
+            ),
+            button(
+                "Save kept only\N{HORIZONTAL ELLIPSIS}",
+                "Write the selected particles to a file",
+                lambda: self.ask_and_save(both=False),
+            ),
+            None,
+        )
 
     def run_opened(self) -> None:
         """See `Tab`."""

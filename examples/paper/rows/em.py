@@ -4,11 +4,10 @@ The user's own stack (``--stack particles.star``), else a simulated body with tw
 """
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from experiment import Place, Trained, Values, cell, default, drawn, machine, markdown, paper, trained
+from experiment import Place, StackSize, Trained, Values, cell, default, drawn, machine, markdown, paper, trained
 from matplotlib.figure import Figure
 
 from emspatialvae.analysis.figures import picture
@@ -27,25 +26,10 @@ FRAMES = 9
 AVERAGED = 64
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much of the paper's experiment is done."""
-
-    images: int
-    """Simulated; of a stack of the user's, all are taken."""
-    coordinate_images: int
-    """Of these, those that the paper's models are trained on; the steerable engine gets all of them."""
-    hidden: int
-    epochs: int
-    learning_rate: float
-    steerable_epochs: int | None
-    """None: until it has settled, as by default."""
-
-
 SIZES = {
-    "tiny": Size(120, 100, 16, 1, 1e-3, 1),
-    "small": Size(10_000, 3_000, 128, 15, 1e-3, None),
-    "full": Size(10_000, 10_000, 1000, 500, 1e-4, None),
+    "tiny": StackSize(120, 100, 16, 1, 1e-3, 1),
+    "small": StackSize(10_000, 3_000, 128, 15, 1e-3, None),
+    "full": StackSize(10_000, 10_000, 1000, 500, 1e-4, None),
 }
 MODELS = {
     "coordinate": "`coordinate`, 20-D z",
@@ -78,7 +62,7 @@ def measure(size: str, place: Place) -> tuple[Values, Figure]:
     return values, _figure(walks, values, size)
 
 
-def _images(how: Size, place: Place, work: Path) -> tuple[Path, np.ndarray | None, Pose2D | None]:
+def _images(how: StackSize, place: Place, work: Path) -> tuple[Path, np.ndarray | None, Pose2D | None]:
     """STAR file, and true z and poses where they are known."""
     if place.stack is not None:
         return place.stack, None, None
@@ -88,7 +72,7 @@ def _images(how: Size, place: Place, work: Path) -> tuple[Path, np.ndarray | Non
     return folder / "particles.star", truth.z, truth.pose
 
 
-def _config(name: str, stack: Path, how: Size) -> RunConfig:
+def _config(name: str, stack: Path, how: StackSize) -> RunConfig:
     if name == "steerable":
         return default(stack, train={"epochs": how.steerable_epochs})
     config = paper(

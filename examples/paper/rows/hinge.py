@@ -1,11 +1,10 @@
 """A hinged protein: how well each latent follows the hinge and the in-plane rotation (the paper's Table 1 and Fig. 4)."""
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from experiment import Place, Values, cell, default, drawn, inferred, machine, markdown, paper, trained
+from experiment import Place, StackSize, Values, cell, default, drawn, inferred, machine, markdown, paper, trained
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,25 +23,10 @@ BOX, SNR = 40, 0.1
 GAUGE_DEGREE = 5
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much of the paper's experiment is done."""
-
-    images: int
-    """Simulated; a fifth of them is held out, for every model."""
-    coordinate_images: int
-    """Of the others, those that the paper's models are trained on; the steerable engine gets all of them."""
-    hidden: int
-    epochs: int
-    learning_rate: float
-    steerable_epochs: int | None
-    """None: until it has settled, as by default."""
-
-
 SIZES = {
-    "tiny": Size(300, 100, 16, 1, 1e-3, 1),
-    "small": Size(20_000, 3_000, 128, 30, 1e-3, None),
-    "full": Size(20_000, 16_000, 500, 500, 1e-4, None),
+    "tiny": StackSize(300, 100, 16, 1, 1e-3, 1),
+    "small": StackSize(20_000, 3_000, 128, 30, 1e-3, None),
+    "full": StackSize(20_000, 16_000, 500, 500, 1e-4, None),
 }
 LATENTS = {
     "spatial z": "spatial-VAE, z",
@@ -96,7 +80,7 @@ def measure(size: str, place: Place) -> tuple[Values, Figure]:
     return values, _figure(values, found, true_z[:, 0], true_pose, walk, size)
 
 
-def _images(how: Size, place: Place, work: Path) -> tuple[Path, np.ndarray, Pose2D]:
+def _images(how: StackSize, place: Place, work: Path) -> tuple[Path, np.ndarray, Pose2D]:
     """STAR file, true z [n, 1] and poses: of the user's structure, or of the built-in one."""
     if place.pdb is not None:
         return simulate_structure(hinged_structure(place.pdb), work / "sim", how.images, BOX, SNR)
