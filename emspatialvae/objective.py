@@ -302,7 +302,6 @@ class SearchedObjective(Objective):
             drawn = drawn if scale is None else scale[:, None, None] * drawn
             residuals.append((batch.images[:, 0] - drawn, batch))
         noise = model.spectra.estimate_noise(residuals, model.whole_plane)
-        noise[:, 0] = noise[:, 1]
         # What is left of the signal early on is not noise: there is none of it outside the particles.
         model.spectra.set_noise(noise.clamp(min=LEAST_NOISE).minimum(model.spectra.outside))
 

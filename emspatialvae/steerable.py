@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import linalg, special
+from scipy import special
 from torch import Tensor, nn
 
 from emspatialvae import geometry
@@ -218,7 +218,7 @@ class SteerableBasis(nn.Module):
 
 
 def orthonormal_orders(box: int, radius_px: float, max_frequency: float) -> list[Order]:
-    """All components of a disk, order by order, made orthonormal on the pixel grid; none holds a constant (but for corners of pixels)."""
+    """All components of a disk, order by order, made orthonormal on the pixel grid."""
     if box < 16:
         raise EmsvaeError(f"a box of {box} px is too small for this engine; expected at least 16")
     x, y = geometry.pixel_grid(box)
@@ -228,10 +228,7 @@ def orthonormal_orders(box: int, radius_px: float, max_frequency: float) -> list
     for m, rings in enumerate(bessel_rings(box, radius_px, max_frequency)):
         plain = Order(m, rings, np.eye(len(rings), dtype=np.complex128))
         values = plain.radial(r).real * np.sqrt(rings)[:, None]
-        # Every image has a background level of its own (that of the noise where it was normalised): none is in the components.
-        free = linalg.null_space(values.sum(1)[None]) if m == 0 else np.eye(len(rings))
-        norm, mix = np.linalg.eigh(free.T @ values @ values.T @ free)
-        mix = free @ mix
+        norm, mix = np.linalg.eigh(values @ values.T)
         kept = norm > INDEPENDENT * norm.max()
         # Real and imaginary part of an order above 0 share its norm: sqrt(2) makes each a unit vector.
         scale = np.sqrt(1 if m == 0 else 2) / np.sqrt(norm[kept])
@@ -288,6 +285,12 @@ class FourierPlane(nn.Module):
         re, im = plane.chunk(2, -1)
         return torch.cat([re * cos - im * sin, re * sin + im * cos], -1)
 
+    def without_level(self, plane: Tensor) -> Tensor:
+        """The images [..., 2 F] less their mean over the box: nothing at frequency zero, the first of the plane."""
+        re, im = plane.chunk(2, -1)
+        zero = torch.zeros_like(re[..., :1])
+        return torch.cat([zero, re[..., 1:], zero, im[..., 1:]], -1)
+
     def by_ring(self, factors: Tensor) -> Tensor:
         """Factors per ring [..., rings] spread over the plane [..., 2 F], to be multiplied with it."""
         spread = factors[..., self.ring]
@@ -332,14 +335,17 @@ class RingMetric(nn.Module):
 
     A function cut off at the disk leaks into other rings, so this is computed from the components as they are drawn. Whatever the
     angle of the image, components of different orders do not mix, and the metric is one small symmetric matrix per order,
-    linear in the factors: ``blocks`` [rings, entries], the matrices of one order after the other.
+    linear in the factors: ``blocks`` [rings, entries], the matrices of one order after the other. ``level`` [2 R]: the inner product
+    with it is the image's Fourier component at frequency zero, over the box.
     """
 
     blocks: Tensor
+    level: Tensor
 
     def __init__(self, basis: SteerableBasis, plane: FourierPlane) -> None:
         super().__init__()
         self.rings = plane.rings
+        self.register_buffer("level", basis.vectors.sum(1) / basis.box, persistent=False)
         vectors = plane.transform(basis.vectors.unflatten(-1, (basis.box, basis.box))).double()
         re, im = vectors.chunk(2, -1)
         root = plane.weight.double().sqrt()
@@ -392,6 +398,10 @@ class RingMetric(nn.Module):
         for rows, matrix in zip(self.rows, self.matrices(factors), strict=True):
             out[:, rows] = (coefficients[:, None, rows] @ matrix)[:, 0]
         return out
+
+    def without_level(self, coefficients: Tensor) -> Tensor:
+        """Coefficients [..., 2 R] of the images less their mean over the box."""
+        return coefficients - (coefficients @ self.level)[..., None] * self.level
 
     def ring_power(self, coefficients: Tensor) -> Tensor:
         """``sum |B|^2 / box^2`` over each ring, of coefficients [n, 2 R]; shape [n, rings]."""

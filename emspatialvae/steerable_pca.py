@@ -9,6 +9,7 @@ Source: Zhao, Shkolnisky, Singer, "Fast steerable principal component analysis" 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from emspatialvae.steerable import Order, SteerableBasis, orthonormal_orders
 
 Complexes = NDArray[np.complex128]
 
+ALWAYS = 1e6
+"""Times the variance of all the rest: what is given to a direction that shall be a component whatever the images hold of it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Covariances:
@@ -26,6 +30,19 @@ class Covariances:
 
     n: int
     per_order: list[Complexes]
+
+
+class Direction(NamedTuple):
+    """One component in the making: a combination ``mix`` [r] of the functions of the k-th order."""
+
+    above: float
+    """How far its strength lies above that of pure noise."""
+    strength: float
+    """Its variance, and what was given to it beyond."""
+    variance: float
+    """In the images."""
+    mix: Complexes
+    k: int
 
 
 class FullDisk:
@@ -52,7 +69,10 @@ class FullDisk:
         )
 
     def principal(self, images: Covariances, *, least: int, most: int) -> tuple[SteerableBasis, Tensor]:
-        """The components that stand out of white noise of s.d. 1.
+        """The components that stand out of white noise of s.d. 1, and the disk's constant.
+
+        Of an image the level is not known, so images come without it. A particle does not: without its level it would end in a
+        step at the edge of the disk, which stays where it is when the particle moves.
 
         Parameters
         ----------
@@ -63,21 +83,31 @@ class FullDisk:
         -------
         The basis, and for each component the signal's variance over the noise's; shape [R].
         """
-        found: list[tuple[float, float, int, Complexes]] = []
+        found: list[Direction] = []
         for k, covariance in enumerate(images.per_order):
-            variance, axes = np.linalg.eigh(covariance)
+            level = self._level(k)
+            strength, axes = np.linalg.eigh(covariance + ALWAYS * np.trace(covariance) * np.outer(level, level.conj()))
+            variance = (axes.conj() * (covariance @ axes)).sum(0).real
             # Largest eigenvalue of pure noise, Marchenko and Pastur: (1 + sqrt(r / n))^2.
             edge = (1 + np.sqrt(len(variance) / images.n)) ** 2
-            found += [(float(s), float(s - edge), k, d) for s, d in zip(variance, axes.T, strict=True)]
-        found.sort(key=lambda item: -item[0])
-        count = int(np.clip(sum(above > 0 for _, above, _, _ in found), least, most))
+            found += [Direction(*item, k) for item in zip(strength - edge, strength, variance, axes.T, strict=True)]
+        found.sort(key=lambda direction: -direction.strength)
+        count = int(np.clip(sum(direction.above > 0 for direction in found), least, most))
         return self._basis(found[:count])
 
-    def _basis(self, chosen: list[tuple[float, float, int, Complexes]]) -> tuple[SteerableBasis, Tensor]:
+    def _level(self, k: int) -> Complexes:
+        """The direction of the disk's constant among the functions of an order [r]; zero but for order 0."""
+        size = len(self.orders[k].combine)
+        if self.orders[k].m > 0:
+            return np.zeros(size, dtype=np.complex128)
+        level = self.basis.vectors[:size].double().sum(1).numpy()  # of the images of order 0, which come first
+        return (level / np.linalg.norm(level)).astype(np.complex128)
+
+    def _basis(self, chosen: list[Direction]) -> tuple[SteerableBasis, Tensor]:
         orders: list[Order] = []
         ratios: list[float] = []
-        for k in sorted({item[2] for item in chosen}):
-            directions = np.stack([d for _, _, which, d in chosen if which == k])
-            orders.append(self.orders[k].mixed(directions))
-            ratios += [s - 1 for s, _, which, _ in chosen if which == k]
+        for k in sorted({direction.k for direction in chosen}):
+            of_order = [direction for direction in chosen if direction.k == k]
+            orders.append(self.orders[k].mixed(np.stack([direction.mix for direction in of_order])))
+            ratios += [direction.variance - 1 for direction in of_order]
         return SteerableBasis.of_orders(self.box, self.radius_px, orders), torch.tensor(ratios).float()

@@ -43,8 +43,8 @@ def search() -> PoseSearch:
 def hinge_images(box: int, z, theta, shift, height: float = 1.0) -> torch.Tensor:
     """Clean images of zero mean, within the disk for small shifts; [n, box, box].
 
-    No level is in the components, and a particle without its mean is a disk with an edge. A wide blob that moves with the particle
-    takes the mean out and leaves no edge, so that sums over pixels and over components can be compared.
+    A wide blob that moves with the particle takes the mean out, so that sums over pixels and over components can be compared:
+    the level of an image is not known.
     """
     n = len(np.atleast_1d(theta))
     pose = Pose2D(np.atleast_1d(theta).astype(float), np.reshape(shift, (n, 2)).astype(float))

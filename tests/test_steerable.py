@@ -35,8 +35,8 @@ def full():
     return of
 
 
-def blobs(box: int, n: int = 4, sigma: float = 2.0, seed: int = 0, *, level: bool = False) -> np.ndarray:
-    """Smooth images that end well within the disk, of zero mean if not asked for a level; [n, box, box]."""
+def blobs(box: int, n: int = 4, sigma: float = 2.0, seed: int = 0) -> np.ndarray:
+    """Smooth images that end well within the disk; [n, box, box]."""
     rng = np.random.default_rng(seed)
     x, y = geometry.pixel_grid(box)
     images = np.zeros((n, box, box))
@@ -46,23 +46,7 @@ def blobs(box: int, n: int = 4, sigma: float = 2.0, seed: int = 0, *, level: boo
             r, phi = max(0.0, reach) * math.sqrt(rng.random()), 2 * np.pi * rng.random()
             cx, cy = r * math.cos(phi), r * math.sin(phi)
             image += rng.normal() * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * sigma**2))
-    if level:
-        return images
-    # No level is in the components. A wide blob in the centre takes it out and leaves no step at the edge of the disk.
-    halo = np.exp(-(x**2 + y**2) / (2 * (box / 8) ** 2))
-    return images - images.sum((1, 2), keepdims=True) * halo / halo.sum()
-
-
-def without_level(basis: SteerableBasis, images: torch.Tensor) -> torch.Tensor:
-    """Images [n, box, box] less their mean over the disk, zero outside."""
-    disk = on_the_disk(basis)
-    return (images - (images * disk).sum((-2, -1), keepdim=True) / disk.sum()) * disk
-
-
-def on_the_disk(basis: SteerableBasis) -> torch.Tensor:
-    """One on the disk of a basis; [box, box]."""
-    x, y = geometry.pixel_grid(basis.box)
-    return tensor(np.hypot(x, y) <= basis.radius_px)
+    return images
 
 
 def tensor(values: np.ndarray) -> torch.Tensor:
@@ -104,27 +88,6 @@ def test_components_live_on_the_disk(full, box):
     x, y = geometry.pixel_grid(box)
     outside = torch.from_numpy(np.hypot(x, y).ravel() > box / 2 - 0.5)
     assert not full(box).vectors[:, outside].any()
-
-
-@pytest.mark.parametrize("box", BOXES)
-def test_a_level_of_the_background_is_in_no_component(full, box):
-    """Order 0 sums to zero over the disk; others do but for the corners of pixels at its edge, where m is a multiple of four."""
-    basis = full(box)
-    sums = basis.vectors.double().sum(1).view(2, -1)
-    assert float(sums[0, basis.order == 0].abs().max()) < 1e-4
-    assert float(sums[:, basis.order % 4 > 0].abs().max()) < 1e-4
-    # Of a constant, by its squares; the fewer pixels the more corners.
-    assert float((sums**2).sum() / on_the_disk(basis).sum()) < (0.035 if box < 20 else 0.012)
-
-
-@pytest.mark.parametrize("box", BOXES)
-def test_an_image_comes_back_without_its_level(full, box):
-    basis = full(box)
-    images = tensor(blobs(box, sigma=max(1.5, box / 20), level=True))
-    found = basis.images(basis.coefficients(images))
-    expected = without_level(basis, images)
-    assert float((images - expected).norm() / images.norm()) > 0.2
-    assert float((found - expected).norm() / expected.norm()) < 0.01
 
 
 @pytest.mark.parametrize("box", BOXES)
@@ -291,6 +254,17 @@ def test_inner_products_in_the_plane_are_those_of_pixels(box):
     )
 
 
+@pytest.mark.parametrize("max_ring", [None, 9])
+@pytest.mark.parametrize("box", BOXES)
+def test_an_image_less_its_mean(box, max_ring):
+    """In the plane and in components, whichever frequencies are looked at."""
+    plane = FourierPlane(box, max_ring)
+    images = 1 + torch.randn(3, box, box, generator=torch.Generator().manual_seed(0))
+    found = plane.images(plane.without_level(plane.transform(images)))
+    kept = plane.images(plane.transform(images))
+    assert torch.allclose(found, kept - images.mean((1, 2), keepdim=True), atol=1e-5)
+
+
 @pytest.mark.parametrize("box", BOXES)
 def test_moves_by_whole_pixels(box):
     """`move_back` takes a shift out: content at +shift comes to the centre."""
@@ -408,6 +382,22 @@ def test_products_weighted_by_ring(full):
     assert float(((found - drawn) / norms).abs().max()) < 0.02
     whole = metric.square(a + b, factors)
     assert torch.allclose(whole, metric.square(a, factors) + 2 * found + metric.square(b, factors), rtol=1e-4)
+
+
+@pytest.mark.parametrize("box", [33, 40])
+def test_components_of_an_image_less_its_mean(full, box):
+    """The square loses what the mean over the box had in it; so does the inner product with any other image."""
+    basis = full(box, 0.3)
+    metric = RingMetric(basis, FourierPlane(box))
+    a, b = random_coefficients(basis, 6).chunk(2)
+    pixels, other = (basis.images(c).double() for c in (a, b))
+    means = pixels.mean((1, 2))
+    assert torch.allclose((a @ metric.level).double(), means * box, atol=1e-4)
+    expected = ((pixels - means[:, None, None]) * other).sum((1, 2))
+    within = ((pixels * other).sum((1, 2)) - (a * b).sum(1)).abs().max()  # components are not quite orthonormal
+    found = (metric.without_level(a) * b).sum(1)
+    assert float((found - expected).abs().max()) < float(within) + 1e-3
+    assert float((found - (a * b).sum(1)).abs().max()) > 1e-2
 
 
 @pytest.mark.parametrize("box", [40, 65])

@@ -451,9 +451,9 @@ def test_no_draws_for_a_frozen_z(made):
 
 @pytest.mark.parametrize("box", [24, 48])
 def test_pictures_are_black_at_the_edge(box):
-    """The level that no component holds is put back, at any sampling; nothing else changes."""
+    """The level that nobody knows is the one of an empty surrounding, at any sampling; nothing else changes."""
     model = of_one_image(hinge_image(24))
-    coefficients = model.decoder(torch.zeros(1, 1)).detach()
+    coefficients = model.decoder(torch.zeros(1, 1)).detach() - 5 * model.search.metric.level
     drawn, shown = model.basis.draw(coefficients, box), model.pictures(coefficients, box)
     x, y = geometry.pixel_grid(box)
     radius = np.hypot(x, y) * 24 / box

@@ -177,7 +177,9 @@ class Inference:
         """How much more an image leaves unexplained than noise would: chi-square of the residual, less its mean, over its s.d.; [n]."""
         upright = self.search.canonical(observation.plane, poses)
         expected = self.decoder(z)
-        if observation.information is not None:
+        if observation.information is None:
+            expected = self.search.metric.without_level(expected)
+        else:
             expected = self.search.metric.applied(expected, observation.information)
         live = self.search.basis.live
         freedom = live.sum()

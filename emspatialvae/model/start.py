@@ -80,7 +80,6 @@ def _measure(spectra: Spectra, plane: FourierPlane, images: ImageSpec, batches: 
     share = float(outside.mean())
     if share > 0.1:
         noise = noise_within(batches, outside, len(spectra.noise), plane)
-        noise[:, :2] = noise[:, 1:3].amax(1, keepdim=True)  # the mean of the background was subtracted
         # Images without noise (projections, drawings) are taken to have a little.
         spectra.set_noise(noise.clamp(min=LEAST_NOISE))
         spectra.outside.copy_(spectra.noise)

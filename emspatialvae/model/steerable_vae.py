@@ -163,9 +163,9 @@ class SteerableVAE(ParticleVAE):
         prior = 1 / (len(observation) * self.spectra.whitened_signal)
         if information is None:
             information = torch.ones_like(prior)
-        total = self.plane.transform(self.basis.images(upright.mean(0)))
-        restored = total * self.plane.by_ring(1 / (information + prior))
-        return self.search.coefficients(restored[None])[0][0, 0] * self.basis.live
+        total = self.plane.without_level(self.plane.transform(self.basis.images(upright.mean(0))))
+        restored = self.plane.images(total * self.plane.by_ring(1 / (information + prior)))
+        return self.basis.coefficients(self._levelled(restored)) * self.basis.live
 
     @property
     def search_radius_px(self) -> float:
@@ -209,10 +209,13 @@ class SteerableVAE(ParticleVAE):
     def pictures(self, coefficients: Tensor, box: int | None = None) -> Tensor:
         """Images [..., box, box] of coefficients [..., 2 R] for the eye: without whitening, black at the edge of the disk.
 
-        No background level is in the components, because none is known; the one that an empty surrounding has is put back.
+        No background level is known; the one that an empty surrounding has is put in its place.
         """
-        box = box or self.images.box
-        images = self.spectra.unwhitened(self.basis.draw(coefficients, box))
+        return self._levelled(self.spectra.unwhitened(self.basis.draw(coefficients, box or self.images.box)))
+
+    def _levelled(self, images: Tensor) -> Tensor:
+        """Images [..., box, box] with zero, on average, at the edge of the disk."""
+        box = images.shape[-1]
         x, y = geometry.pixel_grid(box)
         radius = torch.from_numpy(np.hypot(x, y)).to(images.device) / (self.basis.radius_px * box / self.images.box)
         edge = (radius > EDGE) & (radius <= 1)
