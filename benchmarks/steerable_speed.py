@@ -17,8 +17,9 @@ import torch
 
 from emspatialvae import compute
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
-from emspatialvae.infer import load_model
-from emspatialvae.model.batch import Batch
+from emspatialvae.infer import infer, load_model
+from emspatialvae.prepare import Portion
+from emspatialvae.run import RunDir
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.train import Trainer
 from emspatialvae.workflow import new_engine, open_images, start_run
@@ -53,22 +54,18 @@ def train(folder: Path, box: int, particles: int, epochs: int, device: str) -> t
     return float(np.median(rates)), epochs * len(trainer.train_rows) / seconds, run.path
 
 
-def infer_rate(run_path: Path, box: int, device: str) -> float:
-    """Particles/s of inference from nothing: search everywhere, settle, posterior means."""
-    from emspatialvae.run import RunDir
-
+def infer_rate(run_path: Path, device: str) -> float:
+    """Particles/s of `emspatialvae.infer.infer` from nothing: search everywhere, settle, posterior means."""
     run = RunDir(run_path)
-    model = load_model(run).to(device)
-    pixels = np.load(next((run.path / "cache").glob("images_*.npy")), mmap_mode="r")[:2000].astype(np.float32)
+    model = load_model(run)
+    pixels = np.load(next((run.path / "cache").glob("images_*.npy")), mmap_mode="r")[:4096].astype(np.float32)
+    n = len(pixels)
+    whole = Portion(np.arange(n), pixels, np.ones(n, dtype=bool), np.zeros(n, dtype=np.int32), None)
     rates = []
     for _ in range(3):
         began = time.perf_counter()
-        for start in range(0, len(pixels), 256):
-            part = pixels[start : start + 256]
-            model.infer(Batch.of(part, np.zeros(len(part))).to(device))
-        if device == "cuda":
-            torch.cuda.synchronize()
-        rates.append(len(pixels) / (time.perf_counter() - began))
+        infer(model, [whole], np.arange(n), 1.0, TrainConfig(device=device))
+        rates.append(n / (time.perf_counter() - began))
     return float(np.median(rates))
 
 
@@ -86,7 +83,7 @@ def main() -> None:
         print(f"| the same with consensus and searches over everything | {whole:,.0f} particles/s |")
         steps, whole, run = train(Path(folder), 64, asked.particles // 2, asked.epochs, asked.device)
         print(f"| training, 64 px, steps alone; all | {steps:,.0f}; {whole:,.0f} particles/s |")
-        print(f"| inference, 64 px | {infer_rate(run, 64, asked.device):,.0f} particles/s |")
+        print(f"| inference, 64 px | {infer_rate(run, asked.device):,.0f} particles/s |")
     print(f"| peak memory of all this | {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB |")
 
 

@@ -2,7 +2,8 @@
 
 import ctypes
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -10,6 +11,10 @@ from emspatialvae.errors import EmsvaeError
 
 CPU_PART_BYTES = 24 << 20
 """Largest hidden layer of one part of a batch on a CPU: big enough for a good matrix product, small enough for the cache."""
+
+
+MOST_SIDE_BY_SIDE = 8
+"""Parts of a stack that are worked on at once, each with memory of its own."""
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -42,6 +47,21 @@ def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
 def matmul_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Run what is inside with matrix products in ``dtype``; parameters and sums stay float32."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+@contextmanager
+def side_by_side(device: torch.device) -> Iterator[int]:
+    """How many threads of ours may work at once; within, each operation is spread over that many threads fewer.
+
+    Many small operations one after the other are spread over the cores badly; whole parts of the work are spread well.
+    """
+    threads = torch.get_num_threads()
+    count = min(threads, MOST_SIDE_BY_SIDE) if device.type == "cpu" else 1
+    torch.set_num_threads(threads // count)
+    try:
+        yield count
+    finally:
+        torch.set_num_threads(threads)
 
 
 def keep_freed_memory() -> None:

@@ -1,6 +1,6 @@
 """From a trained model to what is known of each particle."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from emspatialvae.geometry import Floats, Pose2D
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.engines import blank_model
 from emspatialvae.model.interface import Estimate, ParticleVAE
-from emspatialvae.prepare import Portion
+from emspatialvae.prepare import Portion, ahead
 from emspatialvae.run import RunDir, load_state
 
 
@@ -109,21 +109,27 @@ def infer(
     n = len(names)
     columns: dict[str, Any] = {name: np.zeros((n, *shape)) for name, shape in _column_shapes(model.z_dim).items()}
     used = np.zeros(n, dtype=np.bool_)
-    for portion in portions:
-        used[portion.rows] = portion.usable
-        good = portion[portion.usable]
-        for start in range(0, len(good), part):
-            some = good[start : start + part]
-            batch = Batch.of(some.images, some.group, some.ctf_power).to(device)
-            with compute.matmul_precision(device, dtype):
-                estimate = model.infer(batch, config.infer_turns)
-            for name, values in _columns_of(estimate).items():
+
+    def parts() -> Iterator[Portion]:
+        for portion in portions:
+            used[portion.rows] = portion.usable
+            good = portion[portion.usable]
+            yield from (good[start : start + part] for start in range(0, len(good), part))
+
+    def look(some: Portion) -> tuple[NDArray[np.int64], dict[str, torch.Tensor]]:
+        batch = Batch.of(some.images, some.group, some.ctf_power).to(device)
+        with compute.matmul_precision(device, dtype):
+            return some.rows, _columns_of(model.infer(batch, config.infer_turns))
+
+    with compute.side_by_side(device) as workers:
+        for rows, found in ahead(look, parts(), workers):
+            for name, values in found.items():
                 if name not in columns:
                     columns[name] = np.zeros((n, *values.shape[1:]))
-                columns[name][some.rows] = values.float().cpu().numpy()
+                columns[name][rows] = values.float().cpu().numpy()
     pose = Pose2D(geometry.wrap_rad(columns.pop("theta_rad")), columns.pop("shift_px"))
-    found = Latents(names=names, used=used, pose=pose, pixel_size_A=pixel_size_A, **columns)
-    return replace(found, junk=_junk(found))
+    latents = Latents(names=names, used=used, pose=pose, pixel_size_A=pixel_size_A, **columns)
+    return replace(latents, junk=_junk(latents))
 
 
 def _junk(latents: Latents) -> Floats | None:

@@ -195,9 +195,9 @@ def prepare(stack: ParticleStack, preparation: Preparation) -> Iterator[Portion]
     return ahead(lambda rows: prepare_chunk(stack, rows, preparation)[0], stack.chunks(size))
 
 
-def ahead(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+def ahead(work: Callable[[T], U], items: Iterable[T], workers: int | None = None) -> Iterator[U]:
     """``work`` of each item, in their order; that of the next few goes on in threads while one is used."""
-    workers = min(4, os.cpu_count() or 1)
+    workers = workers or min(4, os.cpu_count() or 1)
     rest = iter(items)
     with ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[U]] = deque(pool.submit(work, item) for item in islice(rest, workers + 1))

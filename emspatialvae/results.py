@@ -92,8 +92,8 @@ def held_still(run: RunDir, latents: Latents, mask: Path) -> Latents:
             f"--hold-still: {run.path} was trained with --engine coordinate, whose poses have no common frame"
         )
     weights = torch.from_numpy(read_mask(mask, model.images.box))
-    z = torch.from_numpy(latents.z).float()
-    common = Poses(torch.from_numpy(latents.pose.theta_rad).float(), torch.from_numpy(latents.pose.shift_px).float())
+    z = torch.tensor(latents.z).float()
+    common = Poses(torch.tensor(latents.pose.theta_rad).float(), torch.tensor(latents.pose.shift_px).float())
     raw = model.gauge.out_of_common(common, z)
     used = np.flatnonzero(latents.used)
     model.fix_gauge(z[torch.from_numpy(np.random.default_rng(0).permutation(used)[:REGISTERED])], weights)

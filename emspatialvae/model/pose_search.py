@@ -168,11 +168,12 @@ class PoseSearch(nn.Module):
         """Coefficients [n, S, 2 R] of observations moved back by each point of a hexagon, and the points [S, 2] in pixels."""
         shifts = hexagon(reach) * step_px if reach else torch.zeros(1, 2)
         key = (step_px, reach)
-        if key not in self._matrices:
+        matrix = self._matrices.get(key)  # held: another thread may clear the store
+        if matrix is None:
             if len(self._matrices) > 12:
                 self._matrices.clear()
-            self._matrices[key] = self.plane.analysis(self.basis, shifts.to(self.plane.fx)).to(plane)
-        found = plane @ self._matrices[key]
+            matrix = self._matrices[key] = self.plane.analysis(self.basis, shifts.to(self.plane.fx)).to(plane)
+        found = plane @ matrix
         return found.unflatten(-1, (len(shifts), -1)), shifts.to(plane)
 
     def upright(self, observation: Observation, poses: Poses) -> Tensor:
