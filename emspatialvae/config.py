@@ -115,8 +115,9 @@ class ModelConfig:
     """S.d. of the prior on theta."""
     theta_kl: Literal["no-mean", "full"] = "no-mean"
     """KL of theta without a penalty on its mean (eq. 3 of the paper), or of the full Gaussian."""
-    scale: Literal["none", "group", "particle"] = "none"
-    """Amplitude of the particles: all alike, one per optics group, or one per particle (about 1, s.d. 0.3); steerable engine."""
+    scale: Literal["auto", "none", "group", "particle"] = "auto"
+    """Amplitude of the particles: all alike, one per optics group, or one per particle (about 1, s.d. 0.3); steerable engine
+    [auto: per optics group]."""
     max_shift_A: Annotated[float | None, arg(name="max-shift-a")] = None
     """Largest shift considered; half of it is the prior's s.d. [default: a fifth of the box]."""
     shift_prior_px: float | None = None
@@ -275,7 +276,10 @@ def resolved(config: RunConfig) -> RunConfig:
     decoder = config.model.decoder
     if decoder == "auto":
         decoder = "coefficients" if engine == "steerable" else "spatial"
-    model = dataclasses.replace(config.model, decoder=decoder)
+    scale = config.model.scale
+    if scale == "auto":
+        scale = "group" if engine == "steerable" else "none"
+    model = dataclasses.replace(config.model, decoder=decoder, scale=scale)
     return dataclasses.replace(config, model=model, train=train_for(config.train, engine))
 
 
@@ -312,7 +316,7 @@ def _check_engine(m: ModelConfig) -> None:
     wrong = [flag for flag, asked in only_coordinate.items() if asked]
     if m.engine == "steerable" and wrong:
         raise EmsvaeError(f"{wrong[0]} belongs to the coordinate engine; add --engine coordinate or leave it out")
-    if m.engine == "coordinate" and m.scale != "none":
+    if m.engine == "coordinate" and m.scale not in ("auto", "none"):
         raise EmsvaeError(f"--scale {m.scale} belongs to the steerable engine; leave --engine coordinate or it out")
     if m.engine == "coordinate" and m.decoder == "coefficients":
         raise EmsvaeError("--decoder coefficients belongs to the steerable engine; leave --engine coordinate or it out")

@@ -132,8 +132,9 @@ class SearchedObjective(Objective):
         self.learn_shift_prior = learn_shift_prior
         self.z_delay = config.z_delay or 0
         self.unsettled_epochs = NOISE_EPOCHS
-        self.table = torch.zeros(n, 4)
-        self.table[:, 3] = 1
+        # Theta, shift, and how particles match what the decoder draws for them (`Nearby.of_unit_amplitude`).
+        self.table = torch.zeros(n, 5)
+        self.typical = 1.0
         self.groups = torch.zeros(n, dtype=torch.long) if groups is None else torch.from_numpy(groups).long()
         self.given = start is not None
         if start is not None:
@@ -152,7 +153,7 @@ class SearchedObjective(Objective):
             return None
         if self.model.scale == "group":
             return self.model.group_scale[self.groups[index].to(self.device)]
-        return self.table[index, 3].to(self.device)
+        return amplitude(self.table[index, 3:]).to(self.device) / self.typical
 
     def _observe(self, rows: Rows) -> Observation:
         return self.model.observe(self.load(rows), self._scale(rows))
@@ -163,7 +164,7 @@ class SearchedObjective(Objective):
         self.table[index, 1:3] = found.mean.shift_px.cpu()
         scale = self._scale(rows)
         if scale is not None:
-            self.table[index, 3] = amplitude(found, scale).cpu()
+            self.table[index, 3:] = found.of_unit_amplitude(scale).cpu()
 
     def elbo(
         self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool, keep: bool = True
@@ -230,15 +231,15 @@ class SearchedObjective(Objective):
         self.model.search.set_steps(reference[None], self.model.mean_information(observation))
 
     def _settle_scales(self, rows: Rows) -> None:
-        """Amplitudes average to 1, for the decoder has one of its own; with one per group, its particles' mean."""
+        """Amplitudes average to 1, for the decoder has one of its own; a group's is the most likely one of all its particles."""
         index = torch.from_numpy(rows)
-        scale = self.table[index, 3] / self.table[index, 3].mean()
-        if self.model.scale == "group":
-            group = self.groups[index]
-            total = torch.zeros(len(self.model.group_scale)).index_add_(0, group, scale)
-            mean = total / torch.bincount(group, minlength=len(total)).clamp(min=1)
-            self.model.group_scale.copy_(torch.where(mean > 0, mean, torch.ones_like(mean)))
-        self.table[index, 3] = scale
+        if self.model.scale == "particle":
+            self.typical = float(amplitude(self.table[index, 3:]).mean())
+            return
+        groups = len(self.model.group_scale)
+        counts = torch.bincount(self.groups[index], minlength=groups)
+        best = amplitude(torch.zeros(groups, 2).index_add_(0, self.groups[index], self.table[index, 3:]))
+        self.model.group_scale.copy_(best * counts.sum() / (best * counts).sum())
 
     def _set_steps(self, rows: Rows, *, frozen: bool) -> None:
         observation = self._observe(rows)

@@ -1,6 +1,7 @@
 """What the steerable engine's training remembers and learns beside the weights: poses, shift prior, noise, anchors."""
 
 import copy
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -64,7 +65,7 @@ def fresh_model(images: PreparedImages, config: ModelConfig = MODEL) -> Steerabl
             yield Batch.of(some.images, some.group, some.ctf_power)
 
     torch.manual_seed(0)
-    return new_model(config, SPEC, 1, batches)
+    return new_model(config, SPEC, int(images.group.max()) + 1, batches)
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +270,30 @@ def test_noise_is_learned_from_what_is_left(tmp_path):
     assert not t.model.spectra.white
     assert torch.allclose(found[1:-1], power[1:-1], rtol=0.15)
     assert float((found / power - 1)[1:-1].abs().mean()) < 0.06
+
+
+@pytest.mark.parametrize("scale", ["group", "particle"])
+def test_the_amplitudes_of_optics_groups_are_learned(tmp_path, scale):
+    """Of two groups the second is stronger by 1.5 (its noise was weaker before normalisation)."""
+    clean, _, _ = hinges(900, 0.3, seed=8)
+    group = (np.arange(900) % 3 == 0).astype(np.int32)
+    noisy = clean * np.where(group, 1.5, 1.0)[:, None, None] + np.random.default_rng(9).normal(size=clean.shape)
+    images = PreparedImages(noisy.astype(np.float32), np.ones(900, dtype=bool), group)
+    t = trainer(tmp_path / "run", images, fresh_model(images, dataclasses.replace(MODEL, scale=scale)), epochs=4)
+    t.fit()
+    with torch.no_grad():
+        t.objective.begin_epoch(4, np.arange(900))
+    found = searched(t)._scale(np.arange(900))
+    assert found is not None
+    of_group = [float(found[torch.from_numpy(group == g)].mean()) for g in (0, 1)]
+    assert of_group[1] / of_group[0] == pytest.approx(1.5, rel=0.06 if scale == "group" else 0.15)
+    assert float(found.mean()) == pytest.approx(1, abs=0.02)
+
+
+def test_one_group_has_the_amplitude_of_the_decoder(images):
+    """So there is nothing to look at more slowly."""
+    for asked, expected in (("group", "none"), ("particle", "particle")):
+        assert fresh_model(images, dataclasses.replace(MODEL, scale=asked)).scale == expected
 
 
 def test_signal_never_becomes_noise(tmp_path):

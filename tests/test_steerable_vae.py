@@ -488,7 +488,7 @@ def test_the_amplitude_of_a_particle_is_found(made, strength):
     scale = torch.ones(3)
     for _ in range(2):
         found = model.search.nearby(model.observe(batch, scale), poses, 6 * model.decoder(z))
-        scale = amplitude(found, scale)
+        scale = amplitude(found.of_unit_amplitude(scale))
         assert torch.allclose(scale, torch.full((3,), strength), rtol=0.05)
 
 
@@ -498,7 +498,7 @@ def test_the_prior_rules_the_amplitude_of_noise():
     nothing = Nearby(
         torch.zeros(2), still, shift_square=torch.zeros(2), cross=torch.zeros(2), norm=torch.full((2,), 1e-3)
     )
-    assert torch.allclose(amplitude(nothing, torch.ones(2)), torch.ones(2), atol=1e-3)
+    assert torch.allclose(amplitude(nothing.of_unit_amplitude(torch.ones(2))), torch.ones(2), atol=1e-3)
 
 
 def test_the_misfit_tells_what_the_model_cannot_explain(made):

@@ -57,6 +57,10 @@ class Nearby:
     norm: Tensor
     """Of the reference under the image's information: as large as ``cross`` where the reference is as strong as the particle; [n]."""
 
+    def of_unit_amplitude(self, scale: Tensor) -> Tensor:
+        """``cross`` and ``norm`` as they would be for amplitudes of 1, when they were found with ``scale`` [n]; [n, 2]."""
+        return torch.stack([self.cross / scale, self.norm / scale**2], 1)
+
     def better_of(self, other: "Nearby") -> "Nearby":
         """For each particle the one of two neighbourhoods with more evidence."""
         ours = self.log_evidence >= other.log_evidence

@@ -65,7 +65,8 @@ class SteerableVAE(ParticleVAE):
             2 * basis.size, config.z_dim, hidden=config.encoder_hidden, layers=config.encoder_layers, **sizes
         )
         self.gauge = Gauge(config.z_dim, 2 * basis.size, rotate=config.rotate, translate=config.translate)
-        self.scale = config.scale
+        # One group's amplitude is the decoder's.
+        self.scale = "none" if groups == 1 and config.scale != "particle" else config.scale
         self.register_buffer("anchors", torch.zeros(1, config.z_dim))
         self.register_buffer("group_scale", torch.ones(groups))
 
@@ -189,7 +190,7 @@ class SteerableVAE(ParticleVAE):
         poses, evidence = self.inference.modes(observation, self.anchors, self.search_radius_px)
         if self.scale == "particle":
             settled = self.inference.settle(observation, poses[:, 0])
-            scale = amplitude(settled, torch.ones_like(settled.cross))
+            scale = amplitude(settled.of_unit_amplitude(torch.ones_like(settled.cross)))
             observation = self.observe(batch, scale)
         return replace(self.inference.estimate(observation, poses, evidence), scale=scale)
 
@@ -264,11 +265,11 @@ class SteerableVAE(ParticleVAE):
         return self.search.canonical(self.plane.transform(self.basis.images(contents)), poses)
 
 
-def amplitude(found: Nearby, scale: Tensor) -> Tensor:
-    """Most probable amplitudes [n] of particles, given what was found with the present ones, for a prior N(1, 0.3^2)."""
+def amplitude(match: Tensor) -> Tensor:
+    """Most probable amplitudes [n] given `Nearby.of_unit_amplitude` [n, 2], or sums of it over alike particles; prior N(1, 0.3^2)."""
     prior = SCALE_SD**-2
-    best = (found.cross / scale + prior) / (found.norm / scale**2 + prior)
-    return best.clamp(0.2, 5.0)
+    cross, norm = match.unbind(-1)
+    return ((cross + prior) / (norm + prior)).clamp(0.2, 5.0)
 
 
 def disk_radius(images: ImageSpec) -> float:
