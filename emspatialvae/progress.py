@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 Say = Callable[[str], None]
 """Receives each sentence for the user."""
+SAY_EVERY_S = 10.0
 
 
 @contextmanager
@@ -30,7 +31,7 @@ class TrainingBar:
     open_end
         The run may settle before.
     say
-        Receives a line per epoch when there is no terminal, at most every ten seconds.
+        Receives a line for every epoch that is over when there is no terminal, at most every ten seconds.
     """
 
     def __init__(self, total: int, *, open_end: bool, say: Callable[[str], None]) -> None:
@@ -40,8 +41,8 @@ class TrainingBar:
         self.bar: Any = tqdm(
             total=total, unit="particle", unit_scale=True, disable=not self.terminal, smoothing=0.1, dynamic_ncols=True
         )
-        self.epoch, self.seen, self.said = -1, 0, time.monotonic()
-        self.began = time.monotonic()
+        self.epoch, self.line, self.seen = -1, "", 0
+        self.began = self.stepped = self.said = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -53,13 +54,21 @@ class TrainingBar:
 
     def show(self, epoch: int, particles: int, means: list[float]) -> None:
         """After a step of the ``epoch`` (from 0): ``means`` are the ELBO and its parts over the epoch so far, in nats per particle."""
-        self.seen += particles
+        if epoch != self.epoch:
+            self._say_epoch()
+            # Of the first step only the end is known.
+            self.epoch, self.seen, self.began = epoch, -particles, time.monotonic()
+        self.seen, self.stepped = self.seen + particles, time.monotonic()
         self.bar.update(particles)
         elbo, fit, kl_z, kl_theta, kl_shift = means
-        line = f"ELBO {elbo:.2f} = {fit:.2f} - KL {kl_z:.2f} z, {kl_theta:.2f} theta, {kl_shift:.2f} shift"
+        self.line = f"ELBO {elbo:.2f} = {fit:.2f} - KL {kl_z:.2f} z, {kl_theta:.2f} theta, {kl_shift:.2f} shift"
         self.bar.set_description(f"epoch {epoch + 1}{', until settled' if self.open_end else ''}", refresh=False)
-        self.bar.set_postfix_str(line, refresh=False)
-        if not self.terminal and epoch != self.epoch and time.monotonic() - self.said > 10:
-            rate = self.seen / (time.monotonic() - self.began)
-            self.say(f"epoch {epoch + 1}: {line}; {rate:.0f} particles/s")
-            self.epoch, self.said = epoch, time.monotonic()
+        self.bar.set_postfix_str(self.line, refresh=False)
+
+    def _say_epoch(self) -> None:
+        """The epoch that is over, where there is no bar; the rate is that of its steps, without the searches before them."""
+        if self.terminal or not self.line or time.monotonic() - self.said < SAY_EVERY_S:
+            return
+        rate = f"; {self.seen / (self.stepped - self.began):,.0f} particles/s" if self.seen > 0 else ""
+        self.say(f"epoch {self.epoch + 1}: {self.line}{rate}")
+        self.said = time.monotonic()
