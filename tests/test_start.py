@@ -67,6 +67,15 @@ def test_rings_without_signal_are_left_out(last):
     assert found == pytest.approx((last + 1 + MARGIN_RINGS) / box)
 
 
+def test_signal_ends_before_a_gap():
+    """Not at a zero of the CTF, but before a ring far out that stands alone."""
+    signal = torch.where(torch.arange(41) < 12, 1.0, 0.0)
+    signal[8:10] = 0  # a zero of the CTF
+    signal[30] = 0.5  # an error of the noise's power
+    found = resolved_frequency(spectra_with(signal), torch.full((41,), 1e-4), 80)
+    assert found == pytest.approx((12 + MARGIN_RINGS) / 80)
+
+
 def test_some_rings_are_always_looked_at():
     """Of noise alone an eighth of the box is kept; never beyond the Nyquist frequency."""
     nothing, all_of_it = torch.zeros(25), torch.ones(25)
@@ -76,9 +85,9 @@ def test_some_rings_are_always_looked_at():
 
 def test_chance_is_not_signal():
     """What is seen must stand out of its standard error."""
-    signal = torch.where(torch.arange(25) == 15, 0.02, 0.0) + torch.where(torch.arange(25) < 5, 1.0, 0.0)
+    signal = torch.where(torch.arange(25) == 8, 0.02, 0.0) + torch.where(torch.arange(25) < 5, 1.0, 0.0)
     near, far = (resolved_frequency(spectra_with(signal), torch.full((25,), e), 48) for e in (1e-2, 1e-4))
-    assert near == pytest.approx((6 + MARGIN_RINGS) / 48) and far == pytest.approx((16 + MARGIN_RINGS) / 48)
+    assert near == pytest.approx((6 + MARGIN_RINGS) / 48) and far == pytest.approx((9 + MARGIN_RINGS) / 48)
 
 
 def test_a_surplus_of_all_rings_is_not_signal():

@@ -58,14 +58,19 @@ def new_model(config: ModelConfig, images: ImageSpec, groups: int, batches: Batc
 def resolved_frequency(spectra: Spectra, error: Tensor, box: int) -> float:
     """The frequency (cycles/px) beyond which rings of the Fourier plane hold noise alone, with a margin.
 
+    Signal ends before the first gap: in many rings one that stands out is likely to be chance or an error of the noise's power,
+    and components of high frequencies that hold noise alone would be taken instead of those with a little signal.
     ``error`` [rings]: standard error of the whitened signal.
     """
     signal = spectra.whitened_signal
     # Images divided by the s.d. of some hundred pixels of their own have noise of a power a little above 1.
     floor = signal[len(signal) // 2 :].median().clamp(max=LARGEST_FLOOR)
     mean_of_three = torch.nn.functional.avg_pool1d(signal[None], 3, 1, 1, count_include_pad=False)[0]
-    seen = torch.nonzero(mean_of_three > floor + LEAST_SIGNAL + 2 * error)[:, 0]
-    last = max(int(seen[-1]) if len(seen) else 0, box // 8)
+    last, gap = box // 8, max(3, len(signal) // 8)
+    for ring in torch.nonzero(mean_of_three > floor + LEAST_SIGNAL + 2 * error)[:, 0].tolist():
+        if ring > last + gap:
+            break
+        last = max(last, ring)
     return min(0.5, (last + MARGIN_RINGS) / box)
 
 
