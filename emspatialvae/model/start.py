@@ -9,7 +9,8 @@ from emspatialvae import geometry, imaging
 from emspatialvae.config import ModelConfig
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import ImageSpec
-from emspatialvae.model.observation import Observation, Spectra, noise_within
+from emspatialvae.model.noise import noise_within
+from emspatialvae.model.observation import Observation, Spectra
 from emspatialvae.model.pose_search import Poses
 from emspatialvae.model.steerable_vae import SteerableVAE, disk_radius
 from emspatialvae.steerable import FourierPlane, affordable_frequency

@@ -6,7 +6,7 @@ import torch
 
 from emspatialvae import imaging
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.observation import noise_within
+from emspatialvae.model.noise import noise_within
 from emspatialvae.simulation.microscope import COLOURED, COLOURED_OTHER, NoiseSpectrum
 from emspatialvae.steerable import FourierPlane
 
