@@ -25,6 +25,9 @@ SIZES = ("small", "full")
 
 Values = dict[str, Any]
 
+REUSED_S: list[float] = []
+"""Wall times of trainings that were finished before and not done again; a row's time is to count them."""
+
 
 @dataclass(frozen=True)
 class StackSize:
@@ -105,6 +108,7 @@ def trained(config: RunConfig, out: Path) -> Trained:
     if note.is_file():
         earlier = json.loads(note.read_text())
         if earlier["settings"] == settings:
+            REUSED_S.append(earlier["seconds"])
             return Trained(RunDir(out), earlier["seconds"])
     print(f"\n-- {out.parent.name}/{out.name}", flush=True)
     start = time.perf_counter()
@@ -152,11 +156,13 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def cell(results: Mapping[str, Values], size: str, *keys: str, form: str = ".2f", unit: str = "") -> str:
-    """One number of the results of a size, "not run" where there is none."""
-    found: Any = results.get(size)
-    for key in keys:
-        found = None if found is None else found.get(key)
-    return NOT_RUN if found is None else f"{found:{form}}{unit}"
+    """One number of the results of a size; "not run" where there is none, a dash where there was nothing to measure."""
+    found: Any = results
+    for key in (size, *keys):
+        if key not in found:
+            return NOT_RUN
+        found = found[key]
+    return "-" if found is None else f"{found:{form}}{unit}"
 
 
 def machine() -> str:

@@ -111,10 +111,10 @@ def _first(images: Path, n: int) -> np.ndarray:
     return load_particles(InputConfig(images)).channel_images(slice(n))
 
 
-def alignment(images: np.ndarray) -> float:
+def alignment(images: np.ndarray) -> float | None:
     """Mean resultant length of the doubled position angles of pictures [n, box, box]: 1 all lie alike, 0 they lie anyhow.
 
-    Over those that are longer than wide, by their second moments of brightness above the edge.
+    Over those that are longer than wide, by their second moments of brightness above the edge; None where all are round.
     """
     x, y = pixel_grid(images.shape[-1])
     angles = []
@@ -127,7 +127,7 @@ def alignment(images: np.ndarray) -> float:
         ellipticity = ((xx - yy) + 2j * xy) / (xx + yy)
         if abs(ellipticity) > LONG:
             angles.append(ellipticity / abs(ellipticity))
-    return float(abs(np.mean(angles))) if len(angles) > 1 else float("nan")
+    return float(abs(np.mean(angles))) if len(angles) > 1 else None
 
 
 # ------------------------------------------------------------------------------------------------------------- showing
@@ -139,7 +139,7 @@ def table(results: dict[str, Values]) -> str:
     lines = []
     for what, said, form in (
         ("elbo", "held-out ELBO, nats", ".1f"),
-        ("aligned", "samples that lie alike (1: all, 0: anyhow)", ".2f"),
+        ("aligned", "samples that lie alike (1: all, 0: anyhow, -: all are round)", ".2f"),
     ):
         for model, title in MODELS.items():
             cells = [cell(results, size, what, model, str(z), form=form) for size in ("small", "full") for z in Z_DIMS]
@@ -152,7 +152,9 @@ def _figure(samples: dict[str, np.ndarray], data: np.ndarray, values: Values, si
     z_dim = next(iter(values["elbo"]["spatial"]))
     shown = {"pictures": data}
     for model, title in MODELS.items():
-        shown[f"{title}, z-dim {z_dim}: samples, alike {values['aligned'][model][z_dim]:.2f}"] = samples[model]
+        alike = values["aligned"][model][z_dim]
+        said = "all round" if alike is None else f"alike {alike:.2f}"
+        shown[f"{title}, z-dim {z_dim}: samples, {said}"] = samples[model]
     for axes, (title, images) in zip(figure.subplots(1, 3), shown.items(), strict=True):
         rows, columns, box = len(images) // 6, 6, images.shape[-1]
         tiles = images[: rows * columns].transpose(0, 2, 3, 1).reshape(rows, columns, box, box, -1)

@@ -28,6 +28,13 @@ SIZES = {
     "small": StackSize(20_000, 3_000, 128, 30, 1e-3, None),
     "full": StackSize(20_000, 16_000, 500, 500, 1e-4, None),
 }
+OURS = {"tiny": (100, 1), "small": (8_000, 20), "full": (16_000, None)}
+"""Images and epochs of the paper's model with the settings of ``emsvae train --engine coordinate``, which are not the paper's."""
+JUDGED = {
+    "spatial": "`coordinate`, the paper's settings",
+    "ours": "`coordinate`, its defaults here",
+    "steerable": "`steerable`, the default, all images",
+}
 LATENTS = {
     "spatial z": "spatial-VAE, z",
     "spatial theta": "spatial-VAE, theta",
@@ -50,9 +57,10 @@ def measure(size: str, place: Place) -> tuple[Values, Figure]:
     stack, z, pose = _images(how, place, work)
     n_train = how.images * 4 // 5
     rows = np.arange(how.images)
-    train, few, test = (stack.with_name(f"{name}.star") for name in ("train", "few", "test"))
-    for part, keep in ((train, rows < n_train), (few, rows < how.coordinate_images), (test, rows >= n_train)):
-        write_selection(stack, keep, part, force=True)
+    train, some, few, test = (stack.with_name(f"{name}.star") for name in ("train", "some", "few", "test"))
+    write_selection(stack, rows >= n_train, test, force=True)
+    for part, count in ((train, n_train), (some, OURS[size][0]), (few, how.coordinate_images)):
+        write_selection(stack, rows < count, part, force=True)
     true_z, true_pose = z[n_train:], pose[n_train:]
     values: Values = {"machine": machine(), "settings": dataclasses.asdict(how), "latents": {}, "seconds": {}}
     models = {"spatial": (1, {}), "vanilla1": (1, {"decoder": "vanilla"}), "vanilla2": (2, {"decoder": "vanilla"})}
@@ -70,11 +78,16 @@ def measure(size: str, place: Place) -> tuple[Values, Figure]:
         "hinge": abs(pearson(spatial.pose.theta_rad, true_z[:, 0])),
         "theta": circular_correlation(spatial.pose.theta_rad, true_pose.theta_rad),
     }
-    config = default(train, z_dim=1, translate=False, train={"epochs": how.steerable_epochs})
-    done = trained(config, work / "steerable")
-    found["steerable"] = inferred(done.run, test, work / "steerable_test.csv")
-    values["seconds"]["steerable"] = done.seconds
-    for name in ("spatial", "steerable"):
+    own = {"z_dim": 1, "translate": False}
+    for name, config in (
+        ("ours", default(some, engine="coordinate", train={"epochs": OURS[size][1]}, **own)),
+        ("steerable", default(train, train={"epochs": how.steerable_epochs}, **own)),
+    ):
+        done = trained(config, work / name)
+        found[name] = inferred(done.run, test, work / f"{name}_test.csv")
+        values["seconds"][name] = done.seconds
+    values["settings"]["ours"] = OURS[size]
+    for name in JUDGED:
         values[name] = judged(found[name], true_z, true_pose)
     walk = drawn(done.run, np.quantile(found["steerable"].z, np.linspace(0.02, 0.98, 9))[:, None])[:, 0]
     return values, _figure(values, found, true_z[:, 0], true_pose, walk, size)
@@ -133,25 +146,26 @@ def table(results: dict[str, Values]) -> str:
         "time",
     ]
     both = []
-    for name, title, size in (
-        ("spatial", "`coordinate`, small", "small"),
-        ("spatial", "`coordinate`, full", "full"),
-        ("steerable", "`steerable`, the default, all images", "full" if "full" in results else "small"),
-    ):
-        numbers = [cell(results, size, name, key, form=".3f") for key in ("hinge", "theta", "theta_gauge")]
-        angles = [cell(results, size, name, key, form=".1f", unit=" deg") for key in ("theta_deg", "theta_gauge_deg")]
-        both.append([title, *numbers, *angles, cell(results, size, "seconds", name, form=",.0f", unit=" s")])
+    for name, title in JUDGED.items():
+        sizes = ("small", "full") if name != "steerable" else ("full" if "full" in results else "small",)
+        for size in sizes:
+            numbers = [cell(results, size, name, key, form=".3f") for key in ("hinge", "theta", "theta_gauge")]
+            angles = [
+                cell(results, size, name, key, form=".1f", unit=" deg") for key in ("theta_deg", "theta_gauge_deg")
+            ]
+            label = title if len(sizes) == 1 else f"{title}, {size}"
+            both.append([label, *numbers, *angles, cell(results, size, "seconds", name, form=",.0f", unit=" s")])
     return f"{markdown(head, lines)}\n\n{markdown(second, both)}"
 
 
 def _figure(
     values: Values, found: dict[str, Latents], hinge: np.ndarray, pose: Pose2D, walk: np.ndarray, size: str
 ) -> Figure:
-    figure = Figure(figsize=(13, 8), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[3, 1])
-    for line, name in zip(top.subplots(2, 3), ("spatial", "steerable"), strict=True):
+    figure = Figure(figsize=(13, 11), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=[4.5, 1])
+    titles = {"spatial": f"the paper's settings ({size})", "ours": f"coordinate ({size})", "steerable": "steerable"}
+    for line, (name, title) in zip(top.subplots(3, 3), titles.items(), strict=True):
         latents, judged_as = found[name], values[name]
-        title = {"spatial": f"coordinate ({size})", "steerable": "steerable"}[name]
         sign = 1 if pearson(latents.z[:, 0], hinge) >= 0 else -1
         _dots(line[0], hinge, sign * latents.z[:, 0], f"{title}: z, |corr| {judged_as['hinge']:.2f}", "true hinge")
         off = np.angle(np.exp(1j * (latents.pose.theta_rad - pose.theta_rad)).mean())
@@ -179,4 +193,5 @@ def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, title: str, label: str) -> N
     axes.plot(x, y, ".", markersize=2, alpha=0.4)
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(label, fontsize=9)
+    axes.locator_params(nbins=6)
     axes.grid(alpha=0.3)
