@@ -137,9 +137,6 @@ def _results(run: RunDir, manifest: Manifest) -> Iterator[str]:
     config = manifest.config.model
     latents = export.read_csv(run.latents, config.z_dim, manifest.preparation.pixel_size_A)
     yield from summary.sureness(latents, config)
-    active = summary.active_units(latents)
-    told = f"variance of the means above {summary.ACTIVE_VARIANCE}"
-    yield _line("z", f"{active} of {_coordinates(config.z_dim)} active ({told})")
     if latents.junk is not None:
         above = int((latents.junk[latents.used] > LIKELY).sum())
         yield _line("junk", f"{above:,} particles with a score above {LIKELY:g}")

@@ -29,7 +29,7 @@ def active_units(latents: Latents) -> int:
 
 
 def sureness(latents: Latents, model: ModelConfig) -> list[str]:
-    """How sure the poses of the particles are, a line each for theta, shift and the pose as a whole; names padded to 12.
+    """How much is known of the particles, a line each for z, theta, shift and the pose as a whole; names padded to 12.
 
     What the model does not infer has none.
     """
@@ -37,7 +37,12 @@ def sureness(latents: Latents, model: ModelConfig) -> list[str]:
     if not len(some):
         return []
     rotate, translate = inferred(model)
-    said = {}
+    active, z_dim = active_units(latents), some.z.shape[1]
+    said = {
+        "content": f"{active} of {z_dim} coordinates of z say something (posterior means vary by more than {ACTIVE_VARIANCE:g})"
+    }
+    if not active:
+        said["content"] += ": no differences between particles were found beside their poses"
     if rotate:
         said["theta"] = f"known to {np.degrees(np.median(some.theta_sd_rad)):.2g} degrees (median s.d.)"
     if translate:
