@@ -51,7 +51,7 @@ def matmul_precision(device: torch.device, dtype: torch.dtype) -> AbstractContex
 
 @contextmanager
 def side_by_side(device: torch.device) -> Iterator[int]:
-    """How many threads of ours may work at once; within, each operation is spread over that many threads fewer.
+    """How many threads of ours may work at once; within, each operation gets its share of torch's threads.
 
     Many small operations one after the other are spread over the cores badly; whole parts of the work are spread well.
     """

@@ -193,12 +193,12 @@ class SearchedObjective(Objective):
         return batch_size
 
     def state_dict(self) -> dict[str, Any]:
-        """The table of poses."""
-        return {"poses": self.table, "given": self.given}
+        """The table of poses, and what amplitudes are relative to."""
+        return {"poses": self.table, "given": self.given, "typical": self.typical}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Objective`."""
-        self.table, self.given = state["poses"], state["given"]
+        self.table, self.given, self.typical = state["poses"], state["given"], state["typical"]
 
     # ------------------------------------------------------------------------------------------------------ epochs
 

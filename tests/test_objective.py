@@ -288,6 +288,10 @@ def test_the_amplitudes_of_optics_groups_are_learned(tmp_path, scale):
     of_group = [float(found[torch.from_numpy(group == g)].mean()) for g in (0, 1)]
     assert of_group[1] / of_group[0] == pytest.approx(1.5, rel=0.06 if scale == "group" else 0.15)
     assert float(found.mean()) == pytest.approx(1, abs=0.02)
+    again = trainer(tmp_path / "again", images, copy.deepcopy(t.model)).objective
+    again.load_state_dict(t.objective.state_dict())  # as in the middle of an epoch that a killed run goes on with
+    assert isinstance(again, SearchedObjective)
+    assert torch.equal(again._scale(np.arange(900)), found)
 
 
 def test_one_group_has_the_amplitude_of_the_decoder(images):
