@@ -107,6 +107,9 @@ class ModelConfig:
     """Also feed x^2, y^2 and xy to the spatial decoder."""
     bilinear: bool = False
     """Also feed the products of coordinates and z to the spatial decoder."""
+    start_detail: float = 4.0
+    """How fine the spatial decoder's first layer is before training: 1 (the paper), units change over half the box; more, over so
+    many times less, and detail is learned in fewer steps."""
     pose_start_sd: float | None = 0.14
     """S.d. of the pose's posterior when training begins, theta in radians and the shift in units of its prior. A sharp one makes
     decoder and encoder agree on a pose; left at the networks' own 1 [none], noisy particles blur into a ring that no angle can
@@ -246,6 +249,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "whole_image": True,
             "theta_kl": "no-mean",
             "pose_start_sd": None,
+            "start_detail": 1.0,
             "shift_prior_px": 4.0,
         },
         "train": {
@@ -346,6 +350,7 @@ def check(config: RunConfig) -> RunConfig:
         "--shift-prior-px": m.shift_prior_px,
         "--theta-prior-rad": m.theta_prior_rad,
         "--pose-start-sd": m.pose_start_sd,
+        "--start-detail": m.start_detail,
         "--anchors": t.anchors,
     }
     for flag, value in positive.items():

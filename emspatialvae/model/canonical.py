@@ -124,7 +124,12 @@ def canonical_decoder(config: ModelConfig, basis: SteerableBasis) -> CanonicalDe
     if config.decoder != "spatial":
         return CoefficientDecoder(basis, config.z_dim, **sizes)
     spatial = SpatialDecoder(
-        config.z_dim, 1, squared_coordinates=config.squared_coordinates, bilinear=config.bilinear, **sizes
+        config.z_dim,
+        1,
+        squared_coordinates=config.squared_coordinates,
+        bilinear=config.bilinear,
+        start_detail=config.start_detail,
+        **sizes,
     )
     x, y = geometry.pixel_grid(basis.box)
     points = torch.from_numpy(geometry.in_half_boxes(x, y)).float()

@@ -32,7 +32,7 @@ class SpatialDecoder(Decoder):
     """``f(x, y, z)``: an MLP on coordinates and content, the paper's spatial generator (section 3.1).
 
     ``h = act(A u + B z [+ z^T C u]);  h = act(W h + b), ...;  output = V h + c`` with ``u = (x, y)`` or, with squared
-    coordinates, ``(x, y, x^2, y^2, xy)``.
+    coordinates, ``(x, y, x^2, y^2, xy)``. A, C and the first bias begin ``start_detail`` times as large as usual.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class SpatialDecoder(Decoder):
         residual: bool = False,
         squared_coordinates: bool = False,
         bilinear: bool = False,
+        start_detail: float = 1.0,
     ) -> None:
         super().__init__()
         self.squared_coordinates = squared_coordinates
@@ -56,6 +57,10 @@ class SpatialDecoder(Decoder):
         self.activation = ACTIVATIONS[activation]()
         self.hidden = nn.Sequential(*hidden_layers(hidden, layers - 1, activation, residual))
         self.output = nn.Linear(hidden, outputs)
+        of_points = [*self.from_points.parameters(), *(self.from_products.parameters() if self.from_products else ())]
+        with torch.no_grad():
+            for weights in of_points:
+                weights *= start_detail
 
     def forward(self, points: Tensor, z: Tensor) -> Tensor:
         """See `Decoder.forward`."""

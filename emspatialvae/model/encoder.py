@@ -11,6 +11,9 @@ from emspatialvae import geometry
 from emspatialvae.model.networks import ACTIVATIONS, Activation, hidden_layers
 from emspatialvae.model.posterior import AmortisedPosterior, DiagonalGaussian
 
+LOG_SD_RANGE = (math.log(1e-3), math.log(10.0))
+"""Of what the network says, in units of radians or of the prior: an odd image must not make the bound infinite."""
+
 
 def align_images(images: Tensor, theta_rad: Tensor, shift_px: Tensor) -> Tensor:
     """Take poses (theta [n], shift [n, 2] in pixels) out of images [n, c, box, box]; bicubic, zero from outside.
@@ -123,7 +126,7 @@ class MlpEncoder(nn.Module):
         # One row per image costs nothing beside the decoder's row per pixel, and bfloat16 would round an angle to a degree.
         with torch.autocast(view.device.type, enabled=False):
             mean, log_sd = network(view.flatten(2)[:, :, self.mask].flatten(1)).chunk(2, 1)
-        return mean, log_sd
+        return mean, log_sd.clamp(*LOG_SD_RANGE)
 
     def _shift(self, mean: Tensor, log_sd: Tensor) -> DiagonalGaussian:
         mean = self.shift_scale_px * mean

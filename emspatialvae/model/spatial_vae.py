@@ -178,4 +178,5 @@ def _build_decoder(config: ModelConfig, outputs: int, pixels: int) -> Decoder:
         residual=config.residual,
         squared_coordinates=config.squared_coordinates,
         bilinear=config.bilinear,
+        start_detail=config.start_detail,
     )

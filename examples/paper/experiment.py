@@ -4,7 +4,9 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ Values = dict[str, Any]
 
 REUSED_S: list[float] = []
 """Wall times of trainings that were finished before and not done again; a row's time is to count them."""
+
+QUICK: dict[str, Any] = {"activation": "silu", "bilinear": True, "start_detail": 6.0}
+"""What makes clean pictures appear in few steps: not the paper's, for sizes that cannot afford the paper's number of epochs."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class Trained:
 
     run: RunDir
     seconds: float
+    reused: bool = False
+    """It was finished before."""
 
     @property
     def elbo(self) -> float:
@@ -104,12 +111,33 @@ def default(particles: Path, *, train: Mapping[str, Any] | None = None, **model:
 
 def trained(config: RunConfig, out: Path) -> Trained:
     """Train as ``emsvae train`` does, without its figures; a finished run of the same settings is taken as it is."""
+    done = _train_once(config, out)
+    REUSED_S.extend([done.seconds] if done.reused else [])
+    return done
+
+
+def all_trained(jobs: Sequence[tuple[RunConfig, Path]]) -> list[Trained]:
+    """`trained` for several that do not wait for each other: on a CPU with as many at a time as it has threads, one for each.
+
+    A small model leaves a second thread idle half of the time.
+    """
+    threads = 1 if torch.cuda.is_available() else torch.get_num_threads()
+    if min(threads, len(jobs)) == 1:
+        return [trained(*job) for job in jobs]
+    # Spawned, because torch's threads do not survive a fork.
+    pool = ProcessPoolExecutor(threads, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    with pool:
+        done = list(pool.map(_train_once, *zip(*jobs, strict=True)))
+    REUSED_S.append(sum(one.seconds for one in done if one.reused) / threads)
+    return done
+
+
+def _train_once(config: RunConfig, out: Path) -> Trained:
     note, settings = out / "experiment.json", configuration.to_json(config)
     if note.is_file():
         earlier = json.loads(note.read_text())
         if earlier["settings"] == settings:
-            REUSED_S.append(earlier["seconds"])
-            return Trained(RunDir(out), earlier["seconds"])
+            return Trained(RunDir(out), earlier["seconds"], reused=True)
     print(f"\n-- {out.parent.name}/{out.name}", flush=True)
     start = time.perf_counter()
     run, stack = workflow.start_run(config, out, force=True, say=_quiet)

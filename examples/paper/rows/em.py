@@ -7,7 +7,20 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from experiment import Place, StackSize, Trained, Values, cell, default, drawn, machine, markdown, paper, trained
+from experiment import (
+    Place,
+    StackSize,
+    Trained,
+    Values,
+    all_trained,
+    cell,
+    default,
+    drawn,
+    machine,
+    markdown,
+    paper,
+    trained,
+)
 from matplotlib.figure import Figure
 
 from emspatialvae.analysis.figures import picture
@@ -44,8 +57,11 @@ def measure(size: str, place: Place) -> tuple[Values, Figure]:
     stack, z, pose = _images(how, place, work)
     values: Values = {"machine": machine(), "settings": dataclasses.asdict(how), "simulated": z is not None}
     walks: dict[str, np.ndarray] = {}
-    for name in MODELS:
-        done = trained(_config(name, stack, how), work / name)
+    jobs = {name: (_config(name, stack, how), work / name) for name in MODELS}
+    several = [name for name in MODELS if name != "steerable"]  # which uses all threads itself
+    finished = dict(zip(several, all_trained([jobs[name] for name in several]), strict=True))
+    for name, job in jobs.items():
+        done = finished.get(name) or trained(*job)
         latents = done.latents
         walks[name] = interpolation(done)
         values[name] = {"elbo": done.elbo, "seconds": done.seconds, "images": len(latents)}
