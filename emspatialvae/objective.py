@@ -36,6 +36,11 @@ NOISE_EPOCHS = 6
 NOISE_PARTICLES = 2000
 ANCHOR_PARTICLES = 2000
 GAUGE_PARTICLES = 4000
+DRAWS, MANY_DRAWS = 4, 16
+LITTLE_EVIDENCE = 12.0
+"""Nats per particle, of the consensus over noise alone, below which many contents are drawn. The encoder then has next to nothing to
+learn from, and with a loose bound z stays closed: it is the sum over contents that teaches the decoder."""
+EVIDENCE_PARTICLES = 1000
 LEAST_SHIFT_SD_PX = 0.3
 
 
@@ -57,6 +62,11 @@ class Objective(ABC):
 
         With ``training`` it may augment, and gradients flow; without ``keep`` nothing of what it finds is remembered.
         """
+
+    @property
+    def remark(self) -> str:
+        """What was chosen on the way that the user should know of; empty where there is nothing to say."""
+        return ""
 
     @abstractmethod
     def part(self, batch_size: int) -> int:
@@ -135,6 +145,8 @@ class SearchedObjective(Objective):
         # Theta, shift, and how particles match what the decoder draws for them (`Nearby.of_unit_amplitude`).
         self.table = torch.zeros(n, 5)
         self.typical = 1.0
+        self.draws = config.draws or DRAWS
+        self.evidence = math.nan
         self.groups = torch.zeros(n, dtype=torch.long) if groups is None else torch.from_numpy(groups).long()
         self.given = start is not None
         if start is not None:
@@ -182,7 +194,7 @@ class SearchedObjective(Objective):
             freeze_z=freeze_z,
             jitter=training,
             zoom=zoom,
-            draws=self.config.draws,
+            draws=self.draws,
         )
         if keep:
             self._keep(rows, found)
@@ -193,12 +205,29 @@ class SearchedObjective(Objective):
         return batch_size
 
     def state_dict(self) -> dict[str, Any]:
-        """The table of poses, and what amplitudes are relative to."""
-        return {"poses": self.table, "given": self.given, "typical": self.typical}
+        """The table of poses, what amplitudes are relative to, and how many contents are drawn and why."""
+        return {
+            "poses": self.table,
+            "given": self.given,
+            "typical": self.typical,
+            "draws": self.draws,
+            "evidence": self.evidence,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Objective`."""
         self.table, self.given, self.typical = state["poses"], state["given"], state["typical"]
+        self.draws, self.evidence = state["draws"], state["evidence"]
+
+    @property
+    def remark(self) -> str:
+        """See `Objective`."""
+        if self.config.draws is not None or self.draws == DRAWS:
+            return ""
+        return (
+            f"a particle says little, {self.evidence:.1f} nats more than noise: {self.draws} contents were drawn for each in a step "
+            f"(--draws), {DRAWS} are the rule"
+        )
 
     # ------------------------------------------------------------------------------------------------------ epochs
 
@@ -220,6 +249,18 @@ class SearchedObjective(Objective):
             self._set_steps(some[:256], frozen=epoch <= self.z_delay)
         if searched and not self.given:
             self._search_everywhere(rows, frozen=epoch <= self.z_delay, known=epoch > 0)
+        if epoch == self.z_delay and self.config.draws is None:
+            self._choose_draws(some[:EVIDENCE_PARTICLES])
+
+    def _choose_draws(self, rows: Rows) -> None:
+        """Many contents where the consensus alone explains little."""
+        total = 0.0
+        for part in _parts(rows):
+            observation = self._observe(part)
+            consensus = self.model.decoder(torch.zeros(len(part), self.model.z_dim, device=self.device))
+            total += float(self.model.search.nearby(observation, self.poses(part), consensus).log_evidence.sum())
+        self.evidence = total / len(rows)
+        self.draws = MANY_DRAWS if self.evidence < LITTLE_EVIDENCE else DRAWS
 
     def _first_consensus(self, rows: Rows) -> None:
         observation = self._observe(rows[:CONSENSUS_PARTICLES])

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae import ctf, imaging
-from emspatialvae.config import to_json
+from emspatialvae.dataclass_json import to_json
 from emspatialvae.errors import EmsvaeError, ParticleFileError
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.particles import OpticsGroup, ParticleStack

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emspatialvae import __version__
-from emspatialvae.config import RunConfig, from_json, to_json
+from emspatialvae.config import RunConfig
+from emspatialvae.dataclass_json import from_json, to_json
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.prepare import Preparation

@@ -163,6 +163,8 @@ def train_run(
     if resume:
         trainer.resume()
     finished = _fit(trainer, run, say)
+    if trainer.objective.remark:
+        _report(run, say, trainer.objective.remark)
     _report(run, say, _verdict(run, trainer))
     _check_signal(run, trainer, stack, say)
     left = trainer.fix_gauge(mask)

@@ -411,7 +411,7 @@ def test_a_known_pose_gives_way_only_to_one_with_more_evidence(tmp_path, whole, 
 
 
 def test_several_contents_are_drawn_in_a_step(tmp_path, images, blank, monkeypatch):
-    """As many as the settings say: four of them if they say nothing."""
+    """As many as the settings say; if they say nothing four, or more where particles say little, and then that is told."""
     seen = []
     elbo = SteerableVAE.elbo
 
@@ -420,10 +420,16 @@ def test_several_contents_are_drawn_in_a_step(tmp_path, images, blank, monkeypat
         return elbo(model, *values, draws=draws, **settings)
 
     monkeypatch.setattr(SteerableVAE, "elbo", noticed)
-    for settings, expected in (({}, 4), ({"draws": 2}, 2)):
-        trainer(tmp_path / str(expected), images, copy.deepcopy(blank), epochs=1, **settings).fit()
-        assert set(seen) == {expected}
+    for little, settings, expected in ((0.0, {}, {4}), (1e9, {"draws": 2}, {2}), (1e9, {}, {4, 16})):
+        monkeypatch.setattr("emspatialvae.objective.LITTLE_EVIDENCE", little)
+        t = trainer(tmp_path / str(len(expected) + max(expected)), images, copy.deepcopy(blank), epochs=2, **settings)
+        t.fit()
+        assert set(seen) == expected  # four while z is held at zero, and what is drawn does not matter
+        assert t.objective.remark.count("16 contents were drawn") == (16 in expected)
         seen.clear()
+    resumed = trainer(tmp_path / "resumed", images, copy.deepcopy(blank), epochs=3)
+    resumed.objective.load_state_dict(t.objective.state_dict())
+    assert resumed.objective.remark == t.objective.remark
 
 
 def test_the_gauge_is_fitted_at_the_end(tmp_path, images, whole):

@@ -16,6 +16,7 @@ import torch
 from emspatialvae import config as configuration
 from emspatialvae import export, results, workflow
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
+from emspatialvae.dataclass_json import to_json
 from emspatialvae.infer import Latents, load_model
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.model.posterior import Content
@@ -30,7 +31,7 @@ Values = dict[str, Any]
 REUSED_S: list[float] = []
 """Wall times of trainings that were finished before and not done again; a row's time is to count them."""
 
-QUICK: dict[str, Any] = {"activation": "silu", "bilinear": True, "start_detail": 6.0}
+QUICK: dict[str, Any] = {"activation": "silu", "start_detail": 6.0}
 """What makes clean pictures appear in few steps: not the paper's, for sizes that cannot afford the paper's number of epochs."""
 
 
@@ -133,7 +134,7 @@ def all_trained(jobs: Sequence[tuple[RunConfig, Path]]) -> list[Trained]:
 
 
 def _train_once(config: RunConfig, out: Path) -> Trained:
-    note, settings = out / "experiment.json", configuration.to_json(config)
+    note, settings = out / "experiment.json", to_json(config)
     if note.is_file():
         earlier = json.loads(note.read_text())
         if earlier["settings"] == settings:

@@ -16,7 +16,9 @@ all numbers were measured by it, but for those in columns that say *the paper's*
 - `--size full`: the paper's networks, images and epochs. Days on a CPU, so for a GPU.
 - `--size small`: meant for two cores and half an hour in all; what a row took stands below it. The `coordinate` models are cut down, in images,
   units and epochs, as each row says; the `steerable` engine runs at its full size on all images (of digits: on those of the other models).
-  So few steps leave the `coordinate` models blurred: their small columns show that the rows run and which model leads, not how good one gets.
+  Where a row says *quick*, all models alike have silu units, a first layer of fine detail, and a learning rate that falls over the last third of the
+  epochs: with the paper's tanh networks and constant rate, so few steps leave a decoder of coordinates behind one of pixels (MNIST, z-dim 2, 2,000
+  digits, 18 epochs: -181 nats against the vanilla VAE's -160; quick, and 13 epochs of 10,000 digits: below). It draws well, not as well as it can.
 
 What the paper leaves open was taken from the authors' code: 2 hidden layers of tanh units for encoder and decoder, Adam, minibatches of 100.
 A finished training is kept in `paper_work/` and not done again.

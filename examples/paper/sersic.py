@@ -43,7 +43,7 @@ class Galaxies:
         """A mixture of ellipticals (a third) and spirals."""
         spiral = rng.random(n) > 1 / 3
         return cls(
-            radius=rng.uniform(0.12, 0.19, n),
+            radius=rng.uniform(0.2, 0.3, n),
             bulge=np.where(spiral, rng.uniform(0.1, 0.4, n), rng.uniform(0.8, 1.0, n)),
             sersic_n=np.where(spiral, rng.uniform(1, 2.5, n), rng.uniform(2.5, 4.5, n)),
             axis_ratio=np.where(spiral, rng.uniform(0.25, 1, n), rng.uniform(0.5, 1, n)),

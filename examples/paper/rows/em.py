@@ -41,7 +41,7 @@ AVERAGED = 64
 
 SIZES = {
     "tiny": StackSize(120, 100, 16, 1, 1e-3, 1),
-    "small": StackSize(10_000, 3_000, 128, 15, 1e-3, None),
+    "small": StackSize(10_000, 3_000, 128, 12, 1e-3, None),
     "full": StackSize(10_000, 10_000, 1000, 500, 1e-4, None),
 }
 MODELS = {

@@ -4,20 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from experiment import (
-    Place,
-    StackSize,
-    Values,
-    all_trained,
-    cell,
-    default,
-    drawn,
-    inferred,
-    machine,
-    markdown,
-    paper,
-    trained,
-)
+from experiment import Place, StackSize, Values, cell, default, drawn, inferred, machine, markdown, paper, trained
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -38,10 +25,10 @@ GAUGE_DEGREE = 5
 
 SIZES = {
     "tiny": StackSize(300, 100, 16, 1, 1e-3, 1),
-    "small": StackSize(20_000, 3_000, 128, 30, 1e-3, None),
+    "small": StackSize(20_000, 3_000, 128, 20, 1e-3, None),
     "full": StackSize(20_000, 16_000, 500, 500, 1e-4, None),
 }
-OURS = {"tiny": (100, 1), "small": (8_000, 14), "full": (16_000, None)}
+OURS = {"tiny": (100, 1), "small": (8_000, 12), "full": (16_000, None)}
 """Images and epochs of the paper's model with the settings of ``emsvae train --engine coordinate``, which are not the paper's."""
 JUDGED = {
     "spatial": "`coordinate`, the paper's settings",
@@ -79,8 +66,8 @@ def measure(size: str, place: Place) -> tuple[Values, Figure]:
     models = {"spatial": (1, {}), "vanilla1": (1, {"decoder": "vanilla"}), "vanilla2": (2, {"decoder": "vanilla"})}
     common = {"hidden": how.hidden, "epochs": how.epochs, "learning_rate": how.learning_rate, "translate": False}
     found: dict[str, Latents] = {}
-    jobs = [(paper(few, z_dim=z_dim, **common, **settings), work / name) for name, (z_dim, settings) in models.items()]
-    for (name, (z_dim, _)), done in zip(models.items(), all_trained(jobs), strict=True):
+    for name, (z_dim, settings) in models.items():
+        done = trained(paper(few, z_dim=z_dim, **common, **settings), work / name)
         found[name] = inferred(done.run, test, work / f"{name}_test.csv")
         values["seconds"][name] = done.seconds
         for k in range(z_dim):

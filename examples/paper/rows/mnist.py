@@ -63,7 +63,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(60, 16, 16, (1, 1, 1), 1e-3, 20, (2,), (), 32, 1, True),
-    "small": Size(10_000, 64, 256, (13, 8, 5), 3e-3, 32, (2, 3, 4, 5, 10), (2,), 32, 5, True),
+    "small": Size(10_000, 64, 256, (13, 8, 5), 3e-3, 32, (2, 3, 4, 5, 10), (2,), 32, 3, True),
     "full": Size(None, 500, 500, (100, 100, 100), 1e-4, 100, (2, 3, 4, 5, 10), (2, 3, 4, 5, 10), 64, None, False),
 }
 ALL_Z_DIMS = SIZES["full"].z_dims
@@ -192,7 +192,7 @@ def _config(images: Path, model: str, z_dim: int, how: Size, epochs: int, of: Da
     if model == "wide":
         shift_prior_px, theta_prior_rad = WIDE * shift_prior_px, np.pi
     box = how.moved_box if of.box == CANVAS else of.box
-    settings: dict[str, Any] = QUICK if how.quick else {}
+    settings: dict[str, Any] = QUICK | {"bilinear": True} if how.quick else {}
     if model == "fixed":
         settings = settings | {"rotate": False, "translate": False}
     if model.startswith("vanilla"):  # it has no coordinates
