@@ -37,7 +37,7 @@ NOISE_PARTICLES = 2000
 ANCHOR_PARTICLES = 2000
 GAUGE_PARTICLES = 4000
 DRAWS, MANY_DRAWS = 4, 16
-LITTLE_EVIDENCE = 12.0
+LITTLE_EVIDENCE = 6.0
 """Nats per particle, of the consensus over noise alone, below which many contents are drawn. The encoder then has next to nothing to
 learn from, and with a loose bound z stays closed: it is the sum over contents that teaches the decoder."""
 EVIDENCE_PARTICLES = 1000
