@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up; a room may import from rooms on lower floors only, not from its neighbours.
 FLOORS: list[tuple[str, ...]] = [
     ("errors",),
-    ("config", "geometry", "ctf", "interruption", "labels"),
+    ("config", "dataclass_json", "geometry", "ctf", "interruption", "labels"),
     ("imaging", "shears", "simulation.phantom", "simulation.microscope", "simulation.junk"),
     ("io.atomic", "io.star_text", "simulation.bounds", "simulation.kinds", "steerable"),
     ("steerable_pca", "io.mrc", "io.cs", "io.star_scan", "io.pictures"),
