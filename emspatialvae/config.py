@@ -350,6 +350,7 @@ def check(config: RunConfig) -> RunConfig:
         "--pose-start-sd": m.pose_start_sd,
         "--start-detail": m.start_detail,
         "--anchors": t.anchors,
+        "--draws": t.draws,
     }
     for flag, value in positive.items():
         if value is not None and not 0 < value < math.inf:

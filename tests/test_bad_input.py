@@ -559,6 +559,9 @@ def test_particles_that_the_model_cannot_see(emsvae, run, here):
         "--learning-rate",
         "--theta-prior-rad",
         "--anchors",
+        "--draws",
+        "--pose-start-sd",
+        "--start-detail",
     ],
 )
 @pytest.mark.parametrize("value", ["0", "-3"])
