@@ -280,6 +280,31 @@ def test_bilinear_layer_is_the_sum_it_stands_for():
     assert torch.allclose(decoder._first_layer(points, z), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("bilinear", [False, True])
+def test_finer_detail_at_the_start_is_the_same_first_layer_on_a_larger_field(bilinear):
+    """Units change over so many times less: ``first(u) = first of usual weights(detail u)``, with the bias that places them."""
+    decoders = []
+    for detail in (1.0, 4.0):
+        torch.manual_seed(0)
+        decoders.append(SpatialDecoder(2, 1, hidden=16, layers=2, bilinear=bilinear, start_detail=detail))
+    usual, fine = decoders
+    points, z = torch.randn(3, 50, 2), torch.randn(3, 2)
+    with torch.no_grad():
+        bias = usual.from_points.bias
+        assert torch.allclose(fine._first_layer(points, z), usual._first_layer(4 * points, z) + 3 * bias, atol=1e-5)
+
+
+def test_an_odd_image_does_not_make_the_bound_infinite():
+    """Networks without bounds (silu) say anything of an image unlike all others."""
+    torch.manual_seed(0)
+    model = SpatialVAE(coordinate(hidden=8, encoder_hidden=8, activation="silu"), IMAGES)
+    odd = batch_of(1e3 * torch.randn(2, 1, BOX, BOX))
+    with torch.no_grad():
+        for weights in model.encoder.parameters():
+            weights *= 3
+        assert bool(torch.isfinite(model.elbo(odd, torch.Generator().manual_seed(0)).total).all())
+
+
 def test_vanilla_decoder_refuses_other_grids():
     with pytest.raises(ValueError, match="its own 10 pixels"):
         VanillaDecoder(2, 1, pixels=10, hidden=4, layers=1)(torch.zeros(1, 9, 2), torch.zeros(1, 2))
