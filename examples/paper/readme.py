@@ -59,7 +59,7 @@ taken out, eight looks at inference), on "ours" images and epochs; the paper's o
         """\
 What differs: rendered Sersic galaxies (bulge, disc, 2 to 4 logarithmic arms, colour, inclination, any pose) instead of photographs, unless
 `--galaxies FOLDER` names some. "Lie alike" is the mean resultant length of the doubled position angles of 200 samples of the prior; an angle
-in z makes it small. Quick is also with a sharp pose posterior at the start and KL warm-up, or theta closes while all galaxies are still round (its KL below
+in z makes it small. Quick is also with a sharp pose posterior at the start and KL warm-up, or theta closes while all galaxies are still round (its KL about
 0.01 nats, with and without the paper's tanh). The steerable engine sees one channel and Gaussian noise, so it has no line here.""",
     ),
     "em": (
