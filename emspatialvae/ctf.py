@@ -6,7 +6,7 @@ with ``d(k) = (u + v) / 2 + (u - v) / 2 cos(2 (angle(k) - astigmatism_angle))``,
 measured from the x axis (towards +y as stored). Positive at the origin: bright particles.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,8 @@ BLOCK = 1 << 17
 """Numbers worked on at once, so that they stay in the processor's cache and memory stays bounded."""
 MAX_DEFOCUS_A = 200_000.0
 """20 um; nobody collects particles beyond it."""
+NEEDED = ("defocus_u_A", "voltage_kV", "cs_mm")
+"""There is no CTF without these; RELION refuses a file without voltage or Cs (``ObservationModel``)."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,45 @@ class CtfParams:
             bad = (values < low) | (values > high)
             if bad.any():
                 yield bad, values, expected
+
+
+def completed(
+    found: Mapping[str, Floats], spelled: Mapping[str, str], usual: tuple[str, ...] = ()
+) -> tuple[CtfParams | None, list[str]]:
+    """The CTF from the columns [n] that a file has, by the names of `CtfParams`; the others by RELION's rule.
+
+    Defocus V counts as U; astigmatism angle, phase shift and amplitude contrast count as 0 (``CTF::readByGroup``). RELION has
+    no rule for voltage and Cs: NaN.
+
+    Parameters
+    ----------
+    spelled
+        What the file calls each parameter.
+    usual
+        Columns that a file may leave out without a word.
+
+    Returns
+    -------
+    None without any defocus; and a sentence for each column that was assumed.
+    """
+    if "defocus_u_A" not in found:
+        return None, []
+    u = found["defocus_u_A"]
+    assumed = {"defocus_v_A": u} | dict.fromkeys(
+        ("astigmatism_rad", "phase_shift_rad", "amplitude_contrast"), np.zeros(len(u))
+    )
+    params = CtfParams(**(assumed | dict.fromkeys(("voltage_kV", "cs_mm"), np.full(len(u), np.nan)) | dict(found)))
+    # Projections without a CTF have a defocus of 0 and may lack all the rest.
+    if not set(NEEDED) <= set(found) or not np.nan_to_num(u).any():
+        return params, []
+    silent = set(usual)
+    if np.array_equal(u, params.defocus_v_A, equal_nan=True):
+        silent.add("astigmatism_rad")  # nothing depends on it
+    return params, [
+        f"the file has no {spelled[name]}: taken as {spelled['defocus_u_A'] if name == 'defocus_v_A' else '0'}, as RELION does"
+        for name in assumed
+        if name not in found and name not in silent
+    ]
 
 
 def wavelength_A(voltage_kV: Floats) -> Floats:

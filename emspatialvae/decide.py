@@ -1,19 +1,33 @@
 """Looks at a stack and settles how its images are prepared: box, mask, CTF, contrast; with a sentence for each."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from emspatialvae import imaging
 from emspatialvae.config import Engine, PrepareConfig
+from emspatialvae.ctf import ctf_2d
 from emspatialvae.errors import EmsvaeError, ParticleFileError
 from emspatialvae.loading import most_common_box
 from emspatialvae.particles import ParticleStack
 from emspatialvae.prepare import CtfTreatment, Preparation, check_ctf, is_flipped, prepare
+from emspatialvae.preprocess.particle_size import ParticleSize, measure_particle
+from emspatialvae.sources import missing_ctf_columns
 
 DEFAULT_BOX = 64
-SAMPLE = 500
-"""Particles looked at to find the contrast."""
+SAMPLE = 2000
+"""Particles looked at to find size and contrast."""
+BACKGROUND_MARGIN, BACKGROUND_GAP_PX = 1.1, 2.0
+"""The background begins this much farther out than the particle ends, as a factor and at least in prepared pixels."""
+
+
+class Decision(NamedTuple):
+    """How a stack is prepared, a sentence for everything that was assumed or found, and what was seen of the particle."""
+
+    preparation: Preparation
+    sentences: list[str]
+    particle: ParticleSize | None
 
 
 def decide(
@@ -22,12 +36,8 @@ def decide(
     *,
     bernoulli: bool = False,
     engine: Engine = "coordinate",
-) -> tuple[Preparation, list[str]]:
+) -> Decision:
     """Settle how a stack is prepared for an engine.
-
-    Returns
-    -------
-    The preparation, and a sentence for everything that was assumed or found.
 
     Raises
     ------
@@ -35,17 +45,13 @@ def decide(
         Mixed boxes or pixel sizes without ``--box``; a box, mask or CTF request that the stack cannot meet.
     """
     box, pixel_size_A, said = _decide_size(stack, config)
-    diameter_A = config.mask_diameter_A if config.mask_diameter_A is not None else 0.9 * box * pixel_size_A
-    radius = diameter_A / 2 / pixel_size_A
-    if radius > box / 2 or radius < 4:
+    given_A = config.particle_diameter_A
+    radius = 0.45 * box if given_A is None else given_A / 2 / pixel_size_A
+    if given_A is not None and (radius > box / 2 or radius < 4):
         raise EmsvaeError(
-            f"a mask of {diameter_A:.4g} A is {2 * radius:.1f} pixels across in a box of {box} ({box * pixel_size_A:.4g} A); "
-            "choose --mask-diameter-a between 8 pixels and the box"
+            f"a particle diameter of {given_A:.4g} A is {2 * radius:.1f} pixels in a box of {box} ({box * pixel_size_A:.4g} A); "
+            f"choose --particle-diameter-a between 8 pixels ({8 * pixel_size_A:.4g} A) and the box"
         )
-    said.append(
-        f"mask {diameter_A:.4g} A across ({2 * radius:.1f} px)"
-        + ("" if config.mask_diameter_A else ", assumed: 0.9 of the box")
-    )
     if engine == "steerable" and stack.channels > 1:
         raise EmsvaeError(
             f"{stack.source}: images of {stack.channels} channels; the steerable engine sees one; use --engine coordinate"
@@ -57,9 +63,14 @@ def decide(
     # Points of light are no defect of a picture.
     hot_pixel_sd = 0.0 if stack.of_pictures and not normalise else config.hot_pixel_sd
     preparation = Preparation(box, pixel_size_A, radius, False, treatment, hot_pixel_sd, normalise)
-    invert, sentence = _decide_contrast(stack, preparation, config)
+    looked_at = None
+    if normalise and not stack.of_pictures and (given_A is None or config.invert == "auto"):
+        looked_at = look_at_particles(stack, preparation)
+    preparation, sentence = _decide_particle(preparation, config, engine, looked_at)
     said.append(sentence)
-    return replace(preparation, invert=invert), said
+    invert, sentence = _decide_contrast(config, looked_at)
+    said.append(sentence)
+    return Decision(replace(preparation, invert=invert), said, looked_at)
 
 
 def _decide_size(stack: ParticleStack, config: PrepareConfig) -> tuple[int, float, list[str]]:
@@ -129,7 +140,7 @@ def _decide_ctf(stack: ParticleStack, config: PrepareConfig, engine: Engine) -> 
             raise EmsvaeError(f"--ctf {config.ctf}: images of {stack.channels} channels have no CTF; use --ctf none")
         return "none", "CTF left alone: the images have several channels"
     if config.ctf == "auto" and (stack.ctf is None or not stack.ctf.known.any()):
-        return "none", "CTF left alone: no parameters in the file"
+        return "none", f"CTF left alone: {missing_ctf_columns(stack) or 'no parameters in the file'}"
     if config.ctf == "auto" and stack.ctf is not None and not np.nan_to_num(stack.ctf.defocus_u_A).any():
         return (
             "none",
@@ -156,24 +167,70 @@ def _decide_ctf(stack: ParticleStack, config: PrepareConfig, engine: Engine) -> 
     return treatment, f"CTF left alone: {already} already"
 
 
-def _decide_contrast(stack: ParticleStack, preparation: Preparation, config: PrepareConfig) -> tuple[bool, str]:
+def look_at_particles(stack: ParticleStack, preparation: Preparation) -> ParticleSize:
+    """Size and contrast of the particle, from some of the images, in prepared pixels.
+
+    Raises
+    ------
+    ParticleFileError
+        None of the images looked at can be used.
+    """
+    rows = np.unique(np.linspace(0, len(stack) - 1, min(len(stack), SAMPLE)).astype(int))
+    # A multiplied image has hardly any mean left; with its phases flipped it is as bright as it is.
+    seen = replace(preparation, ctf="phase-flip") if preparation.ctf == "multiply" else preparation
+    some = stack.subset(rows)
+    images = np.concatenate([portion.images[portion.usable] for portion in prepare(some, seen)])
+    if not len(images):
+        raise ParticleFileError(
+            f"{stack.source}: every image looked at is constant or holds NaN; there is nothing to learn from"
+        )
+    return measure_particle(images, _mean_transfer(some, seen))
+
+
+def _mean_transfer(stack: ParticleStack, preparation: Preparation) -> NDArray[np.float64] | None:
+    """What acts on the density of phase-flipped (or multiplied) images, on average over a stack; None where it is not known."""
+    if preparation.ctf == "none" or stack.ctf is None or not stack.ctf.known.all():
+        return None
+    total = np.zeros((preparation.box, preparation.box // 2 + 1))
+    for rows in np.array_split(np.arange(len(stack)), max(1, len(stack) // 200)):
+        transfer = np.abs(ctf_2d(stack.ctf[rows], preparation.box, preparation.pixel_size_A))
+        multiplied = np.array([group.ctf_premultiplied for group in stack.optics])[stack.optics_of[rows]]
+        total += np.where(multiplied[:, None, None], transfer**2, transfer).sum(0)
+    return total / len(stack)
+
+
+def _decide_particle(
+    preparation: Preparation, config: PrepareConfig, engine: Engine, looked_at: ParticleSize | None
+) -> tuple[Preparation, str]:
+    """The circle that holds the particle, and the one outside which the background is measured."""
+    pixel_A, half = preparation.pixel_size_A, preparation.box / 2
+    if config.particle_diameter_A is not None:
+        radius = preparation.mask_radius_px
+        told = f"particle diameter {config.particle_diameter_A:.4g} A ({2 * radius:.1f} px) (--particle-diameter-a)"
+        return replace(preparation, particle_radius_px=radius), told
+    if engine == "coordinate" or looked_at is None:
+        return preparation, f"mask {1.8 * half * pixel_A:.4g} A across ({1.8 * half:.1f} px), assumed: 0.9 of the box"
+    if not looked_at.found:
+        return replace(preparation, particle_radius_px=0.9 * half), (
+            f"particle diameter {1.8 * half * pixel_A:.4g} A ({1.8 * half:.1f} px), assumed: 0.9 of the box, because no edge of the "
+            "particle was seen in the images; give it with --particle-diameter-a"
+        )
+    radius = looked_at.radius_px
+    told = f"particle diameter {2 * radius * pixel_A:.4g} A ({2 * radius:.1f} px), found from the radial profiles of the images"
+    background = min(max(radius + BACKGROUND_GAP_PX, BACKGROUND_MARGIN * radius), 0.9 * half)
+    return replace(preparation, particle_radius_px=radius, mask_radius_px=max(background, radius)), told
+
+
+def _decide_contrast(config: PrepareConfig, looked_at: ParticleSize | None) -> tuple[bool, str]:
     if config.invert != "auto":
         return (
             config.invert == "yes",
             f"contrast {'inverted' if config.invert == 'yes' else 'kept'} (--invert {config.invert})",
         )
-    if not preparation.normalise or stack.of_pictures:
+    if looked_at is None:
         return False, "contrast kept"
-    rows = np.unique(np.linspace(0, len(stack) - 1, min(len(stack), SAMPLE)).astype(int))
-    # A multiplied image has hardly any mean left; with its phases flipped it is as bright as it is.
-    seen = replace(preparation, ctf="phase-flip") if preparation.ctf == "multiply" else preparation
-    images = np.concatenate([portion.images[portion.usable] for portion in prepare(stack.subset(rows), seen)])
-    if not len(images):
-        raise ParticleFileError(
-            f"{stack.source}: every image looked at is constant or holds NaN; there is nothing to learn from"
-        )
-    brighter, error = imaging.brightness_of_centre(images, preparation.mask_radius_px)
-    found = f"the centre is {brighter:+.3f} +- {error:.3f} background s.d. against the outside"
-    if not np.isfinite(error) or abs(brighter) < 3 * error:
+    found = f"{looked_at.contrast_z:.0f} standard errors between the two signs of the average density"
+    if not looked_at.sign:
         return False, f"contrast unclear ({found}): kept; say --invert yes if particles are dark"
-    return brighter < 0, f"particles are {'dark: inverted' if brighter < 0 else 'bright: kept'} ({found})"
+    dark = looked_at.sign < 0
+    return dark, f"particles are {'dark: inverted' if dark else 'bright: kept'} ({found})"

@@ -18,6 +18,7 @@ from emspatialvae.loading import load_particles, open_stacks_of
 from emspatialvae.model.steerable_vae import SteerableVAE
 from emspatialvae.particles import ParticleStack
 from emspatialvae.run import Manifest, RunDir
+from emspatialvae.sources import missing_ctf_columns
 
 
 def particles_text(source: InputConfig, prepare: PrepareConfig) -> str:
@@ -59,13 +60,14 @@ def _contents(table: ParticleStack) -> Iterator[str]:
         done = ", phase-flipped" if group.phase_flipped else ", CTF-multiplied" if group.ctf_premultiplied else ""
         size = "pixel size unknown" if np.isnan(group.pixel_size_A) else f"{group.pixel_size_A:.4g} A per pixel"
         yield f"optics group {group.name}: {counts[number]:,} particles, {size}{done}"
-    if table.ctf is None:
-        yield "no CTF parameters"
+    if table.ctf is None or not table.ctf.known.any():
+        lacking = missing_ctf_columns(table)
+        yield "no CTF parameters" + (f": {lacking}" if lacking else "")
     else:
         known = table.ctf.known
         defocus = (table.ctf.defocus_u_A + table.ctf.defocus_v_A)[known] / 2
-        spread = f", mean defocus {defocus.min():.0f} to {defocus.max():.0f} A" if len(defocus) else ""
-        yield f"CTF parameters for {int(known.sum()):,} particles{spread}"
+        spread = f"mean defocus {defocus.min():.0f} to {defocus.max():.0f} A"
+        yield f"CTF parameters for {int(known.sum()):,} particles, {spread}"
     if table.pose is None:
         yield "no poses"
     else:

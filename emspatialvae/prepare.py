@@ -25,6 +25,7 @@ from emspatialvae.dataclass_json import to_json
 from emspatialvae.errors import EmsvaeError, ParticleFileError
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.particles import OpticsGroup, ParticleStack
+from emspatialvae.sources import missing_ctf_columns
 
 CHUNK_BYTES = 32 << 20
 
@@ -51,6 +52,8 @@ class Preparation:
     """Replace lone pixels beyond this many s.d.; 0 = never."""
     normalise: bool
     """Background mean 0, s.d. 1 (else the values, between 0 and 1, are taken as they are)."""
+    particle_radius_px: float | None = None
+    """Of the circle that holds the particle, in prepared pixels; None: it may fill the box."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +94,10 @@ def check_ctf(stack: ParticleStack, treatment: CtfTreatment, otherwise: str = "u
         needed = np.array([not is_flipped(group) for group in stack.optics])[stack.optics_of]
     missing = needed if stack.ctf is None else needed & ~stack.ctf.known
     if missing.any():
+        lacking = missing_ctf_columns(stack)
         raise ParticleFileError(
             f"{stack.source}: CTF parameters missing for {int(missing.sum())} of {len(stack)} particles, the first is "
-            f"{stack.names[missing.argmax()]}; complete them or {otherwise}"
+            f"{stack.names[missing.argmax()]}{f' ({lacking})' if lacking else ''}; complete them or {otherwise}"
         )
     for absurd, values, wrong in () if stack.ctf is None else stack.ctf.absurdities():
         bad = needed & absurd

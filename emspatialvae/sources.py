@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from emspatialvae import geometry
 from emspatialvae.config import InputConfig
-from emspatialvae.ctf import CtfParams
+from emspatialvae.ctf import NEEDED, completed
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.io import cs, mrc
 from emspatialvae.io.star import StarBlock, StarFile
@@ -32,6 +32,26 @@ NUMBERS = (
     *("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginX", "rlnOriginY"),
 )
 """Columns of the particle table that are read where they exist."""
+
+STAR_CTF = {
+    "defocus_u_A": "rlnDefocusU",
+    "defocus_v_A": "rlnDefocusV",
+    "astigmatism_rad": "rlnDefocusAngle",
+    "phase_shift_rad": "rlnPhaseShift",
+    "voltage_kV": "rlnVoltage",
+    "cs_mm": "rlnSphericalAberration",
+    "amplitude_contrast": "rlnAmplitudeContrast",
+}
+CS_CTF = {
+    "defocus_u_A": "ctf/df1_A",
+    "defocus_v_A": "ctf/df2_A",
+    "astigmatism_rad": "ctf/df_angle_rad",
+    "phase_shift_rad": "ctf/phase_shift_rad",
+    "voltage_kV": "ctf/accel_kv",
+    "cs_mm": "ctf/cs_mm",
+    "amplitude_contrast": "ctf/amp_contrast",
+}
+"""What the fields of `CtfParams` are called in each kind of file."""
 
 Numbers = dict[str, NDArray[np.float64]]
 
@@ -74,6 +94,8 @@ def read_star_source(config: InputConfig) -> ParticleStack:
             notes.append("offsets are in pixels (rlnOriginX), which RELION 3.1 and later ignore in a file with optics")
         if "rlnOpticsGroup" not in block.labels:
             notes.append("particles do not say their optics group; the only one in the file is taken for all")
+    # Without a phase plate RELION writes no phase shift.
+    ctf, assumed = completed(_star_ctf(numbers, beam), STAR_CTF, usual=("phase_shift_rad",))
     return ParticleStack(
         source=star.path,
         kind="star",
@@ -83,11 +105,11 @@ def read_star_source(config: InputConfig) -> ParticleStack:
         index_of=index_of,
         optics=optics,
         optics_of=optics_of,
-        ctf=_star_ctf(numbers, beam, block.n_rows),
+        ctf=ctf,
         pose=_star_pose(numbers, np.array([group.pixel_size_A for group in optics])[optics_of]),
         has_3d_pose=any(np.any(numbers[label] != 0) for label in ("rlnAngleRot", "rlnAngleTilt") if label in numbers),
         metadata=star,
-        notes=tuple(notes),
+        notes=(*notes, *assumed),
     )
 
 
@@ -177,19 +199,11 @@ def _pixel_size(config: InputConfig, found: float | None) -> float:
     return float(size) if size is not None and np.isfinite(size) and size > 0 else float("nan")
 
 
-def _star_ctf(numbers: Numbers, beam: Numbers, n: int) -> CtfParams | None:
-    if "rlnDefocusU" not in numbers:
-        return None
-    zero, unknown = np.zeros(n), np.full(n, np.nan)
-    return CtfParams(
-        defocus_u_A=numbers["rlnDefocusU"],
-        defocus_v_A=numbers.get("rlnDefocusV", numbers["rlnDefocusU"]),
-        astigmatism_rad=np.radians(numbers.get("rlnDefocusAngle", zero)),
-        phase_shift_rad=np.radians(numbers.get("rlnPhaseShift", zero)),
-        voltage_kV=beam.get("rlnVoltage", unknown),
-        cs_mm=beam.get("rlnSphericalAberration", unknown),
-        amplitude_contrast=beam.get("rlnAmplitudeContrast", unknown),
-    )
+def _star_ctf(numbers: Numbers, beam: Numbers) -> Numbers:
+    """The CTF columns that the file has, under our names and in our units."""
+    columns = numbers | beam
+    found = {ours: columns[theirs] for ours, theirs in STAR_CTF.items() if theirs in columns}
+    return {ours: np.radians(values) if ours.endswith("_rad") else values for ours, values in found.items()}
 
 
 def _star_pose(numbers: Numbers, pixel_size_A: NDArray[np.float64]) -> geometry.Pose2D | None:
@@ -227,6 +241,7 @@ def read_cs_source(config: InputConfig) -> ParticleStack:
     # Two NaN would count as different kinds; 0 stands for an unknown pixel size as well.
     kinds, optics_of = np.unique(np.nan_to_num(np.stack([pixel_size_A, *beam], 1)), axis=0, return_inverse=True)
     sizes = [_pixel_size(config, float(kind[0])) for kind in kinds]
+    ctf, assumed = completed(_cs_ctf(array), CS_CTF)
     return ParticleStack(
         source=config.particles,
         kind="cs",
@@ -242,25 +257,17 @@ def read_cs_source(config: InputConfig) -> ParticleStack:
         index_of=array["blob/idx"].astype(np.int64),
         optics=tuple(OpticsGroup(f"opticsGroup{n + 1}", size) for n, size in enumerate(sizes)),
         optics_of=optics_of.reshape(-1).astype(np.int32),
-        ctf=_cs_ctf(array),
+        ctf=ctf,
         pose=_cs_pose(array, pixel_size_A),
         metadata=array,
+        notes=tuple(assumed),
     )
 
 
-def _cs_ctf(array: NDArray[Any]) -> CtfParams | None:
-    fields = {
-        "defocus_u_A": "ctf/df1_A",
-        "defocus_v_A": "ctf/df2_A",
-        "astigmatism_rad": "ctf/df_angle_rad",
-        "phase_shift_rad": "ctf/phase_shift_rad",
-        "voltage_kV": "ctf/accel_kv",
-        "cs_mm": "ctf/cs_mm",
-        "amplitude_contrast": "ctf/amp_contrast",
-    }
-    if not set(fields.values()) <= set(array.dtype.names or ()):
-        return None
-    return CtfParams(**{ours: array[theirs].astype(np.float64) for ours, theirs in fields.items()})
+def _cs_ctf(array: NDArray[Any]) -> Numbers:
+    """The CTF fields that the file has, under our names."""
+    fields = array.dtype.names or ()
+    return {ours: array[theirs].astype(np.float64) for ours, theirs in CS_CTF.items() if theirs in fields}
 
 
 def _cs_pose(array: NDArray[Any], pixel_size_A: NDArray[np.float64]) -> geometry.Pose2D | None:
@@ -268,6 +275,25 @@ def _cs_pose(array: NDArray[Any], pixel_size_A: NDArray[np.float64]) -> geometry
         return None
     pose = geometry.from_cryosparc(array["alignments2D/pose"], array["alignments2D/shift"])
     return pose.scaled(array["alignments2D/psize_A"].astype(np.float64) / pixel_size_A)
+
+
+# --------------------------------------------------------------------------------------------------------------- CTF
+
+
+def missing_ctf_columns(stack: ParticleStack) -> str:
+    """Which columns a file lacks for there to be a CTF, as half a sentence; empty where it has all of them or none."""
+    if isinstance(stack.metadata, StarFile):
+        spelled, names = STAR_CTF, set(particle_block(stack.metadata).labels)
+        optics = (block.labels for block in stack.metadata.blocks if block.name == "optics")
+        names |= {label for labels in optics for label in labels if label in BEAM}
+    elif stack.metadata is not None:
+        spelled, names = CS_CTF, set(stack.metadata.dtype.names or ())
+    else:
+        return ""
+    needed = [spelled[name] for name in NEEDED]
+    there = [name for name in needed if name in names]
+    missing = [name for name in needed if name not in names]
+    return f"the file has {there[0]} but no {' and no '.join(missing)}" if there and missing else ""
 
 
 # ------------------------------------------------------------------------------------------------------- bare stack

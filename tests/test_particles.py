@@ -6,8 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from emspatialvae.config import InputConfig
+from emspatialvae.config import InputConfig, PrepareConfig
 from emspatialvae.ctf import ctf_2d
+from emspatialvae.decide import decide
+from emspatialvae.describe import particles_text
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.io import cs
 from emspatialvae.io.mrc import StackWriter
@@ -306,6 +308,134 @@ def test_different_beams_make_different_optics_groups(tmp_path, stacks):
     stack = load(tmp_path / "two.cs")
     assert len(stack.optics) == 2
     assert stack.optics_of[0] == stack.optics_of[2] != stack.optics_of[1]
+
+
+# ------------------------------------------------------------------------------------------------- CTF columns that are missing
+
+
+def ctf_by_hand(k, defocus_A, phase_rad=0.0, contrast=0.1, voltage_kV=300.0, cs_mm=2.7):
+    wavelength = 12.2643247 / math.sqrt(1e3 * voltage_kV * (1 + 1e3 * voltage_kV * 0.978466e-6))
+    defocus, spherical = math.pi * wavelength * defocus_A * k**2, math.pi / 2 * 1e7 * cs_mm * wavelength**3 * k**4
+    return math.sin(defocus - spherical + phase_rad + math.asin(contrast))
+
+
+def without_columns(text, *labels):
+    """A STAR file without some columns of its tables, each table a loop."""
+    out = []
+    for table in text.split("loop_\n"):
+        lines = table.splitlines()
+        names = [line.split()[0][1:] for line in lines if line.startswith("_")]
+        keep = [i for i, name in enumerate(names) if name not in labels]
+        kept = [line for line in lines if not (line.startswith("_") and line.split()[0][1:] in labels)]
+        rows = [
+            " ".join(line.split()[i] for i in keep) if len(line.split()) == len(names) > 2 else line for line in kept
+        ]
+        out.append("\n".join(rows) + "\n")
+    return "loop_\n".join(out)
+
+
+@pytest.mark.parametrize("kind", ["star", "cs"])
+@pytest.mark.parametrize(
+    ("missing", "values", "notes"),
+    [
+        ((), (15000, 14000, 30, 90, 0.1), []),
+        (("contrast",), (15000, 14000, 30, 90, 0), ["the file has no {contrast}: taken as 0, as RELION does"]),
+        (("v",), (15000, 15000, 30, 90, 0.1), ["the file has no {v}: taken as {u}, as RELION does"]),
+        (("angle",), (15000, 14000, 0, 90, 0.1), ["the file has no {angle}: taken as 0, as RELION does"]),
+        (("v", "angle"), (15000, 15000, 0, 90, 0.1), ["the file has no {v}: taken as {u}, as RELION does"]),
+        (("phase",), (15000, 14000, 30, 0, 0.1), ["the file has no {phase}: taken as 0, as RELION does"]),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if value and isinstance(value, tuple) else "",
+)
+def test_what_is_assumed_of_a_ctf_is_said(tmp_path, stacks, kind, missing, values, notes):
+    """Amplitude contrast, phase shift and angle count as 0, defocus V as U; number by number, and in the notes."""
+    star_names = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnAmplitudeContrast")
+    cs_names = ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad", "ctf/phase_shift_rad", "ctf/amp_contrast")
+    names = dict(zip(("u", "v", "angle", "phase", "contrast"), star_names if kind == "star" else cs_names, strict=True))
+    if kind == "star":
+        rows = PARTICLES.replace("14000 30 0 10", "14000 30 90 10")
+        path = write_text(tmp_path, without_columns(OPTICS + "\n" + rows, *(names[part] for part in missing)))
+    else:
+        table = cs_table()
+        for part, value in zip(names, (15000, 14000, np.radians(30), np.radians(90), 0.1), strict=True):
+            table[names[part]] = value
+        path = tmp_path / "particles.cs"
+        cs.write_cs(path, without(table, *(names[part] for part in missing)))
+    stack = load(path)
+    # Without a phase plate RELION writes no phase shift at all.
+    said = [] if kind == "star" and missing == ("phase",) else [note.format(**names) for note in notes]
+    assert list(stack.notes) == said
+    assert stack.ctf is not None
+    assert stack.ctf.known.all()
+    u, v, angle_deg, phase_deg, contrast = values
+    np.testing.assert_allclose(stack.ctf.astigmatism_rad[0], math.radians(angle_deg), rtol=1e-6)
+    along_x = (u + v) / 2 + (u - v) / 2 * math.cos(2 * math.radians(angle_deg))
+    found = ctf_2d(stack.ctf[:1], 16, 1.5)[0]
+    for column in (0, 1, 5):
+        expected = ctf_by_hand(column / (16 * 1.5), along_x, math.radians(phase_deg), contrast)
+        assert found[0, column] == pytest.approx(expected, abs=2e-5)
+
+
+def test_relion_30_without_amplitude_contrast(tmp_path, stacks):
+    stack = load(write_text(tmp_path, without_columns(OLD, "rlnAmplitudeContrast")))
+    assert stack.notes == (
+        "the file has no rlnDefocusV: taken as rlnDefocusU, as RELION does",
+        "the file has no rlnAmplitudeContrast: taken as 0, as RELION does",
+    )
+    assert stack.ctf is not None
+    np.testing.assert_array_equal(ctf_2d(stack.ctf, 16, 1.0)[:, 0, 0], 0)
+
+
+def test_a_number_that_is_missing_in_one_row_is_not_assumed(tmp_path, stacks):
+    table = cs_table()
+    table["ctf/amp_contrast"][1] = np.nan
+    cs.write_cs(tmp_path / "particles.cs", table)
+    stack = load(tmp_path / "particles.cs")
+    assert stack.ctf is not None
+    assert stack.ctf.known.tolist() == [True, False, True]
+    assert not stack.notes
+
+
+MISSING = [
+    ("star", ("rlnVoltage",), "the file has rlnDefocusU but no rlnVoltage"),
+    ("star", ("rlnSphericalAberration",), "the file has rlnDefocusU but no rlnSphericalAberration"),
+    (
+        "star",
+        ("rlnVoltage", "rlnSphericalAberration"),
+        "the file has rlnDefocusU but no rlnVoltage and no rlnSphericalAberration",
+    ),
+    ("star", ("rlnDefocusU",), "the file has rlnVoltage but no rlnDefocusU"),
+    ("cs", ("ctf/accel_kv",), "the file has ctf/df1_A but no ctf/accel_kv"),
+    ("cs", ("ctf/cs_mm", "ctf/amp_contrast"), "the file has ctf/df1_A but no ctf/cs_mm"),
+    ("cs", ("ctf/df1_A",), "the file has ctf/accel_kv but no ctf/df1_A"),
+    ("cs", ("ctf/df1_A", "ctf/accel_kv", "ctf/cs_mm"), ""),
+]
+
+
+@pytest.mark.parametrize(("kind", "missing", "said"), MISSING)
+def test_a_column_without_which_there_is_no_ctf_is_named(tmp_path, kind, missing, said):
+    write_stack(tmp_path / "a.mrcs", pixels(3))
+    write_stack(tmp_path / "sub" / "b.mrcs", pixels(3))
+    if kind == "star":
+        # One pixel size for all: what is asked here is about the CTF.
+        text = (OPTICS + "\n" + PARTICLES).replace("0.07 2.5 16", "0.07 1.5 16")
+        path = write_text(tmp_path, without_columns(text, *missing))
+    else:
+        path = tmp_path / "particles.cs"
+        cs.write_cs(path, without(cs_table(), *missing))
+    stack = load(path)
+    assert not stack.notes
+    assert stack.ctf is None or not stack.ctf.known.any()
+    keep = PrepareConfig(invert="no")
+    preparation, sentences = decide(stack, keep, engine="steerable")
+    assert preparation.ctf == "none"
+    assert f"CTF left alone: {said or 'no parameters in the file'}" in sentences
+    contents = particles_text(InputConfig(path), keep)
+    assert f"  no CTF parameters{f': {said}' if said else ''}\n" in contents
+    for asked in ("full", "phase-flip"):
+        with pytest.raises(ParticleFileError, match="missing for 3 of 3 particles") as caught:
+            decide(stack, dataclasses.replace(keep, ctf=asked), engine="steerable")
+        assert (f"({said}); complete them or use --ctf none" if said else "; complete them") in str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------------------------ bare stacks

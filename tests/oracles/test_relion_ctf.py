@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emspatialvae.ctf import CtfParams, ctf_2d
+from emspatialvae.config import InputConfig
+from emspatialvae.ctf import CtfParams, ctf_2d, multiply
 from emspatialvae.io.mrc import StackWriter, read_header, read_images
 from emspatialvae.io.star import write_new
+from emspatialvae.loading import load_particles
+from emspatialvae.sources import missing_ctf_columns
 
 pytestmark = [
     pytest.mark.oracle,
@@ -87,3 +90,33 @@ def test_relion_simulates_the_same_ctf(tmp_path, case):
     ours = ctf_2d(params(np.array([case]), 200.0, 1.6, 0.1), BOX, PIXEL_SIZE_A)[0, :, : BOX // 2]
     rows = np.arange(BOX) != BOX // 2  # at the Nyquist frequency RELION takes +k, numpy -k
     np.testing.assert_allclose(ours[rows], half[rows], atol=1e-5)
+
+
+def test_relion_assumes_of_missing_columns_what_we_assume(tmp_path):
+    """No amplitude contrast counts as 0, no defocus V as U; without a voltage RELION stops, and so do we."""
+    images = np.random.default_rng(0).normal(size=(3, BOX, BOX)).astype(np.float32)
+    with StackWriter(tmp_path / "raw.mrcs", 3, BOX, PIXEL_SIZE_A) as writer:
+        writer.append(images)
+    optics = {
+        "rlnOpticsGroup": [1],
+        "rlnOpticsGroupName": ["one"],
+        "rlnVoltage": [300.0],
+        "rlnSphericalAberration": [2.7],
+        "rlnImagePixelSize": [PIXEL_SIZE_A],
+        "rlnImageSize": [BOX],
+        "rlnImageDimensionality": [2],
+    }
+    names, defocus_A = [f"{n}@raw.mrcs" for n in (1, 2, 3)], [15000.0, 16000.0, 17000.0]
+    particles = {"rlnImageName": names, "rlnOpticsGroup": [1] * 3, "rlnDefocusU": defocus_A}
+    write_new(tmp_path / "raw.star", {"optics": pd.DataFrame(optics), "particles": pd.DataFrame(particles)})
+    relion("relion_ctf_toolbox", "--i", "raw.star", "--o", "times_ctf", cwd=tmp_path)
+    theirs = read_images(read_header(tmp_path / "raw_times_ctf.mrcs"), np.arange(3))
+    stack = load_particles(InputConfig(tmp_path / "raw.star"))
+    assert stack.ctf is not None
+    np.testing.assert_allclose(theirs, multiply(images, stack.ctf, PIXEL_SIZE_A), atol=2e-6)
+    del optics["rlnVoltage"]
+    write_new(tmp_path / "no_kv.star", {"optics": pd.DataFrame(optics), "particles": pd.DataFrame(particles)})
+    command = ["relion_ctf_toolbox", "--i", "no_kv.star", "--o", "times_ctf"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode != 0
+    missing = load_particles(InputConfig(tmp_path / "no_kv.star"))
+    assert "the file has rlnDefocusU but no rlnVoltage" in missing_ctf_columns(missing)
