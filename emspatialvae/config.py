@@ -219,7 +219,20 @@ class SimulateConfig:
     noise_colour: Literal["white", "coloured"] = "white"
     """white, or coloured: strong at low frequencies, weak at high ones, with the same variance of a pixel."""
     junk: float = 0.0
-    """Fraction of the particles that are junk: empty, edges of ice or carbon, aggregates."""
+    """Fraction of the particles that are junk: empty, edges of ice or carbon, aggregates; with --map empty, neighbours of an empty
+    place, aggregates."""
+    map: Path | None = None
+    """Cubic 3-D map (.mrc) whose projections are the particles; with `views` and --views all."""
+    views: Literal["tilt", "all"] = "tilt"
+    """tilt: the built-in object, tilted about one axis; all: the map of --map from all directions, evenly."""
+    map_pixel_size_A: Annotated[float | None, arg(name="map-pixel-size-a")] = None
+    """Voxel size of the map in angstrom [default: what its header says; where that is 0 or 1, which is to say unknown,
+    --pixel-size-a]."""
+    crowding: float = 0.0
+    """Neighbours beside the particle, other views of the map: the share of the surroundings that they cover, on average. With
+    --map only."""
+    snr_after_ctf: bool = False
+    """Measure --snr on the clean particles after the CTF, not before. With --map only."""
     optics_groups: int = 1
     """2: half of the particles come from another microscope, with 200 kV, noise 1.4 times as strong and of another colour."""
     pixel_size_A: Annotated[float, arg(name="pixel-size-a")] = 4.0

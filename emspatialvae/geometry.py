@@ -145,6 +145,27 @@ def from_relion(psi_deg: ArrayLike, origin_A: ArrayLike, pixel_size_A: ArrayLike
     return Pose2D(theta_rad, -np.asarray(origin_A, dtype=np.float64)).scaled(1 / np.asarray(pixel_size_A))
 
 
+def view_rotations(rot_rad: ArrayLike, tilt_rad: ArrayLike, theta_rad: ArrayLike) -> Floats:
+    """Rotations A [n, 3, 3] that bring a map into the frame of its images; angles [n] in radians.
+
+    ``image(p) = integral of map(A^T (p, depth)) over depth``. Rot and tilt are RELION's rlnAngleRot and rlnAngleTilt (in
+    radians), theta = -psi as in every pose here, so that A is what RELION's ``Euler_angles2matrix`` makes of them. The last row
+    of A is the direction, in the map, along which one looks. Checked against ``relion_project`` in ``tests/oracles``.
+    """
+    rot, tilt, theta = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (rot_rad, tilt_rad, theta_rad)))
+    cos_r, sin_r, cos_t, sin_t = np.cos(rot), np.sin(rot), np.cos(tilt), np.sin(tilt)
+    across_x, across_y, along = (
+        np.stack(row, -1)
+        for row in (
+            (cos_t * cos_r, cos_t * sin_r, -sin_t),
+            (-sin_r, cos_r, np.zeros_like(rot)),
+            (sin_t * cos_r, sin_t * sin_r, cos_t),
+        )
+    )
+    row_x, row_y = rotate_xy(across_x, across_y, np.cos(theta)[..., None], np.sin(theta)[..., None])
+    return np.stack([row_x, row_y, along], -2)
+
+
 def to_cryosparc(pose: Pose2D) -> tuple[Floats, Floats]:
     """CryoSPARC's ``(alignments2D/pose in radians [n], alignments2D/shift [n, 2])``, in the pixels of ``pose``."""
     return wrap_rad(-np.asarray(pose.theta_rad)), -pose.shift_px

@@ -397,7 +397,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path, monkeypatch):
     def full(*_args):
         raise EmsvaeError("the disk is full")
 
-    monkeypatch.setattr("emspatialvae.simulation.stack._write_stars", full)
+    monkeypatch.setattr("emspatialvae.simulation.stack.write_stars", full)
     with pytest.raises(EmsvaeError, match="full"):
         simulate_stack(config(tmp_path / "sim"))
     assert not list(tmp_path.iterdir())

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.geometry import pixel_grid
+from emspatialvae.geometry import pixel_axis, pixel_grid
 
 Floats = NDArray[np.float64]
 
@@ -24,6 +24,17 @@ def junk_images(n: int, box: int, rms: float, rng: np.random.Generator) -> Float
     return images
 
 
+def aggregate_images(n: int, side: int, box: int, rms: float, rng: np.random.Generator) -> Floats:
+    """Aggregates only, as large as a box, in the middle of images [n, side, side]; ``rms`` as in `junk_images`."""
+    images = np.zeros((n, side, side))
+    first = side // 2 - box // 2
+    for image in images:
+        clump = _aggregate(box, rng, side)
+        within = clump[first : first + box, first : first + box]
+        image += clump * (rms * CONTRAST * rng.uniform(0.6, 1.4) / max(float(within.std()), 1e-12))
+    return images
+
+
 def _edge(box: int, rng: np.random.Generator) -> Floats:
     """A soft step across the image, or a broad blob: the rim of a hole, thick ice."""
     x, y = pixel_grid(box)
@@ -35,10 +46,10 @@ def _edge(box: int, rng: np.random.Generator) -> Floats:
     return np.exp(-(far_x**2 + far_y**2) / (2 * (rng.uniform(0.2, 0.35) * box) ** 2))
 
 
-def _aggregate(box: int, rng: np.random.Generator) -> Floats:
-    """Clumps of blobs all over the image and beyond its rim."""
+def _aggregate(box: int, rng: np.random.Generator, side: int | None = None) -> Floats:
+    """Clumps of blobs all over the box and beyond its rim, drawn on ``side`` pixels [default: the box]."""
     clumps = rng.uniform(-0.5, 0.5, (8, 2)) * box
     x, y = (clumps[rng.integers(8, size=ATOMS)] + 0.1 * box * rng.standard_normal((ATOMS, 2))).T
-    axis = np.arange(box) - box // 2
+    axis = pixel_axis(side or box)
     columns, rows = (np.exp(-0.5 * ((axis - c[:, None]) / (0.035 * box)) ** 2) for c in (x, y))
     return rows.T @ columns

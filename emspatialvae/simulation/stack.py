@@ -1,16 +1,12 @@
 """Stacks whose truth is known: an object of blobs, its poses, the microscope's CTF and noise, junk, and the bounds.
 
-The signal-to-noise ratio is the variance of the clean stack over all its pixels, before the CTF and without the junk,
-divided by the variance of the noise of the first optics group. That noise has s.d. 1 and the signal is scaled to match;
-particles are bright (positive).
+The signal-to-noise ratio is the variance of the clean stack over all its pixels, before the CTF (unless asked for after it) and
+without junk and neighbours, divided by the variance of the noise of the first optics group. That noise has s.d. 1 and the signal
+is scaled to match; particles are bright (positive).
 """
 
 import dataclasses
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,25 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.errors import EmsvaeError, OutputExistsError
-from emspatialvae.geometry import Pose2D, to_relion, wrap_rad
+from emspatialvae.errors import EmsvaeError
+from emspatialvae.geometry import Pose2D, wrap_rad
 from emspatialvae.simulation.bounds import cramer_rao
+from emspatialvae.simulation.density import Density, read_density
+from emspatialvae.simulation.files import folder_when_whole, write_stars
 from emspatialvae.simulation.junk import junk_images
 from emspatialvae.simulation.kinds import default_span_deg, hinge_object, phantom
-from emspatialvae.simulation.microscope import (
-    AMPLITUDE_CONTRAST,
-    CS_MM,
-    VOLTAGE_KV,
-    Microscope,
-    draw_ctf,
-    spectra_of,
-)
+from emspatialvae.simulation.map_stack import MapStack, clean_variances, draw_map_stack, facts_of
+from emspatialvae.simulation.microscope import Microscope, draw_ctf, spectra_of
 from emspatialvae.simulation.phantom import Phantom, chunks, clean_image
 from emspatialvae.simulation.truth import Simulation, Truth, load_simulation
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from emspatialvae.config import SimulateConfig
 
 __all__ = [
@@ -53,7 +43,6 @@ Floats = NDArray[np.float64]
 
 NOISE_SD = 1.0  # of the first optics group
 BOUND_SAMPLE = 500  # particles over which the bounds are averaged
-PER_MICROGRAPH = 100
 
 
 def draw_truth(particles: int, shift_px: float, rng: np.random.Generator, z_dim: int = 1) -> tuple[Floats, Pose2D]:
@@ -84,53 +73,87 @@ def simulate_stack(config: "SimulateConfig") -> Path:
     """Write a stack with known truth and return its folder ``config.out``.
 
     In it: ``particles.mrcs``; ``particles.star`` (RELION 3.1, no poses; defocus where there is a CTF); ``truth.star``
-    (the same rows with RELION's pose labels, by which RELION itself aligns the stack, ``emsvaeTrueZ1..`` and, where
-    there is junk, ``emsvaeTrueJunk``); ``simulation.json`` (settings, noise spectra, signal scale, bounds). The same
+    (the same rows with RELION's pose labels, by which RELION itself aligns the stack, ``emsvaeTrueZ1..`` or, of a map, RELION's
+    Euler angles, and, where there is junk, ``emsvaeTrueJunk``); ``simulation.json`` (settings, noise spectra, signal scale, bounds). The same
     settings give the same bytes. The folder appears under its name when it is whole.
 
     Raises
     ------
     EmsvaeError
-        A setting that makes no sense.
+        A setting that makes no sense, or a map that cannot be read.
     OutputExistsError
         ``config.out`` exists and ``config.force`` is not set.
     """
     _check(config)
     # In this order for ever: what comes later must not change the bytes of what came before.
-    for_truth, for_noise, for_microscope, for_junk = map(
-        np.random.default_rng, np.random.SeedSequence(config.seed).spawn(4)
+    for_truth, for_noise, for_microscope, for_junk, for_neighbours = map(
+        np.random.default_rng, np.random.SeedSequence(config.seed).spawn(5)
     )
+    microscope = _draw_microscope(config, for_microscope)
+    if config.map is not None:
+        density = read_density(config.map, config.map_pixel_size_A, config.pixel_size_A)
+        views = draw_map_stack(config, density, microscope, for_truth, for_junk, for_neighbours)
+        return _write_map_stack(config, density, views, (for_noise, for_junk))
     obj = phantom(config.kind, config.span_deg)
     z, pose = draw_truth(config.particles, config.shift_px, for_truth, obj.z_dim)
-    microscope = _draw_microscope(config, for_microscope)
     truth = Truth(z, pose, microscope, for_junk.random(config.particles) < config.junk)
     real = np.flatnonzero(~truth.is_junk)
     if not len(real):
         raise EmsvaeError("simulate: every particle is junk; lower --junk or ask for more --particles")
-    with _folder_when_whole(config.out, config.force) as folder:
+    with folder_when_whole(config.out, config.force) as folder:
         obj = scale_to_snr(obj, z[real], pose[real], config.box, config.snr)
         _write_images(folder / "particles.mrcs", obj, truth, config.snr, (for_noise, for_junk))
-        _write_stars(folder, truth)
+        contents = {f"emsvaeTrueZ{k}": column for k, column in enumerate(z.T, 1)}
+        write_stars(folder, pose, microscope, truth.is_junk, contents)
         bound = None
         if obj.height > 0:
             some = truth[real[:BOUND_SAMPLE]]
             bound = cramer_rao(obj, some.z, some.pose, some.microscope, config.shift_px).summary()
-        facts = _settings(config) | {
-            "noise_sd": NOISE_SD,
-            "noise": [dataclasses.asdict(spectrum) for spectrum in microscope.noise],
-            "signal_scale": obj.height,
-            "symmetry": obj.symmetry,
-            "cramer_rao": bound,
-        }
-        (folder / "simulation.json").write_text(json.dumps(facts, indent=2) + "\n")
+        span_deg = default_span_deg(config.kind) if config.span_deg is None else config.span_deg
+        known = {"span_deg": span_deg, "symmetry": obj.symmetry, "cramer_rao": bound}
+        _write_facts(folder, config, microscope, obj.height, known)
     return config.out
 
 
-def _settings(config: "SimulateConfig") -> dict[str, Any]:
-    """What was asked for, but for where it was written; spans as they were used."""
+def _write_map_stack(
+    config: "SimulateConfig",
+    density: Density,
+    stack: MapStack,
+    rngs: tuple[np.random.Generator, np.random.Generator],
+) -> Path:
+    from emspatialvae.io.mrc import StackWriter
+
+    for_noise, for_junk = rngs
+    microscope, box = stack.microscope, config.box
+    with folder_when_whole(config.out, config.force) as folder:
+        before, after = clean_variances(stack)
+        stack = replace(stack, height=NOISE_SD * np.sqrt(config.snr / (after if config.snr_after_ctf else before)))
+        aggregate_rms = stack.height * np.sqrt(before)
+        with StackWriter(folder / "particles.mrcs", config.particles, box, config.pixel_size_A) as writer:
+            for rows in chunks(config.particles):
+                images = stack.images(rows, aggregate_rms, for_junk).astype(np.float32)
+                writer.append(images + microscope[rows].draw_noise(for_noise))
+        seen = {"rlnAngleRot": stack.views.rot_rad, "rlnAngleTilt": stack.views.tilt_rad}
+        known = {label: np.degrees(angle_rad) for label, angle_rad in seen.items()}
+        write_stars(folder, stack.pose, microscope, stack.is_junk, known)
+        facts = facts_of(stack, density) | {"symmetry": 1, "cramer_rao": None}
+        _write_facts(folder, config, microscope, stack.height, facts)
+    return config.out
+
+
+def _write_facts(
+    folder: Path, config: "SimulateConfig", microscope: Microscope, height: float, known: dict[str, Any]
+) -> None:
+    """simulation.json: what was asked for, but for where it was written, and what came of it."""
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     del settings["out"], settings["force"]
-    return settings | {"span_deg": default_span_deg(config.kind) if config.span_deg is None else config.span_deg}
+    facts = settings | {
+        "map": None if config.map is None else str(config.map),
+        "noise_sd": NOISE_SD,
+        "noise": [dataclasses.asdict(spectrum) for spectrum in microscope.noise],
+        "signal_scale": height,
+    }
+    (folder / "simulation.json").write_text(json.dumps(facts | known, indent=2) + "\n")
 
 
 def _draw_microscope(config: "SimulateConfig", rng: np.random.Generator) -> Microscope:
@@ -143,6 +166,8 @@ def _draw_microscope(config: "SimulateConfig", rng: np.random.Generator) -> Micr
 
 
 def _check(config: "SimulateConfig") -> None:
+    _check_map(config)
+    size_A = config.map_pixel_size_A
     rules = [
         ("particles", config.particles >= 1, "at least 1"),
         ("box", config.box >= 16, "at least 16 px"),
@@ -157,6 +182,8 @@ def _check(config: "SimulateConfig") -> None:
         ("optics-groups", config.optics_groups in (1, 2), "1 or 2"),
         ("pixel-size-a", 0 < config.pixel_size_A < np.inf, "a positive number of angstrom"),
         ("seed", config.seed >= 0, "0 or more"),
+        ("map-pixel-size-a", size_A is None or 0 < size_A < np.inf, "a positive number of angstrom"),
+        ("crowding", 0 <= config.crowding <= 1, "a share from 0 to 1"),
     ]
     for option, holds, wanted in rules:
         if not holds:
@@ -165,31 +192,25 @@ def _check(config: "SimulateConfig") -> None:
             raise EmsvaeError(f"simulate: {option} is {found}; it must be {wanted}")
 
 
-@contextmanager
-def _folder_when_whole(out: Path, force: bool) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its name at the end; what stood there goes then, and only if it was ours."""
-    if out.exists() or out.is_symlink():
-        if not force:
-            raise OutputExistsError(out)
-        if not out.is_dir() or out.is_symlink() or (any(out.iterdir()) and not (out / "simulation.json").is_file()):
-            raise EmsvaeError(
-                f"{out} is not the folder of an earlier simulation and is not replaced; choose another --out"
-            )
-    out = out.absolute()
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    try:
-        try:
-            partial.mkdir(parents=True)
-        except OSError as error:
-            raise EmsvaeError(f"{out} cannot be made ({error.strerror}); choose another --out") from error
-        yield partial
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+def _check_map(config: "SimulateConfig") -> None:
+    """Refuse what needs a map and has none, and a map where nobody looks at it."""
+    if config.map is None:
+        needing = {
+            "--views all": config.views == "all",
+            f"--map-pixel-size-a {config.map_pixel_size_A}": config.map_pixel_size_A is not None,
+            f"--crowding {config.crowding}": config.crowding != 0,
+            "--snr-after-ctf": config.snr_after_ctf,
+        }
+        for flag, asked in needing.items():
+            if asked:
+                raise EmsvaeError(f"simulate: {flag} needs a 3-D map; add --map map.mrc or leave it out")
+    elif config.kind != "views" or config.views != "all":
+        raise EmsvaeError(
+            f"simulate: --map is not used by {config.kind} with --views {config.views}; expected emsvae simulate views --map"
+            " map.mrc --views all"
+        )
+    elif config.span_deg is not None:
+        raise EmsvaeError("simulate: --span-deg belongs to the built-in objects; leave it or --map out")
 
 
 def _write_images(
@@ -207,53 +228,3 @@ def _write_images(
             images = some.microscope.image(clean).astype(np.float32)
             images += some.microscope.draw_noise(for_noise)
             stack.append(images)
-
-
-def _write_stars(folder: Path, truth: Truth) -> None:
-    import pandas as pd
-
-    from emspatialvae.io import star
-
-    n, microscope = len(truth), truth.microscope
-    columns: dict[str, Any] = {
-        "rlnImageName": [f"{i:06d}@particles.mrcs" for i in range(1, n + 1)],
-        # zero-padded and in order: RELION sorts rows by micrograph
-        "rlnMicrographName": [f"simulated_{i // PER_MICROGRAPH + 1:06d}.mrc" for i in range(n)],
-        "rlnOpticsGroup": microscope.group + 1,
-    }
-    if microscope.ctf is not None:
-        columns |= {
-            "rlnDefocusU": microscope.ctf.defocus_u_A,
-            "rlnDefocusV": microscope.ctf.defocus_v_A,
-            "rlnDefocusAngle": np.degrees(microscope.ctf.astigmatism_rad),
-            "rlnPhaseShift": np.degrees(microscope.ctf.phase_shift_rad),
-        }
-    angle_deg, move_A = to_relion(truth.pose, microscope.pixel_size_A)
-    known: dict[str, Any] = {"rlnAnglePsi": angle_deg, "rlnOriginXAngst": move_A[:, 0], "rlnOriginYAngst": move_A[:, 1]}
-    known |= {f"emsvaeTrueZ{k}": z for k, z in enumerate(truth.z.T, 1)}
-    if truth.is_junk.any():
-        known["emsvaeTrueJunk"] = truth.is_junk.astype(np.int64)
-    optics = _optics(microscope)
-    for name, added in (("particles.star", {}), ("truth.star", known)):
-        blocks = {"optics": optics, "particles": pd.DataFrame(columns | added)}
-        star.write_new(folder / name, blocks, overwrite=False)
-
-
-def _optics(microscope: Microscope) -> "pd.DataFrame":
-    """RELION's optics table, a row per group."""
-    import pandas as pd
-
-    groups = range(1, len(microscope.noise) + 1)
-    same = {
-        "rlnSphericalAberration": CS_MM,
-        "rlnAmplitudeContrast": AMPLITUDE_CONTRAST,
-        "rlnImagePixelSize": microscope.pixel_size_A,
-        "rlnImageSize": microscope.box,
-        "rlnImageDimensionality": 2,
-    }
-    table: dict[str, Any] = {
-        "rlnOpticsGroup": list(groups),
-        "rlnOpticsGroupName": [f"opticsGroup{group}" for group in groups],
-        "rlnVoltage": list(VOLTAGE_KV[: len(groups)]),
-    }
-    return pd.DataFrame(table | {label: [value] * len(groups) for label, value in same.items()})

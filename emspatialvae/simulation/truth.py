@@ -54,8 +54,8 @@ class Simulation:
 
     Attributes
     ----------
-    obj
-        The object at the height it has in the images; 0 in a stack of pure noise.
+    phantom
+        The object at the height it has in the images; 0 in a stack of pure noise. None in a stack of projections of a map.
     noise_sd, noise
         S.d. of a pixel's noise in the first optics group; the spectra of all groups.
     symmetry
@@ -64,7 +64,7 @@ class Simulation:
         `CramerRao.summary`; None where there is no signal.
     """
 
-    obj: Phantom
+    phantom: Phantom | None
     box: int
     pixel_size_A: float
     shift_px: float
@@ -73,21 +73,37 @@ class Simulation:
     cramer_rao: dict[str, float] | None
 
     @property
+    def obj(self) -> Phantom:
+        """The phantom; raises EmsvaeError where there is none, because a map was projected."""
+        if self.phantom is None:
+            raise EmsvaeError(
+                "the stack holds projections of a map, of which there is no exact formula, and so no oracle"
+            )
+        return self.phantom
+
+    @property
     def symmetry(self) -> int:
-        """Rotational order of the object."""
-        return self.obj.symmetry
+        """Rotational order of the object; 1 for a map."""
+        return 1 if self.phantom is None else self.phantom.symmetry
+
+    @property
+    def has_oracle(self) -> bool:
+        """False for a stack of pure noise and for one of projections of a map: there is no oracle and no bound."""
+        return self.phantom is not None and self.has_signal
 
     @property
     def has_signal(self) -> bool:
-        """False for a stack of pure noise, for which there is no oracle and no bound."""
-        return self.obj.height > 0
+        """False for a stack of pure noise."""
+        return self.phantom is None or self.phantom.height > 0
 
 
 def load_simulation(path: Path) -> Simulation:
     """Read ``simulation.json``; raises EmsvaeError when it is not one of ours."""
     try:
         facts: dict[str, Any] = json.loads(path.read_text())
-        obj = replace(phantom(facts.get("kind", "hinge"), facts["span_deg"]), height=facts["signal_scale"])
+        obj = None
+        if facts.get("map") is None:
+            obj = replace(phantom(facts.get("kind", "hinge"), facts["span_deg"]), height=facts["signal_scale"])
         noise = tuple(NoiseSpectrum(**spectrum) for spectrum in facts.get("noise", [{"sd": facts["noise_sd"]}]))
         return Simulation(
             obj,
