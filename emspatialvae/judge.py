@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from emspatialvae import export
-from emspatialvae.analysis.calibration import PeakWeightBin, peak_weight_bins
+from emspatialvae.analysis.junk_score import JunkScore, auc_of_low
 from emspatialvae.analysis.metrics import Evaluation, evaluate_latents, matched_accuracy
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
@@ -23,10 +22,10 @@ from emspatialvae.simulation.oracle import oracle_of_stack
 from emspatialvae.simulation.truth import load_simulation
 from emspatialvae.sources import particle_block
 
+__all__ = ["Judged", "JunkScore", "auc_of_low", "evaluate_run"]
+
 Floats = NDArray[np.floating]
 
-JUNK = 0.5
-"""Probability from which on a particle is called junk."""
 CLASS_LABELS = ("emsvaeTrueClass", "rlnClassNumber")
 """Where a truth keeps its classes, the first of them that it has."""
 
@@ -56,7 +55,7 @@ class Judged:
     cramer_rao: dict[str, float] | None
     junk_auc: float | None = None
     on_the_same: Evaluation | None = None
-    junk: "JunkScore | None" = None
+    junk: JunkScore | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values that JSON can hold."""
@@ -70,45 +69,6 @@ class Judged:
         if self.junk_auc is not None:
             text += f"\njunk: area under the ROC curve of the misfit {self.junk_auc:.3f} (left out above)"
         return text if self.junk is None else f"{text}\n{self.junk.table()}"
-
-
-@dataclass(frozen=True)
-class JunkScore:
-    """Reported probabilities of being junk against what is junk.
-
-    Attributes
-    ----------
-    auc
-        Area under the ROC curve; None without junk, or without particles.
-    found, lost
-        Shares of the junk, and of the particles, that score 0.5 or more and that `--where "junk < 0.5"` leaves out; None where
-        there are none of them.
-    bins
-        Reported probability and share of junk, bin by bin.
-    """
-
-    auc: float | None
-    found: float | None
-    lost: float | None
-    bins: tuple[PeakWeightBin, ...]
-
-    @classmethod
-    def of(cls, probability: Floats, is_junk: NDArray[np.bool_]) -> "JunkScore":
-        """Of n particles."""
-        out = probability >= JUNK
-        found, lost = (float(out[group].mean()) if group.any() else None for group in (is_junk, ~is_junk))
-        return cls(auc_of_low(-probability, is_junk), found, lost, peak_weight_bins(probability, is_junk))
-
-    def table(self) -> str:
-        """For a person."""
-        shares = {"junk": self.found, "particles": self.lost}
-        said = ", ".join(f"{100 * share:.2f} % of the {name}" for name, share in shares.items() if share is not None)
-        auc = "" if self.auc is None else f"area under its ROC curve {self.auc:.3f}; "
-        bins = [
-            f"junk score {own.low:.2f} to {own.high:.2f}: {own.reported:.3f} reported, {own.found:.3f} found, {own.n} particles"
-            for own in self.bins
-        ]
-        return "\n".join([f"junk score: {auc}{JUNK:g} or more: {said}", *bins])
 
 
 def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[str], None] = lambda _: None) -> Judged:
@@ -152,21 +112,13 @@ def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[
     if simulation is None:
         return Judged(evaluation, None, None, junk_auc, junk=reported)
     oracle = same = None
-    if oracle_particles > 0 and simulation.has_signal:
+    if oracle_particles > 0 and simulation.has_oracle:
         say(f"running the oracle on {oracle_particles} particles, some seconds (--oracle-particles 0 leaves it out)")
         some, z, oracle_pose = oracle_of_stack(truth.parent, oracle_particles)
         oracle = evaluate_latents(z, oracle_pose, known.z[some], known.pose[some], symmetry=symmetry)
         shared = np.isin(rows, some) & ~junk
         same = _evaluation(latents[shared], known, rows[shared], symmetry) if shared.sum() > 1 else None
     return Judged(evaluation, oracle, simulation.cramer_rao, junk_auc, same, reported)
-
-
-def auc_of_low(score: Floats, wanted: NDArray[np.bool_]) -> float | None:
-    """Chance that one of the wanted has a lower score than one of the others (ties: half); None if either is missing."""
-    n, others = int(wanted.sum()), int((~wanted).sum())
-    if not n or not others:
-        return None
-    return float(1 - (stats.rankdata(score)[wanted].sum() - n * (n + 1) / 2) / (n * others))
 
 
 @dataclass(frozen=True, eq=False)

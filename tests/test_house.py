@@ -40,6 +40,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("simulation.stack", "run", "progress", "objective", "analysis.junk"),
     ("simulation.oracle", "train", "infer"),
     ("analysis.regression", "analysis.restore", "analysis.clusters", "analysis.calibration"),
+    ("analysis.views", "analysis.junk_score"),
     ("analysis.evaluation", "analysis.averages", "analysis.pose_errors", "analysis.manifold", "analysis.scales"),
     ("export", "analysis.metrics", "analysis.figures", "analysis.summary", "analysis.rendering", "analysis.paths"),
     (
@@ -51,7 +52,7 @@ FLOORS: list[tuple[str, ...]] = [
         "analysis.scatter",
     ),
     ("analysis.galleries", "analysis.cloud", "analysis.run_columns"),
-    ("analysis.report",),
+    ("analysis.report", "view_judge"),
     ("workflow", "results", "judge", "describe", "selection", "relion_job"),
     ("demo", "walk", "classify", "commands.parsing"),
     ("analysis.exhibits",),
