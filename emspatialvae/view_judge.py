@@ -85,7 +85,8 @@ def evaluate_views(path: Path, truth: Path) -> ViewsJudged:
     Parameters
     ----------
     path
-        A run folder, or a STAR file with rlnAnglePsi and, as a rule, rlnClassNumber. Without classes all particles are one class.
+        A run folder, or a STAR file with rlnAnglePsi and, as a rule, rlnClassNumber. In one with neither classes nor z all particles
+        are one class.
     truth
         STAR file with rlnAngleRot, rlnAngleTilt and rlnAnglePsi; particles with ``emsvaeTrueJunk`` are left out of the views.
 
@@ -108,10 +109,11 @@ def evaluate_views(path: Path, truth: Path) -> ViewsJudged:
     true_rad = from_relion(numbers[labels.ANGLE][rows[real]], np.zeros((len(real), 2)), 1.0).theta_rad
     active = found.z[real].var(0) > ACTIVE_VARIANCE
     z = found.z[real][:, active] if active.any() else found.z[real]
-    notes = () if found.class_number is not None else ("there are no classes; all particles count as one",)
-    if path.suffix != ".star" and notes:
+    classes, notes = found.class_number, ()
+    if classes is None and path.suffix != ".star":
         notes = ("the run has no classes; `emsvae classes` makes them",)
-    classes = np.ones(len(rows)) if found.class_number is None and path.suffix == ".star" else found.class_number
+    elif classes is None and not z.shape[1]:
+        classes, notes = np.ones(len(rows)), ("there are no classes; all particles count as one",)
     scores = view_scores(
         rotations_left(rot_rad, tilt_rad, true_rad, found.theta_rad[real]),
         None if classes is None else classes[real],

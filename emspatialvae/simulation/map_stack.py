@@ -1,5 +1,6 @@
 """Stacks of projections of a 3-D map over all views, with neighbours, junk, CTF and noise, and the truth of each image."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ from emspatialvae.simulation.crowd import Neighbours, Views, annulus_px, draw_ne
 from emspatialvae.simulation.density import Density
 from emspatialvae.simulation.junk import aggregate_images
 from emspatialvae.simulation.microscope import Microscope
-from emspatialvae.simulation.phantom import chunks
 from emspatialvae.simulation.projection import MapProjector
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.floating]
 
+PIXELS_AT_ONCE = 1 << 22
+"""Of images drawn together: some 200 MB of numbers."""
 EMPTY, BESIDE_NOTHING, AGGREGATE = range(3)
 """Kinds of junk: nothing at all; neighbours of an empty place; aggregates."""
 
@@ -70,6 +72,11 @@ class MapStack:
         """Side of what is drawn before the box is cut out: twice the box where there is a CTF, which spreads over the edges."""
         box = self.microscope.box
         return box if self.microscope.ctf is None else 2 * box
+
+    def portions(self) -> Iterator[slice]:
+        """Ranges of images that can be drawn at once, all of them in turn; which they are changes no image."""
+        n, step = len(self.junk_kind), max(1, PIXELS_AT_ONCE // self._frame**2)
+        return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
     def particles(self, rows: slice, through_ctf: bool) -> Floats:
         """Clean particles of a range of images, junk left empty, before or after the CTF; [k, box, box]."""
@@ -144,7 +151,7 @@ def draw_map_stack(
 def clean_variances(stack: MapStack) -> tuple[float, float]:
     """Variance over all pixels of the clean particles, junk left out: before and after the CTF."""
     sums = np.zeros((2, 2))
-    for rows in chunks(len(stack.junk_kind)):
+    for rows in stack.portions():
         real = ~stack.is_junk[rows]
         for through_ctf in (False, True) if stack.microscope.ctf is not None else (False,):
             images = stack.particles(rows, through_ctf)[real]

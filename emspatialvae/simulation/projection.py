@@ -127,12 +127,13 @@ def _spline_transform(
     wide = np.zeros((padded,) * 3, np.float32)
     first = padded // 2 - side // 2
     wide[(slice(first, first + side),) * 3] = corrected
-    transform = fft.fftshift(fft.fftn(fft.ifftshift(wide)))
-    kept = (slice(padded // 2 - centre, padded // 2 + centre + 1),) * 3
-
+    transform: Any = fft.fftn(fft.ifftshift(wide), overwrite_x=True)
+    del wide
+    kept = np.arange(-centre, min(centre + 1, padded - centre)) % padded
     single: Any = np.float32
 
     def coefficients(part: NDArray[np.floating]) -> NDArray[np.float32]:
-        return np.array(ndimage.spline_filter(part, order=3, output=single, mode="grid-wrap")[kept], dtype=np.float32)
+        splines: Any = ndimage.spline_filter(part, order=3, output=single, mode="grid-wrap")
+        return splines[np.ix_(kept, kept, kept)]
 
     return coefficients(transform.real), coefficients(transform.imag)

@@ -130,7 +130,7 @@ def _write_map_stack(
         stack = replace(stack, height=NOISE_SD * np.sqrt(config.snr / (after if config.snr_after_ctf else before)))
         aggregate_rms = stack.height * np.sqrt(before)
         with StackWriter(folder / "particles.mrcs", config.particles, box, config.pixel_size_A) as writer:
-            for rows in chunks(config.particles):
+            for rows in stack.portions():
                 images = stack.images(rows, aggregate_rms, for_junk).astype(np.float32)
                 writer.append(images + microscope[rows].draw_noise(for_noise))
         seen = {"rlnAngleRot": stack.views.rot_rad, "rlnAngleTilt": stack.views.tilt_rad}
