@@ -55,6 +55,9 @@ class PrepareConfig:
     sign positive; none: leave the CTF alone; auto: full, or phase-flip for the coordinate engine, where parameters are known."""
     hot_pixel_sd: float = 6.0
     """Lone pixels that stand out by this many s.d. are replaced by the median of their neighbours; 0 = never."""
+    highpass_A: Annotated[float | None, arg(name="highpass-a")] = None
+    """Take out what is coarser than this many angstrom: gradients of the ice, the broad density of a micelle or a membrane. Half of the
+    amplitude is left at the period given [default: nothing is taken out but level and slope of the background]."""
     cache: Path | None = None
     """Where the prepared images are kept [default: cache/ in the run folder]; can be deleted at any time."""
     cache_dtype: Literal["float16", "float32"] = "float16"
@@ -357,6 +360,7 @@ def check(config: RunConfig) -> RunConfig:
         "--limit": config.input.limit,
         "--pixel-size-a": config.input.pixel_size_A,
         "--mask-diameter-a": p.mask_diameter_A,
+        "--highpass-a": p.highpass_A,
         "--max-shift-a": m.max_shift_A,
         "--shift-prior-px": m.shift_prior_px,
         "--theta-prior-rad": m.theta_prior_rad,

@@ -70,7 +70,8 @@ def decide(
     said.append(sentence)
     invert, sentence = _decide_contrast(config, looked_at)
     said.append(sentence)
-    return Decision(replace(preparation, invert=invert), said, looked_at)
+    said += _decide_highpass(config, preparation)
+    return Decision(replace(preparation, invert=invert, highpass_A=config.highpass_A), said, looked_at)
 
 
 def _decide_size(stack: ParticleStack, config: PrepareConfig) -> tuple[int, float, list[str]]:
@@ -126,6 +127,25 @@ def _decide_values(
         return True, [f"background brought to mean 0 and s.d. 1 ({why})"]
     left = "values from 0 to 1 taken as they are: no normalisation"
     return False, [left + (", hot pixels left alone" if stack.of_pictures else "")]
+
+
+def _decide_highpass(config: PrepareConfig, preparation: Preparation) -> list[str]:
+    """What is said of --highpass-a, where it is given. Size and contrast are found without it."""
+    if config.highpass_A is None:
+        return []
+    box, pixel_size_A = preparation.box, preparation.pixel_size_A
+    if not preparation.normalise:
+        raise EmsvaeError(
+            "--highpass-a takes the level of every image away, which --normalise no keeps; leave one of them out"
+        )
+    if not 2 * pixel_size_A < config.highpass_A < box * pixel_size_A:
+        raise EmsvaeError(
+            f"--highpass-a is {config.highpass_A:g}; expected more than two pixels of the prepared images ({2 * pixel_size_A:.4g} A) "
+            f"and less than their box ({box * pixel_size_A:.4g} A)"
+        )
+    return [
+        f"what is coarser than {config.highpass_A:g} A is taken out (--highpass-a; half of it is left at {config.highpass_A:g} A)"
+    ]
 
 
 def _decide_ctf(stack: ParticleStack, config: PrepareConfig, engine: Engine) -> tuple[CtfTreatment, str]:

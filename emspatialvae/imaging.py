@@ -5,9 +5,10 @@ Box sizes are changed in Fourier space only: averaging pixels would move the cen
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from emspatialvae import ctf, geometry
+from emspatialvae.background import LEAST_PIXELS, fit_background
 from emspatialvae.geometry import Pose2D
 
 Images = NDArray[np.float32]
@@ -82,16 +83,36 @@ def background(images: Images, radius_px: float) -> tuple[Images, Images]:
 
 
 def normalise(images: Images, radius_px: float) -> Images:
-    """Background mean 0 and s.d. 1 outside the circle (RELION's rule, ``relion_preprocess --norm --bg_radius``).
+    """Background level and slope 0, noise of s.d. 1 outside the circle (RELION's rule, ``relion_preprocess --norm --bg_radius``).
 
-    A noise-free background (s.d. below a thousandth of the image's own) would be blown up beyond all bounds; such an image is
-    scaled by its own s.d. instead.
+    Neighbours do not count; see `emspatialvae.background`. Where the circle leaves fewer than 50 pixels, plain mean and s.d. of these
+    are taken. A noise-free background (s.d. below a thousandth of the image's own) would be blown up beyond all bounds; such an image
+    is scaled by its own s.d. instead.
     """
-    mean, sd = background(images, radius_px)
-    whole_sd = images.std((1, 2))
-    scale = np.where(sd > 1e-3 * whole_sd, sd, whole_sd)
-    scale = np.where(scale > 0, scale, np.float32(1))
-    return np.asarray((images - mean[:, None, None]) / scale[:, None, None], dtype=np.float32)
+    if np.count_nonzero(~circular_mask(images.shape[-1], radius_px)) < LEAST_PIXELS:
+        mean, sd = background(images, radius_px)
+        flat = np.subtract(images, mean[:, None, None], dtype=np.float32)
+    else:
+        plane, sd = fit_background(images, radius_px)
+        flat = np.subtract(images, plane, out=plane)
+    whole_sd = flat.std((1, 2))
+    # What rounding leaves of a plane is no noise either.
+    enough = (sd > 1e-3 * whole_sd) & (sd > 1e-6 * np.abs(images).max((1, 2)))
+    scale = np.where(enough, sd, whole_sd)
+    flat /= np.where(scale > 0, scale, np.float32(1))[:, None, None]
+    return flat
+
+
+def highpass(images: Images, period_px: float) -> Images:
+    """Take out of images [n, box, box] what is coarser than a period; half of the amplitude is left at the period itself.
+
+    The transfer is ``1 - 2^(-(k period)^2)`` at the frequency k: a Gaussian edge, so nothing rings. The transform is that of the
+    image continued by its mirror image (the cosine transform), so a slope makes no step at the edges of the box.
+    """
+    k = np.arange(images.shape[-1], dtype=np.float32) / (2 * images.shape[-1])
+    transfer = 1 - np.exp2(-(period_px**2) * (k[:, None] ** 2 + k**2))
+    transform = fft.dctn(images, axes=(1, 2), norm="ortho")
+    return np.asarray(fft.idctn(transform * transfer, axes=(1, 2), norm="ortho"), dtype=np.float32)
 
 
 def unusable(images: Images) -> NDArray[np.bool_]:

@@ -51,7 +51,9 @@ class Preparation:
     hot_pixel_sd: float
     """Replace lone pixels beyond this many s.d.; 0 = never."""
     normalise: bool
-    """Background mean 0, s.d. 1 (else the values, between 0 and 1, are taken as they are)."""
+    """Background mean and slope 0, s.d. 1 (else the values, between 0 and 1, are taken as they are)."""
+    highpass_A: float | None = None
+    """Take out what is coarser, before cropping; half of the amplitude is left at this period."""
     particle_radius_px: float | None = None
     """Of the circle that holds the particle, in prepared pixels; None: it may fill the box."""
 
@@ -133,6 +135,8 @@ def prepare_chunk(stack: ParticleStack, rows: NDArray[np.int64], preparation: Pr
     if preparation.ctf == "phase-flip" and not is_flipped(optics):
         assert stack.ctf is not None
         raw = ctf.flip_phases(raw, stack.ctf[rows], optics.pixel_size_A)
+    if preparation.highpass_A is not None:
+        raw = imaging.highpass(raw, preparation.highpass_A / optics.pixel_size_A)
     step = preparation.pixel_size_A / optics.pixel_size_A
     if raw.shape[-1] != preparation.box or abs(step - 1) > 1e-6:
         raw = imaging.resample(raw, imaging.fourier_resampling(raw.shape[-1], preparation.box, max(step, 1.0)))

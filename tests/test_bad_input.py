@@ -578,6 +578,7 @@ def test_numbers_that_must_be_positive(emsvae, sim, flag, value):
         ["--z-delay", "-1"],
         ["--checkpoint-minutes", "-1"],
         ["--hot-pixel-sd", "-1"],
+        ["--highpass-a", "0"],
         ["--seed", "-1"],
         ["--learning-rate", "nan"],
         ["--learning-rate", "inf"],

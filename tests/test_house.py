@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS: list[tuple[str, ...]] = [
     ("errors",),
     ("config", "dataclass_json", "geometry", "ctf", "interruption", "labels"),
+    ("background",),
     (
         "imaging",
         "shears",

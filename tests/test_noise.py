@@ -25,19 +25,20 @@ def rings_of(spectrum: NoiseSpectrum, plane: FourierPlane) -> torch.Tensor:
 
 @pytest.mark.parametrize("box", [40, 33])
 def test_the_noise_outside_a_disk_is_the_noise(box):
-    """A particle inside, however bright, changes nothing; neither do the steepness of the spectrum and levels, which are not known."""
+    """A particle inside, however bright, changes nothing; neither do the steepness of the spectrum, levels and slopes."""
     plane = FourierPlane(box)
     outside = torch.from_numpy(~imaging.circular_mask(box, 0.45 * box)).float()
     images = noise(COLOURED, 3000, box) + 50 * (1 - outside) + torch.linspace(-9, 9, 3000)[:, None, None]
+    images = images + torch.randn(3000, 1, 1, generator=torch.Generator().manual_seed(0)) * torch.linspace(-9, 9, box)
     found = noise_within(lambda: [Batch.of(images.numpy(), np.zeros(3000))], outside, 1, plane)[0]
     truth = rings_of(COLOURED, plane)
     assert found[0] == found[1]
     assert float(found[1]) == pytest.approx(
-        float(truth[1]), rel=0.1
-    )  # 0.78 of it if what went with the level is left out
+        float(truth[1]), rel=0.16
+    )  # 0.4 of it if what went with level and slope is left out
     assert torch.allclose(found[2:], truth[2:], rtol=0.08)
-    assert float((found / truth)[1:].log().abs().mean()) < 0.02
-    windowed = plane.ring_means(plane.transform(images * outside)).mean(0) / outside.mean()
+    assert float((found / truth)[1:].log().abs().mean()) < 0.025
+    windowed = plane.ring_means(plane.transform(noise(COLOURED, 3000, box) * outside)).mean(0) / outside.mean()
     assert float((windowed / truth)[1:].log().abs().mean()) > 0.04  # what the plain way gives
 
 
@@ -67,4 +68,16 @@ def test_edges_and_neighbours_in_some_images_are_not_noise():
     images = noise(NoiseSpectrum(1.0), n, box)
     images[::10, :, : box // 3] += 2.0
     found = noise_within(lambda: [Batch.of(images.numpy(), np.zeros(n))], outside, 1, plane)[0]
-    assert torch.allclose(found, torch.ones(plane.rings), atol=0.08)
+    assert torch.allclose(found, torch.ones(plane.rings), atol=0.1)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.6])
+def test_what_normalisation_took_of_the_noise_is_put_back(share):
+    """Level and slope are fitted to what lies outside, robustly; nearly half of the first ring goes with them."""
+    box, n = 40, 6000
+    plane = FourierPlane(box)
+    radius = share * box / 2
+    outside = torch.from_numpy(~imaging.circular_mask(box, radius)).float()
+    images = imaging.normalise(noise(NoiseSpectrum(1.0), n, box).numpy(), radius)
+    found = noise_within(lambda: [Batch.of(images, np.zeros(n))], outside, 1, plane)[0]
+    assert torch.allclose(found, torch.ones(plane.rings), atol=0.07)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from emspatialvae import geometry
 from emspatialvae.model.batch import Batch
 from emspatialvae.steerable import FourierPlane
 
 LOW_RINGS, UNUSUAL = 4, 3.0
 """Images whose power on so many first rings outside the particle lies that many s.d. above the usual say nothing about the noise."""
-LEVEL_STEPS = 2
-"""To put back what was lost with the level: a fifth on the first ring, so that what is left out is a hundredth."""
+PLANE_STEPS = 12
+"""To put back what was lost with level and slope: half on the first ring, so that what is left out is a thousandth."""
 
 
 @torch.no_grad()
@@ -20,10 +21,10 @@ def noise_within(batches: Callable[[], Iterable[Batch]], window: Tensor, groups:
     """Power of the noise per group and ring from a part of the images only, times their CTF; [groups, rings].
 
     ``window`` [box, box] is one there and zero elsewhere. A window's edge spreads strong frequencies over weak ones, so not the
-    windowed images' power is taken but their autocorrelation, divided by the window's own. Normalisation took the level within the
-    window, and with it a part of the lowest frequencies, which is put back (where images are multiplied by their CTF, there was
-    little to take). Images with much more at low frequencies there than is usual in their group (edges of ice, neighbours) are left
-    out.
+    windowed images' power is taken but their autocorrelation, divided by the window's own. Normalisation took level and slope within
+    the window, and with them a part of the lowest frequencies, which is put back (where images are multiplied by their CTF, there
+    was little to take). Images with much more at low frequencies there than is usual in their group (edges of ice, neighbours) are
+    left out.
     """
     seen_through = _Window(window, plane)
     power = torch.zeros(groups, 2 * plane.box, plane.box + 1)
@@ -34,15 +35,17 @@ def noise_within(batches: Callable[[], Iterable[Batch]], window: Tensor, groups:
         batch = whole[_low_power(whole, window, plane) <= usual[whole.group]]
         images = batch.images[:, 0].cpu()
         if batch.ctf_power is None:
-            images = images - (images * window).sum((1, 2), keepdim=True) / window.sum()
+            images = seen_through.flattened(images)
         else:
             with_ctf = True
         power.index_add_(0, batch.group, seen_through.transform(images * window).abs() ** 2)
         weight.index_add_(0, batch.group, ctf_power(batch, plane.rings))
     kept = level_as_next(seen_through.ring_power(seen_through.back(power)).clamp(min=0))
     found = kept
-    for _ in range(0 if with_ctf else LEVEL_STEPS):
-        found = level_as_next(kept + seen_through.lost(found))
+    if not with_ctf:
+        lost = seen_through.lost(torch.eye(plane.rings))
+        for _ in range(PLANE_STEPS):
+            found = level_as_next(kept + found @ lost)
     return level_as_next(found / weight.clamp(min=1e-6))
 
 
@@ -52,7 +55,7 @@ def level_as_next(power: Tensor) -> Tensor:
 
 
 class _Window:
-    """The autocorrelation of noise that is seen through a window [box, box], without its level there.
+    """The autocorrelation of noise that is seen through a window [box, box], without its level and slope there.
 
     Sums of products over all pairs of pixels are made in the Fourier plane of a box twice as wide, where nothing wraps round.
     """
@@ -61,6 +64,9 @@ class _Window:
         self.window, self.plane = window, plane
         self.padded = (2 * plane.box, 2 * plane.box)
         self.overlap = self.back(self.transform(window).abs() ** 2).clamp(min=1.0)
+        x, y = (torch.from_numpy(axis).float() for axis in geometry.pixel_grid(plane.box))
+        planes = torch.stack([window, window * x / plane.box, window * y / plane.box]).flatten(1)
+        self.planes = torch.linalg.qr(planes.T).Q.T.reshape(3, plane.box, plane.box)
         f = torch.fft.fftfreq(2 * plane.box)
         self.ring = torch.hypot(f[:, None], f[None, : plane.box + 1]) * plane.box
 
@@ -72,20 +78,25 @@ class _Window:
         """The inverse; [..., 2 box, 2 box]."""
         return torch.fft.irfft2(transform, s=self.padded)
 
-    def lost(self, power: Tensor) -> Tensor:
-        """What goes from `ring_power` with the level, on average, of stationary noise of a power [n, rings]; linear in it.
+    def flattened(self, images: Tensor) -> Tensor:
+        """Images [n, box, box] without the plane that fits them best within the window."""
+        return images - torch.einsum("nij,kij,kab->nab", images, self.planes, self.planes)
 
-        With ``a_i`` the covariance of pixel i with the level, that of two pixels loses ``a_i + a_j - (mean of a)``.
+    def lost(self, power: Tensor) -> Tensor:
+        """What goes from `ring_power` with level and slope, on average, of stationary noise of a power [n, rings]; linear in it.
+
+        With q_k the three orthonormal planes and C the covariance of the pixels, C loses
+        ``sum_k (q_k (C q_k)^T + (C q_k) q_k^T) - sum_kl (q_k^T C q_l) q_k q_l^T``.
         """
         below = self.ring.floor().long().clamp(max=power.shape[1] - 1)
         above = (below + 1).clamp(max=power.shape[1] - 1)
         share = self.ring - self.ring.floor()
         spectrum = power[:, below] * (1 - share) + power[:, above] * share
-        box, window = self.plane.box, self.transform(self.window)
-        with_level = self.back(spectrum * window)[:, :box, :box] * self.window / self.window.sum()
-        of_level = with_level.sum((1, 2)) / self.window.sum()
-        crossed = self.back((self.transform(with_level) * window.conj()).real.to(window.dtype))
-        return self.ring_power(2 * crossed - of_level[:, None, None] * self.overlap)
+        box, planes = self.plane.box, self.transform(self.planes)
+        with_planes = self.back(spectrum[:, None] * planes)[..., :box, :box] * self.window
+        between = torch.einsum("nkij,lij->nkl", with_planes, self.planes).to(planes.dtype)
+        crossed = (2 * self.transform(with_planes) - torch.einsum("nkl,lij->nkij", between, planes)) * planes.conj()
+        return self.ring_power(self.back(crossed.sum(1).real.to(planes.dtype)))
 
     def ring_power(self, pairs: Tensor) -> Tensor:
         """Power per ring [n, rings] of sums over pairs of pixels [n, 2 box, 2 box], lag zero first; long lags, which are noisy, fade out."""
