@@ -15,12 +15,13 @@ from emspatialvae import compute
 from emspatialvae.config import TrainConfig
 from emspatialvae.geometry import Pose2D
 from emspatialvae.model.batch import Batch
+from emspatialvae.model.groups import shrunk_scales
 from emspatialvae.model.interface import Elbo
 from emspatialvae.model.observation import Observation
 from emspatialvae.model.pose_search import Nearby, Poses
 from emspatialvae.model.spatial_vae import SpatialVAE
 from emspatialvae.model.start import CONSENSUS_PARTICLES, LEAST_NOISE, find_consensus
-from emspatialvae.model.steerable_vae import SteerableVAE, amplitude
+from emspatialvae.model.steerable_vae import SCALE_SD, SteerableVAE, amplitude
 
 Rows = NDArray[np.int64]
 Load = Callable[[Rows], Batch]
@@ -279,8 +280,8 @@ class SearchedObjective(Objective):
             return
         groups = len(self.model.group_scale)
         counts = torch.bincount(self.groups[index], minlength=groups)
-        best = amplitude(torch.zeros(groups, 2).index_add_(0, self.groups[index], self.table[index, 3:]))
-        self.model.group_scale.copy_(best * counts.sum() / (best * counts).sum())
+        cross, norm = torch.zeros(groups, 2).index_add_(0, self.groups[index], self.table[index, 3:]).unbind(1)
+        self.model.group_scale.copy_(shrunk_scales(cross, norm, counts.float(), SCALE_SD))
 
     def _set_steps(self, rows: Rows, *, frozen: bool) -> None:
         observation = self._observe(rows)

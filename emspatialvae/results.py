@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emspatialvae import export
 from emspatialvae.config import Device, InputConfig, Poses
@@ -16,7 +17,7 @@ from emspatialvae.loading import load_particles, read_mask
 from emspatialvae.particles import ParticleStack
 from emspatialvae.prepare import Portion, Preparation, check_ctf, prepare
 from emspatialvae.progress import Say, bar
-from emspatialvae.run import RunDir
+from emspatialvae.run import Manifest, RunDir
 
 REGISTERED = 4000
 """Contents that a new frame is fitted to."""
@@ -120,17 +121,31 @@ def infer_other(
     manifest, model = run.manifest, load_model(run)
     stack = load_particles(source)
     check_fits(stack, manifest.preparation, run)
+    groups = _groups_of_run(stack, manifest, say)
     with bar(len(stack), "inferring poses") as progress:
 
         def portions() -> Iterator[Portion]:
             for portion in prepare(stack, manifest.preparation):
-                yield portion
+                yield dataclasses.replace(portion, group=groups[portion.group])
                 progress(len(portion))
 
         settings = dataclasses.replace(manifest.config.train, device=device)
         latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings)
     export.write(latents, stack, out, poses=poses, force=force)
     say(f"{len(latents):,} particles, {int((~latents.used).sum())} unusable: {out}")
+
+
+def _groups_of_run(stack: ParticleStack, manifest: Manifest, say: Say) -> NDArray[np.int32]:
+    """Which number each optics group of another file has in the run, by its name; beyond the last where the run does not know it."""
+    numbers = {name: number for number, name in enumerate(manifest.optics)}
+    found = np.array([numbers.get(group.name, len(numbers)) for group in stack.optics], np.int32)
+    unknown = [stack.optics[group].name for group in np.unique(stack.optics_of) if found[group] == len(numbers)]
+    if unknown and len(numbers) > 1 and manifest.config.model.engine == "steerable":
+        others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        say(
+            f"optics group {unknown[0]}{others} did not occur in training: the noise of all particles of the run is taken"
+        )
+    return found
 
 
 def check_fits(stack: ParticleStack, preparation: Preparation, run: RunDir) -> None:

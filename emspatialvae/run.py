@@ -49,6 +49,8 @@ class Manifest:
     images: "ImageSpec"
     n_particles: int
     assumed: tuple[str, ...]
+    optics: tuple[str, ...] = ()
+    """Names of the optics groups, in the order of the model's numbers."""
 
 
 class RunDir:
@@ -160,6 +162,7 @@ class RunDir:
                 images=from_json(ImageSpec, content["images"]),
                 n_particles=content["n_particles"],
                 assumed=tuple(content["assumed"]),
+                optics=tuple(content.get("optics", ())),
             )
         except (KeyError, TypeError, EmsvaeError) as error:
             raise RunFolderError(f"{file} is damaged ({error}); train again") from None

@@ -70,7 +70,8 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
         f"device {device}, matrix products in {dtype}",
         _poses_said(config, stack),
     )
-    with RunDir.creating(out, Manifest(config, preparation, images, len(stack), assumed), force=force) as run:
+    manifest = Manifest(config, preparation, images, len(stack), assumed, _optics(stack))
+    with RunDir.creating(out, manifest, force=force) as run:
         _report(
             run,
             say,
@@ -80,6 +81,10 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
             _report(run, say, f"  {sentence}")
         open_images(run, stack)
     return RunDir(out), stack
+
+
+def _optics(stack: ParticleStack) -> tuple[str, ...]:
+    return tuple(group.name for group in stack.optics)
 
 
 def open_run(config: RunConfig, out: Path, *, say: Say = print) -> tuple[RunDir, ParticleStack]:

@@ -30,7 +30,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("sources", "pictures", "simulation.files", "simulation.map_stack"),
     ("loading", "tables"),
     ("joining", "analysis.query", "analysis.duplicates"),
-    ("prepare", "compute", "model.networks", "model.posterior", "model.batch"),
+    ("prepare", "compute", "model.networks", "model.posterior", "model.batch", "model.groups"),
     ("decide", "model.decoder", "model.likelihood", "model.encoder", "model.interface", "model.noise"),
     ("model.observation",),
     ("model.spatial_vae", "model.canonical", "model.pose_search"),

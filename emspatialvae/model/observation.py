@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.noise import ctf_power, level_as_next
+from emspatialvae.model.noise import Sums, ctf_power
 from emspatialvae.steerable import FourierPlane, RingMetric
 
 LEAST_GAIN = 0.05
@@ -71,11 +71,13 @@ class Observation:
 class Spectra(nn.Module):
     """Power of noise and signal per ring, by which images become observations.
 
-    Buffers: ``noise`` [groups, rings], mean |F|^2 / box^2 of the noise; ``signal`` [rings], that of the particles (without CTF);
-    ``gain`` [rings], the g of the module; ``outside`` [groups, rings], the noise as it is outside the particles.
+    Buffers: ``noise`` [groups, rings], mean |F|^2 / box^2 of the noise; ``pooled`` [rings], that of all particles, which stands for
+    groups that are not known; ``signal`` [rings], that of the particles (without CTF); ``gain`` [rings], the g of the module;
+    ``outside`` [groups + 1, rings], the noise as it is outside the particles, the last row of all.
     """
 
     noise: Tensor
+    pooled: Tensor
     signal: Tensor
     gain: Tensor
     outside: Tensor
@@ -84,26 +86,34 @@ class Spectra(nn.Module):
     def __init__(self, groups: int, rings: int) -> None:
         super().__init__()
         self.register_buffer("noise", torch.ones(groups, rings))
+        self.register_buffer("pooled", torch.ones(rings))
         self.register_buffer("signal", torch.ones(rings))
         self.register_buffer("gain", torch.ones(rings))
-        self.register_buffer("outside", torch.full((groups, rings), torch.inf))
+        self.register_buffer("outside", torch.full((groups + 1, rings), torch.inf))
         self.register_buffer("white", torch.tensor(True))
 
     def set_noise(self, noise: Tensor) -> None:
-        """Take the power of the noise [groups, rings]; close to 1 it is taken as exactly 1, which is faster."""
+        """Take the power of the noise [groups, rings], or with one more row that of all particles; [default: the groups' mean].
+
+        Close to 1 it is taken as exactly 1, which is faster.
+        """
         pixels = torch.arange(noise.shape[1], device=noise.device).to(noise)  # in a ring, in proportion
         departure = ((noise - 1) ** 2 * pixels).sum(1) / pixels.sum()
         self.white.fill_(bool(departure.max().sqrt() < WHITE))
-        self.noise.copy_(torch.ones_like(noise) if self.white else noise.clamp(min=1e-3 * float(noise.max())))
+        noise = torch.ones_like(noise) if self.white else noise.clamp(min=1e-3 * float(noise.max()))
+        self.noise.copy_(noise[: len(self.noise)])
+        self.pooled.copy_(noise[-1] if len(noise) > len(self.noise) else noise.mean(0))
+
+    def noise_of(self, group: Tensor) -> Tensor:
+        """Noise power of particles of optics groups [n]; of a group that is not known, as in another file, that of all; [n, rings]."""
+        return torch.cat([self.noise, self.pooled[None]])[group.clamp(max=len(self.noise))]
 
     def observe(self, batch: Batch, plane: FourierPlane) -> Observation:
         """Filter a batch of images."""
         transform = plane.transform(batch.images[:, 0])
         if self.white and batch.ctf_power is None:
             return Observation(plane.without_level(transform), None, None)
-        # Particles of another file may come with other optics groups; the first then stands for all.
-        group = batch.group if int(batch.group.max()) < len(self.noise) else torch.zeros_like(batch.group)
-        inverse = 1 / self.noise[group]
+        inverse = 1 / self.noise_of(batch.group)
         information = inverse if batch.ctf_power is None else inverse * batch.ctf_power
         information = of_unknown_level(information / self.gain**2)
         transform = plane.without_level(transform * plane.by_ring(inverse / self.gain))
@@ -126,14 +136,14 @@ class Spectra(nn.Module):
 
     @torch.no_grad()
     def estimate_noise(self, residuals: "list[tuple[Tensor, Batch]]", plane: FourierPlane) -> Tensor:
-        """Power of the noise per group and ring, from images that hold nothing else (times their CTF); [groups, rings]."""
-        power = torch.zeros_like(self.noise)
-        weight = torch.zeros_like(self.noise)
+        """Power of the noise per group and ring, from images that hold nothing else (times their CTF); [groups + 1, rings].
+
+        The last row is that of all particles, from which groups of few particles borrow.
+        """
+        found = Sums(len(self.noise), self.noise.shape[1], self.noise.device)
         for images, batch in residuals:
-            means = plane.ring_means(plane.transform(images))
-            power.index_add_(0, batch.group, means)
-            weight.index_add_(0, batch.group, ctf_power(batch, plane.rings))
-        return level_as_next(power / weight.clamp(min=1e-6))
+            found.add(batch.group, plane.ring_means(plane.transform(images)), ctf_power(batch, plane.rings))
+        return found.noise()
 
 
 def of_unknown_level(information: Tensor) -> Tensor:

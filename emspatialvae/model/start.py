@@ -88,7 +88,7 @@ def _measure(spectra: Spectra, plane: FourierPlane, images: ImageSpec, batches: 
         noise = noise_within(batches, outside, len(spectra.noise), plane)
         # Images without noise (projections, drawings) are taken to have a little.
         spectra.set_noise(noise.clamp(min=LEAST_NOISE))
-        spectra.outside.copy_(spectra.noise)
+        spectra.outside.copy_(torch.cat([spectra.noise, spectra.pooled[None]]))
     surplus, passed, weight, information = (torch.zeros(plane.rings) for _ in range(4))
     count = 0
     for batch in batches():

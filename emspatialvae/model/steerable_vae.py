@@ -98,8 +98,8 @@ class SteerableVAE(ParticleVAE):
         if self.scale == "none":
             return observation
         if scale is None:
-            known = int(batch.group.max()) < len(self.group_scale)
-            scale = self.group_scale[batch.group] if known else torch.ones_like(batch.group, dtype=torch.float32)
+            known = torch.cat([self.group_scale, self.group_scale.new_ones(1)])
+            scale = known[batch.group.clamp(max=len(self.group_scale))]
         return observation.scaled(scale, self.spectra.whitened_signal)
 
     def elbo(
