@@ -43,8 +43,9 @@ class PrepareConfig:
 
     box: int | None = None
     """Fourier-crop the images to this many pixels [default: 64, or the stack's own box if smaller]."""
-    mask_diameter_A: Annotated[float | None, arg(name="mask-diameter-a")] = None
-    """Diameter of the circular mask; the background outside sets mean 0 and s.d. 1 [default: 0.9 of the box]."""
+    particle_diameter_A: Annotated[float | None, arg(name="particle-diameter-a", aliases=("--mask-diameter-a",))] = None
+    """Diameter of a circle that holds the particle, in angstrom. What lies outside is background and neighbours and is not looked at
+    [default: found from the images; coordinate engine 0.9 of the box]."""
     invert: Literal["auto", "yes", "no"] = "auto"
     """Multiply by -1 so that particles are bright; auto looks at the images and says what it found, and leaves pictures alone."""
     normalise: Literal["auto", "yes", "no"] = "auto"
@@ -72,8 +73,9 @@ class ModelConfig:
     """steerable: poses are searched and summed out in a basis where rotation is a phase, CTF and coloured noise in the likelihood;
     coordinate: the paper, with a decoder of coordinates and a network that guesses poses."""
 
-    z_dim: int = 2
-    """Number of content coordinates z."""
+    z_dim: int | None = None
+    """Number of latent coordinates z [default: as many as the particles differ in, 1 to 8, found from how groups of alike particles resemble
+    each other; coordinate engine 2]."""
     decoder: Literal["auto", "coefficients", "spatial", "vanilla"] = "auto"
     """coefficients: z to a steerable basis (the steerable engine's own); spatial: a function of (coordinates, z), the paper's
     generator, for either engine; vanilla: z to pixels, the baseline without pose [default: as the engine]."""
@@ -297,7 +299,10 @@ def resolved(config: RunConfig) -> RunConfig:
     scale = config.model.scale
     if scale == "auto":
         scale = "group" if engine == "steerable" else "none"
-    model = dataclasses.replace(config.model, decoder=decoder, scale=scale)
+    z_dim = config.model.z_dim
+    if z_dim is None and engine == "coordinate":
+        z_dim = 2
+    model = dataclasses.replace(config.model, decoder=decoder, scale=scale, z_dim=z_dim)
     return dataclasses.replace(config, model=model, train=train_for(config.train, engine))
 
 
@@ -359,7 +364,7 @@ def check(config: RunConfig) -> RunConfig:
         "--infer-turns": t.infer_turns,
         "--limit": config.input.limit,
         "--pixel-size-a": config.input.pixel_size_A,
-        "--mask-diameter-a": p.mask_diameter_A,
+        "--particle-diameter-a": p.particle_diameter_A,
         "--highpass-a": p.highpass_A,
         "--max-shift-a": m.max_shift_A,
         "--shift-prior-px": m.shift_prior_px,

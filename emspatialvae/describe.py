@@ -30,7 +30,7 @@ def particles_text(source: InputConfig, prepare: PrepareConfig) -> str:
     try:
         stack = open_stacks_of(table, source)
         model = ModelConfig()
-        _, said = decide(stack, prepare, engine=model.engine)
+        _, said, _ = decide(stack, prepare, engine=model.engine)
         read = f"read images of {', '.join(map(str, stack.boxes))} px"
         lines += [
             f"  {line}" for line in (read, *said, f"{model.engine} engine, {_coordinates(model.z_dim)} of content")

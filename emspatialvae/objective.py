@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from emspatialvae.config import TrainConfig
 from emspatialvae.geometry import Pose2D
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.groups import shrunk_scales
+from emspatialvae.model.inference import Settled
 from emspatialvae.model.interface import Elbo
 from emspatialvae.model.observation import Observation
-from emspatialvae.model.pose_search import Nearby, Poses
+from emspatialvae.model.pose_search import Poses
 from emspatialvae.model.spatial_vae import SpatialVAE
 from emspatialvae.model.start import CONSENSUS_PARTICLES, LEAST_NOISE, find_consensus
 from emspatialvae.model.steerable_vae import SCALE_SD, SteerableVAE, amplitude
+from emspatialvae.model.template_start import find_templates, lay_out, mean_evidence, teach_decoder, template_count
 
 Rows = NDArray[np.int64]
 Load = Callable[[Rows], Batch]
@@ -37,12 +40,59 @@ NOISE_EPOCHS = 6
 NOISE_PARTICLES = 2000
 ANCHOR_PARTICLES = 2000
 GAUGE_PARTICLES = 4000
+TEMPLATE_PARTICLES, LAYOUT_PARTICLES, JUDGES = 6000, 3000, 500
+"""Particles that templates are made of at the start and laid out by, at most, and others that tell whether they are better than one consensus."""
+RESEMBLING = 0.93
+"""Templates that explain at least so much of what the consensus does resemble particles, not noise."""
+LATENT_AXIS, FALLBACK_LATENTS = 0.4, 2
+"""An axis of the layout of templates is a latent coordinate where it holds more than this share of the first; and how many there are where no
+layout can be made."""
+TEMPLATE_GAIN_NATS, TEMPLATE_GAIN = 2.0, 0.3
+"""By how much they must be: in nats per particle, and as a share of what the consensus explains."""
+FEWEST_TEMPLATES, MOST_TEMPLATES = 8, 128
+"""Search templates, at least and at most, where `--anchors` does not say how many."""
+TEMPLATE_LOSS_NATS, TEMPLATE_LOSS_SHARE = 1.0, 0.15
+"""What half of the particles may lose by the nearest template, in nats and as a share of what they look like."""
 DRAWS, MANY_DRAWS = 4, 16
 LITTLE_EVIDENCE = 6.0
 """Nats per particle, of the consensus over noise alone, below which many contents are drawn. The encoder then has next to nothing to
 learn from, and with a loose bound z stays closed: it is the sum over contents that teaches the decoder."""
 EVIDENCE_PARTICLES = 1000
 LEAST_SHIFT_SD_PX = 0.3
+
+
+@dataclass(frozen=True)
+class ParticleTable:
+    """What training knows of each of n particles.
+
+    Attributes
+    ----------
+    theta_rad, shift_px, z
+        Pose and latent; [n], [n, 2] and [n, z_dim].
+    match
+        How they match what the decoder draws for them (`Nearby.of_unit_amplitude`); [n, 2].
+    evidence
+        Log evidence at the last visit, in nats; [n].
+    """
+
+    theta_rad: Tensor
+    shift_px: Tensor
+    z: Tensor
+    match: Tensor
+    evidence: Tensor
+
+    @classmethod
+    def zeros(cls, n: int, z_dim: int) -> "ParticleTable":
+        """Nothing is known."""
+        return cls(torch.zeros(n), torch.zeros(n, 2), torch.zeros(n, z_dim), torch.zeros(n, 2), torch.zeros(n))
+
+    def with_latents(self, z_dim: int) -> "ParticleTable":
+        """The same with so many latent coordinates, all of them 0."""
+        return replace(self, z=torch.zeros(len(self.z), z_dim))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 class Objective(ABC):
@@ -143,21 +193,25 @@ class SearchedObjective(Objective):
         self.learn_shift_prior = learn_shift_prior
         self.z_delay = config.z_delay or 0
         self.unsettled_epochs = NOISE_EPOCHS
-        # Theta, shift, and how particles match what the decoder draws for them (`Nearby.of_unit_amplitude`).
-        self.table = torch.zeros(n, 5)
+        self.table = ParticleTable.zeros(n, model.z_dim)
         self.typical = 1.0
         self.draws = config.draws or DRAWS
         self.evidence = math.nan
         self.groups = torch.zeros(n, dtype=torch.long) if groups is None else torch.from_numpy(groups).long()
         self.given = start is not None
+        self.from_templates = False
         if start is not None:
-            self.table[:, 0] = model.search.rotate * torch.from_numpy(np.asarray(start.theta_rad)).float()
-            self.table[:, 1:3] = model.search.translate * torch.from_numpy(np.asarray(start.shift_px)).float()
+            self.table.theta_rad.copy_(model.search.rotate * torch.from_numpy(np.asarray(start.theta_rad)).float())
+            self.table.shift_px.copy_(model.search.translate * torch.from_numpy(np.asarray(start.shift_px)).float())
 
     def poses(self, rows: Rows) -> Poses:
         """Of the table."""
-        some = self.table[torch.from_numpy(rows)].to(self.device)
-        return Poses(some[:, 0], some[:, 1:3])
+        index = torch.from_numpy(rows)
+        return Poses(self.table.theta_rad[index].to(self.device), self.table.shift_px[index].to(self.device))
+
+    def z(self, rows: Rows) -> Tensor:
+        """Of the table; [k, z_dim]."""
+        return self.table.z[torch.from_numpy(rows)].to(self.device)
 
     def _scale(self, rows: Rows) -> Tensor | None:
         """The amplitudes that particles are looked at with; None where all are alike."""
@@ -166,18 +220,20 @@ class SearchedObjective(Objective):
             return None
         if self.model.scale == "group":
             return self.model.group_scale[self.groups[index].to(self.device)]
-        return amplitude(self.table[index, 3:]).to(self.device) / self.typical
+        return amplitude(self.table.match[index]).to(self.device) / self.typical
 
     def _observe(self, rows: Rows) -> Observation:
         return self.model.observe(self.load(rows), self._scale(rows))
 
-    def _keep(self, rows: Rows, found: Nearby) -> None:
+    def _keep(self, rows: Rows, found: Settled) -> None:
         index = torch.from_numpy(rows)
-        self.table[index, 0] = found.mean.theta_rad.cpu()
-        self.table[index, 1:3] = found.mean.shift_px.cpu()
+        self.table.theta_rad[index] = found.near.mean.theta_rad.cpu()
+        self.table.shift_px[index] = found.near.mean.shift_px.cpu()
+        self.table.z[index] = found.z.cpu()
+        self.table.evidence[index] = found.log_evidence.cpu()
         scale = self._scale(rows)
         if scale is not None:
-            self.table[index, 3:] = found.of_unit_amplitude(scale).cpu()
+            self.table.match[index] = found.near.of_unit_amplitude(scale).cpu()
 
     def elbo(
         self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool, keep: bool = True
@@ -191,8 +247,9 @@ class SearchedObjective(Objective):
         elbo, found = self.model.elbo(
             observation,
             self.poses(rows),
+            self.z(rows),
             generator,
-            freeze_z=freeze_z,
+            freeze_z=freeze_z and not self.from_templates,
             jitter=training,
             zoom=zoom,
             draws=self.draws,
@@ -208,17 +265,20 @@ class SearchedObjective(Objective):
     def state_dict(self) -> dict[str, Any]:
         """The table of poses, what amplitudes are relative to, and how many contents are drawn and why."""
         return {
-            "poses": self.table,
+            "particles": self.table.state_dict(),
             "given": self.given,
             "typical": self.typical,
+            "from_templates": self.from_templates,
             "draws": self.draws,
             "evidence": self.evidence,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Objective`."""
-        self.table, self.given, self.typical = state["poses"], state["given"], state["typical"]
+        self.table = ParticleTable(**state["particles"])
+        self.given, self.typical = state["given"], state["typical"]
         self.draws, self.evidence = state["draws"], state["evidence"]
+        self.from_templates = state["from_templates"]
 
     @property
     def remark(self) -> str:
@@ -239,6 +299,8 @@ class SearchedObjective(Objective):
         some = rng.permutation(rows)
         if epoch == 0:
             self._first_consensus(some)
+        if self.from_templates:
+            self.z_delay = 0
         searched = epoch in SEARCH_EPOCHS or epoch % SEARCH_EVERY == 0
         if epoch > self.z_delay and searched:
             self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], epoch)
@@ -247,9 +309,9 @@ class SearchedObjective(Objective):
         if self.z_delay < epoch < self.unsettled_epochs:
             self._look_at_noise(some[:NOISE_PARTICLES])
         if epoch > 0 or self.given:
-            self._set_steps(some[:256], frozen=epoch <= self.z_delay)
+            self._set_steps(some[:256], frozen=epoch <= self.z_delay and not self.from_templates)
         if searched and not self.given:
-            self._search_everywhere(rows, frozen=epoch <= self.z_delay, known=epoch > 0)
+            self._search_everywhere(rows, frozen=epoch <= self.z_delay and not self.from_templates, known=epoch > 0)
         if epoch == self.z_delay and self.config.draws is None:
             self._choose_draws(some[:EVIDENCE_PARTICLES])
 
@@ -258,8 +320,8 @@ class SearchedObjective(Objective):
         total = 0.0
         for part in _parts(rows):
             observation = self._observe(part)
-            consensus = self.model.decoder(torch.zeros(len(part), self.model.z_dim, device=self.device))
-            total += float(self.model.search.nearby(observation, self.poses(part), consensus).log_evidence.sum())
+            known = self.model.decoder(self.z(part))
+            total += float(self.model.search.nearby(observation, self.poses(part), known).log_evidence.sum())
         self.evidence = total / len(rows)
         self.draws = MANY_DRAWS if self.evidence < LITTLE_EVIDENCE else DRAWS
 
@@ -269,28 +331,69 @@ class SearchedObjective(Objective):
             reference = self.model.wiener_mean(observation, self.poses(rows[:CONSENSUS_PARTICLES]))
         else:
             reference = find_consensus(self.model, observation, self.config.seed)
-        self.model.decoder.start_from(reference, torch.Generator().manual_seed(self.config.seed))
         self.model.search.set_steps(reference[None], self.model.mean_information(observation))
+        if self.model.search.rotate:
+            self._look_for_templates(rows, reference)
+        else:
+            self._set_z_dim(FALLBACK_LATENTS)
+        if not self.from_templates:
+            self.model.decoder.start_from(reference, torch.Generator().manual_seed(self.config.seed))
+
+    def _look_for_templates(self, rows: Rows, consensus: Tensor) -> None:
+        """Group particles that look alike into templates; what these say decides on the number of latents and on how training starts.
+
+        Training starts from templates where they explain particles that were not used for them far better than one consensus does.
+        """
+        model, generator = self.model, torch.Generator().manual_seed(self.config.seed)
+        judges = rows[-max(1, min(JUDGES, len(rows) // 5)) :]
+        learners = rows[: min(TEMPLATE_PARTICLES, len(rows) - len(judges))]
+        count = template_count(len(learners))
+        if not count:
+            self._set_z_dim(FALLBACK_LATENTS)
+            return
+        shift_sd_px = float(model.search.shift_sd_px)
+        watched, learned = self._observe(judges), self._observe(learners)
+        one = mean_evidence(model, watched, consensus[None])
+        found = find_templates(model, learned, count, generator)
+        many = mean_evidence(model, watched, found.coefficients)
+        layout = lay_out(model, learned[:LAYOUT_PARTICLES], found)
+        if many > one + max(TEMPLATE_GAIN_NATS, TEMPLATE_GAIN * abs(one)) and not self.given:
+            self.from_templates = True
+            teach_decoder(model, layout.z, layout.turned, found.count, generator)
+            model.anchors = layout.z
+            model.search.set_steps(layout.turned, model.mean_information(watched))
+            return
+        resembling = many > RESEMBLING * one
+        self._set_z_dim(int((layout.axes > LATENT_AXIS).sum()) if resembling else FALLBACK_LATENTS)
+        model.search.shift_sd_px.fill_(shift_sd_px)
+        model.search.set_steps(consensus[None], model.mean_information(watched))
+
+    def _set_z_dim(self, found: int) -> None:
+        """Take the number of latent coordinates that was found, unless the user gave one."""
+        wanted = min(found, self.model.z_dim)
+        if self.model.config.z_dim is None and wanted != self.model.z_dim:
+            self.model.set_z_dim(wanted)
+            self.table = self.table.with_latents(wanted)
 
     def _settle_scales(self, rows: Rows) -> None:
         """Amplitudes average to 1, for the decoder has one of its own; a group's is the most likely one of all its particles."""
         index = torch.from_numpy(rows)
         if self.model.scale == "particle":
-            self.typical = float(amplitude(self.table[index, 3:]).mean())
+            self.typical = float(amplitude(self.table.match[index]).mean())
             return
         groups = len(self.model.group_scale)
         counts = torch.bincount(self.groups[index], minlength=groups)
-        cross, norm = torch.zeros(groups, 2).index_add_(0, self.groups[index], self.table[index, 3:]).unbind(1)
+        cross, norm = torch.zeros(groups, 2).index_add_(0, self.groups[index], self.table.match[index]).unbind(1)
         self.model.group_scale.copy_(shrunk_scales(cross, norm, counts.float(), SCALE_SD))
 
     def _set_steps(self, rows: Rows, *, frozen: bool) -> None:
         observation = self._observe(rows)
-        z = self.model.inference.q(observation, self.poses(rows)).mean
+        z = self.z(rows)
         references = self.model.decoder(torch.zeros_like(z) if frozen else z)
         self.model.search.set_steps(references, self.model.mean_information(observation))
 
     @torch.no_grad()
-    def fix_gauge(self, rows: Rows, mask: NDArray[np.float32] | None = None) -> tuple[float, float]:
+    def fix_gauge(self, rows: Rows, mask: NDArray[np.float32] | None = None) -> tuple[float, float] | None:
         """Fit the model's gauge to contents as some particles have them; what is left for others (degrees, px)."""
         some = np.random.default_rng(self.config.seed).permutation(rows)
         others = some[GAUGE_PARTICLES : GAUGE_PARTICLES + ANCHOR_PARTICLES]
@@ -302,33 +405,46 @@ class SearchedObjective(Objective):
 
     def contents(self, rows: Rows) -> Tensor:
         """Posterior means of z at the table's poses; [k, z_dim]."""
-        parts = [self.model.inference.q(self._observe(part), self.poses(part)).mean for part in _parts(rows)]
-        return torch.cat(parts)
+        return self.z(rows)
 
     def _anchors(self, rows: Rows, seed: int) -> Tensor:
-        """Contents that stand for all: centres of clusters of z; [J, z_dim]."""
-        z = self.contents(rows).cpu().double().numpy()
-        count = min(self.config.anchors or (8 if z.shape[1] == 1 else 16), max(1, len(z) // 4))
-        if not np.ptp(z, axis=0).any():
-            return torch.from_numpy(z[:1]).float().to(self.device)
-        centres, _ = kmeans2(z, count, minit="++", rng=seed, missing="warn")
-        return torch.from_numpy(centres).float().to(self.device)
+        """Search templates: latents [J, z_dim] such that what each particle looks like is close to one of them.
+
+        Their number is doubled until the loss in log-likelihood by taking the nearest one instead of a particle's own z is small.
+        """
+        z = self.contents(rows)
+        if not np.ptp(z.cpu().numpy(), axis=0).any():
+            return z[:1].clone()
+        drawn = self.model.decoder(z).cpu().double().numpy()
+        most = max(1, min(self.config.anchors or MOST_TEMPLATES, len(z) // 4))
+        count = most if self.config.anchors else min(FEWEST_TEMPLATES, most)
+        own = 0.5 * (drawn**2).sum(1)
+        while True:
+            centres, of = kmeans2(drawn, count, minit="++", rng=seed, missing="warn")
+            lost = 0.5 * ((drawn - centres[of]) ** 2).sum(1)
+            if count >= most or np.median(lost) <= max(TEMPLATE_LOSS_NATS, TEMPLATE_LOSS_SHARE * np.median(own)):
+                break
+            count = min(2 * count, most)
+        nearest = [np.flatnonzero(of == k)[lost[of == k].argmin()] for k in np.unique(of)]
+        return z[torch.from_numpy(np.array(nearest))].clone()
 
     def _search_everywhere(self, rows: Rows, *, frozen: bool, known: bool) -> None:
         """Poses from all shifts and angles; where some are ``known`` already, those that explain the image better stay."""
         model = self.model
-        references = model.decoder(torch.zeros_like(model.anchors[:1]) if frozen else model.anchors)
+        templates = torch.zeros_like(model.anchors[:1]) if frozen else model.anchors
         squares, count = 0.0, 0
         for part in _parts(rows):
             observation = self._observe(part)
-            starts, _ = model.search.everywhere(observation, references, model.search_radius_px)
-            found = model.inference.settle(observation, starts[:, 0], freeze_z=frozen, fine=False)
+            poses, z, _ = model.inference.search_globally(
+                observation, templates, model.search_radius_px, freeze_z=frozen
+            )
+            found = model.inference.settle(observation, poses[:, 0], z[:, 0], freeze_z=frozen, fine=False)
             if known:
                 found = found.better_of(
-                    model.inference.settle(observation, self.poses(part), freeze_z=frozen, fine=False)
+                    model.inference.settle(observation, self.poses(part), self.z(part), freeze_z=frozen, fine=False)
                 )
             self._keep(part, found)
-            squares, count = squares + float(found.shift_square.sum()), count + 2 * len(part)
+            squares, count = squares + float(found.near.shift_square.sum()), count + 2 * len(part)
         if model.search.translate and self.learn_shift_prior:
             spread = math.sqrt(squares / count)
             model.search.shift_sd_px.fill_(max(spread, LEAST_SHIFT_SD_PX))
@@ -340,11 +456,11 @@ class SearchedObjective(Objective):
         for part in _parts(rows):
             batch = self.load(part)
             poses = self.poses(part)
-            drawn = model.drawn(model.inference.q(self._observe(part), poses).mean, poses, batch)
+            drawn = model.drawn(self.z(part), poses, batch)
             scale = self._scale(part)
             drawn = drawn if scale is None else scale[:, None, None] * drawn
-            residuals.append((batch.images[:, 0] - drawn, batch))
-        noise = model.spectra.estimate_noise(residuals, model.whole_plane)
+            residuals.append(Batch(batch.images - drawn[:, None], batch.group, batch.ctf_power))
+        noise = model.residual_noise(residuals)
         # What is left of the signal early on is not noise: there is none of it outside the particles.
         model.spectra.set_noise(noise.clamp(min=LEAST_NOISE).minimum(model.spectra.outside))
 

@@ -40,6 +40,10 @@ FORMAT = 2
 """Number of the run folder's layout; any other is refused."""
 
 
+RENAMED = {"mask_diameter_A": "particle_diameter_A"}
+"""Settings that had another name in older runs."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What ``config.json`` holds."""
@@ -157,7 +161,7 @@ class RunDir:
             )
         try:
             return Manifest(
-                config=from_json(RunConfig, content["config"]),
+                config=from_json(RunConfig, _renamed(content["config"])),
                 preparation=from_json(Preparation, content["preparation"]),
                 images=from_json(ImageSpec, content["images"]),
                 n_particles=content["n_particles"],
@@ -166,6 +170,15 @@ class RunDir:
             )
         except (KeyError, TypeError, EmsvaeError) as error:
             raise RunFolderError(f"{file} is damaged ({error}); train again") from None
+
+    def record_z_dim(self, z_dim: int) -> None:
+        """Write the number of latent coordinates that training found into ``config.json``, where nobody had given one."""
+        file = self.path / "config.json"
+        content = json.loads(file.read_text())
+        if content["config"]["model"].get("z_dim") is None:
+            content["config"]["model"]["z_dim"] = z_dim
+            with atomic_path(file, overwrite=True) as temporary:
+                temporary.write_text(json.dumps(content, indent=2) + "\n")
 
     @property
     def figures(self) -> Path:
@@ -266,6 +279,14 @@ class RunDir:
         if not (isinstance(state, dict) and {"format", "model"} <= state.keys()):
             raise RunFolderError(f"{file} is a checkpoint of another program; train again")
         return state
+
+
+def _renamed(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings under today's names, where an older version wrote others."""
+    return {
+        part: {RENAMED.get(key, key): value for key, value in values.items()} if isinstance(values, dict) else values
+        for part, values in config.items()
+    }
 
 
 def load_state(module: Any, state: dict[str, Any], where: Path) -> None:

@@ -65,20 +65,46 @@ class Order:
     m: int
     rings: NDArray[np.float64]
     combine: NDArray[np.complex128]
+    disk: "Disk"
 
     def radial(self, r_px: NDArray[np.floating]) -> NDArray[np.complex128]:
         """``g_i(r)`` at radii [...]; shape [components, ...]."""
         unique, where = np.unique(np.round(np.asarray(r_px, dtype=np.float64), 9), return_inverse=True)
-        values = special.jv(self.m, 2 * np.pi * self.rings[:, None] * unique)
+        values = special.jv(self.m, 2 * np.pi * self.rings[:, None] * unique) * self.disk.window(unique)
         return (self.combine @ values)[:, where.reshape(np.shape(r_px))]
 
     def mixed(self, mix: NDArray[np.complexfloating]) -> "Order":
         """Components that are combinations ``mix`` [new, r] of these."""
-        return Order(self.m, self.rings, mix @ self.combine)
+        return Order(self.m, self.rings, mix @ self.combine, self.disk)
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Where a canonical image lives: a disk in a box, beyond which it is zero.
+
+    Attributes
+    ----------
+    radius_px
+        Of the disk.
+    edge_px
+        Width of its soft edge, half a cosine wide, that ends at the radius; 0 for a hard one.
+    """
+
+    box: int
+    radius_px: float
+    edge_px: float = 0.0
+
+    def window(self, r_px: NDArray[np.floating]) -> NDArray[np.float64]:
+        """1 in the middle of the disk, 0 at its radius [...] and beyond."""
+        r = np.asarray(r_px, dtype=np.float64)
+        if self.edge_px <= 0:
+            return (r <= self.radius_px).astype(np.float64)
+        beyond = (r - (self.radius_px - self.edge_px)) / self.edge_px
+        return (1 + np.cos(np.pi * beyond.clip(0, 1))) / 2
 
 
 class SteerableBasis(nn.Module):
-    """R components on the disk of ``radius_px`` in a box.
+    """R components on a disk in a box.
 
     Buffers: ``vectors`` [2 R, box^2], the real images that coefficients multiply; ``order`` [R], the angular order m of each;
     ``radial`` [2 R, rings], their mixture of Bessel functions, by which they can be drawn at any sampling.
@@ -89,21 +115,22 @@ class SteerableBasis(nn.Module):
     radial: Tensor
     by_order: Tensor
 
-    def __init__(self, box: int, radius_px: float, size: int, rings: int) -> None:
+    def __init__(self, disk: Disk, size: int, rings: int) -> None:
         super().__init__()
-        self.box, self.radius_px = box, radius_px
+        self.disk, self.box, self.radius_px = disk, disk.box, disk.radius_px
+        box = disk.box
         self.register_buffer("vectors", torch.zeros(2 * size, box * box))
         self.register_buffer("order", torch.zeros(size))
         self.register_buffer("radial", torch.zeros(2 * size, rings))
 
     @classmethod
-    def of_orders(cls, box: int, radius_px: float, orders: Sequence[Order]) -> "SteerableBasis":
-        """The basis of given components."""
-        x, y = geometry.pixel_grid(box)
+    def of_orders(cls, disk: Disk, orders: Sequence[Order]) -> "SteerableBasis":
+        """The basis of given components, all of them on one disk."""
+        x, y = geometry.pixel_grid(disk.box)
         r, phi = np.hypot(x, y).ravel(), np.arctan2(y, x).ravel()
-        inside = r <= radius_px
+        inside = r <= disk.radius_px
         size, rings = sum(len(o.combine) for o in orders), max(len(o.rings) for o in orders)
-        basis = cls(box, radius_px, size, rings)
+        basis = cls(disk, size, rings)
         row = 0
         for o in orders:
             rows, images = slice(row, row + len(o.combine)), o.radial(r[inside]) * np.exp(1j * o.m * phi[inside])
@@ -119,7 +146,7 @@ class SteerableBasis(nn.Module):
         return basis
 
     @classmethod
-    def full(cls, box: int, radius_px: float, max_frequency: float = 0.5) -> "SteerableBasis":
+    def full(cls, disk: Disk, max_frequency: float = 0.5) -> "SteerableBasis":
         """All functions on the disk up to a frequency in cycles/px, orthonormal within each order.
 
         Raises
@@ -127,7 +154,7 @@ class SteerableBasis(nn.Module):
         EmsvaeError
             The box is below 16 px.
         """
-        return cls.of_orders(box, radius_px, orthonormal_orders(box, radius_px, max_frequency))
+        return cls.of_orders(disk, orthonormal_orders(disk, max_frequency))
 
     @property
     def size(self) -> int:
@@ -208,7 +235,7 @@ class SteerableBasis(nn.Module):
         combine = radial[: self.size] + 1j * radial[self.size :]
         for m in np.unique(self.order.cpu().numpy()):
             rows = np.flatnonzero(self.order.cpu().numpy() == m)
-            values = special.jv(m, 2 * np.pi * k[:, None] * unique)
+            values = special.jv(m, 2 * np.pi * k[:, None] * unique) * self.disk.window(unique)
             images = (combine[rows] @ values)[:, where] * np.exp(1j * m * phi[inside])
             for part, start in ((images.real, 0), (-images.imag, self.size)):
                 block = torch.zeros(len(rows), box * box)
@@ -217,16 +244,16 @@ class SteerableBasis(nn.Module):
         return (coefficients @ vectors).unflatten(-1, (box, box))
 
 
-def orthonormal_orders(box: int, radius_px: float, max_frequency: float) -> list[Order]:
+def orthonormal_orders(disk: Disk, max_frequency: float) -> list[Order]:
     """All components of a disk, order by order, made orthonormal on the pixel grid."""
-    if box < 16:
-        raise EmsvaeError(f"a box of {box} px is too small for this engine; expected at least 16")
-    x, y = geometry.pixel_grid(box)
+    if disk.box < 16:
+        raise EmsvaeError(f"a box of {disk.box} px is too small for this engine; expected at least 16")
+    x, y = geometry.pixel_grid(disk.box)
     r = np.hypot(x, y).ravel()
-    r = r[r <= radius_px]
+    r = r[r <= disk.radius_px]
     orders = []
-    for m, rings in enumerate(bessel_rings(box, radius_px, max_frequency)):
-        plain = Order(m, rings, np.eye(len(rings), dtype=np.complex128))
+    for m, rings in enumerate(bessel_rings(disk.box, disk.radius_px, max_frequency)):
+        plain = Order(m, rings, np.eye(len(rings), dtype=np.complex128), disk)
         values = plain.radial(r).real * np.sqrt(rings)[:, None]
         norm, mix = np.linalg.eigh(values @ values.T)
         kept = norm > INDEPENDENT * norm.max()
@@ -234,7 +261,7 @@ def orthonormal_orders(box: int, radius_px: float, max_frequency: float) -> list
         scale = np.sqrt(1 if m == 0 else 2) / np.sqrt(norm[kept])
         combine = (mix[:, kept] * scale).T * np.sqrt(rings)
         if kept.any():
-            orders.append(Order(m, rings, combine.astype(np.complex128)))
+            orders.append(Order(m, rings, combine.astype(np.complex128), disk))
     return orders
 
 
@@ -308,9 +335,13 @@ class FourierPlane(nn.Module):
         """Pixels of each ring of the whole plane; [rings]."""
         return self.weight.new_zeros(self.rings).index_add_(0, self.ring, self.weight * self.box**2)
 
-    def analysis(self, basis: SteerableBasis, shifts_px: Tensor) -> Tensor:
-        """The matrix [2 F, S * 2 R] that gives coefficients of the content moved back by each of the shifts [S, 2]."""
-        vectors = torch.fft.rfft2(basis.vectors.double().unflatten(-1, (self.box, self.box))).flatten(-2)
+    def analysis(self, basis: SteerableBasis, shifts_px: Tensor, some: Tensor | None = None) -> Tensor:
+        """The matrix [2 F, S * 2 R] that gives coefficients of the content moved back by each of the shifts [S, 2].
+
+        ``some``: the numbers of the coefficients that are wanted [default: all 2 R].
+        """
+        wanted = basis.vectors if some is None else basis.vectors[some]
+        vectors = torch.fft.rfft2(wanted.double().unflatten(-1, (self.box, self.box))).flatten(-2)
         vectors = vectors[:, self.where] * self.weight
         columns = []
         for x, y in shifts_px.double():
@@ -341,6 +372,8 @@ class RingMetric(nn.Module):
 
     blocks: Tensor
     level: Tensor
+    in_sequence: Tensor
+    trace: Tensor
 
     def __init__(self, basis: SteerableBasis, plane: FourierPlane) -> None:
         super().__init__()
@@ -371,6 +404,9 @@ class RingMetric(nn.Module):
                 block = (block + sign[:, None] * turned * sign) / 2
             blocks.append(block.flatten(1))
         self.register_buffer("blocks", torch.cat(blocks, 1).float(), persistent=False)
+        self.register_buffer("in_sequence", torch.cat(self.rows), persistent=False)
+        ones = [torch.eye(len(rows)).flatten() for rows in self.rows]
+        self.register_buffer("trace", self.blocks @ torch.cat(ones).to(self.blocks), persistent=False)
 
     def matrices(self, factors: Tensor) -> list[Tensor]:
         """The metric of each order for factors [n, rings]: matrices [n, d, d]."""
@@ -378,6 +414,10 @@ class RingMetric(nn.Module):
         sizes = [len(rows) for rows in self.rows]
         parts = whole.split([d * d for d in sizes], -1)
         return [part.unflatten(-1, (d, d)) for part, d in zip(parts, sizes, strict=True)]
+
+    def form(self, factors: Tensor | None) -> "RingForm":
+        """The metric of n images with factors [n, rings]; None: 1 but at frequency zero, for all of them."""
+        return RingForm(self, None if factors is None else self.matrices(factors), factors)
 
     def square(self, coefficients: Tensor, factors: Tensor) -> Tensor:
         """``<b, b>_f`` of coefficients [n, ..., 2 R] for factors [n, rings]; shape [n, ...]."""
@@ -408,3 +448,59 @@ class RingMetric(nn.Module):
         each = torch.eye(self.rings, device=coefficients.device)
         many = coefficients[:, None].expand(-1, self.rings, -1)
         return self.square(many.transpose(0, 1), each).T
+
+
+class RingForm:
+    """The metric of some images, with its matrices worked out once: coefficients b [n, ..., 2 R] in, ``f b`` and ``<b, b>_f / 2`` out."""
+
+    def __init__(self, metric: RingMetric, matrices: list[Tensor] | None, factors: Tensor | None) -> None:
+        self.metric, self.matrices, self.factors = metric, matrices, factors
+        self._mean: tuple[Tensor, Tensor] | None = None
+
+    def applied(self, coefficients: Tensor) -> Tensor:
+        """``f b``, so that ``<a, b>_f = sum a (f b)``; shape as given, [n, ..., 2 R]."""
+        if self.matrices is None:
+            return self.metric.without_level(coefficients)
+        flat = self._in_sequence(coefficients)
+        found = flat.new_zeros(*flat.shape[:-1], coefficients.shape[-1])
+        found.index_copy_(-1, self.metric.in_sequence, torch.cat(self._products(flat), -1))
+        return found.view_as(coefficients)
+
+    def half_square(self, coefficients: Tensor) -> Tensor:
+        """``<b, b>_f / 2``; differentiable, [n, ..., 2 R] to [n, ...]."""
+        if self.matrices is None:
+            return 0.5 * ((coefficients**2).sum(-1) - (coefficients @ self.metric.level) ** 2)
+        flat = self._in_sequence(coefficients)
+        total = 0.5 * (torch.cat(self._products(flat), -1) * flat).sum(-1)
+        return total.view(coefficients.shape[:-1])
+
+    def mean(self) -> tuple[Tensor, Tensor]:
+        """The mean metric of the images as one matrix [2 R, 2 R], and for each image the number [n] by which it is to be multiplied."""
+        if self._mean is None:
+            size = len(self.metric.level)
+            if self.matrices is None or self.factors is None:
+                level = self.metric.level
+                self._mean = (torch.eye(size, device=level.device) - torch.outer(level, level), level.new_ones(1))
+            else:
+                whole = self.metric.level.new_zeros(size, size)
+                for rows, matrix in zip(self.metric.rows, self.matrices, strict=True):
+                    whole[rows[:, None], rows] = matrix.mean(0)
+                # Rings count by what the components hold there.
+                held = self.metric.trace
+                self._mean = (whole, (self.factors @ held) / (self.factors.mean(0) @ held))
+        return self._mean
+
+    def _in_sequence(self, coefficients: Tensor) -> Tensor:
+        """Coefficients [n, K, 2 R], order by order."""
+        many = coefficients.reshape(len(coefficients), -1, coefficients.shape[-1])
+        return many.index_select(-1, self.metric.in_sequence)
+
+    def _products(self, flat: Tensor) -> list[Tensor]:
+        assert self.matrices is not None
+        sizes = [len(rows) for rows in self.metric.rows]
+        return [part @ matrix for part, matrix in zip(flat.split(sizes, -1), self.matrices, strict=True)]
+
+    def __getitem__(self, rows: Tensor | slice) -> "RingForm":
+        if self.matrices is None or self.factors is None:
+            return self
+        return RingForm(self.metric, [matrix[rows] for matrix in self.matrices], self.factors[rows])

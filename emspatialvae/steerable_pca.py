@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emspatialvae.steerable import Order, SteerableBasis, orthonormal_orders
+from emspatialvae.steerable import Disk, Order, SteerableBasis, orthonormal_orders
 
 Complexes = NDArray[np.complex128]
 
@@ -48,10 +48,10 @@ class Direction(NamedTuple):
 class FullDisk:
     """All functions on a disk, and what images have in them."""
 
-    def __init__(self, box: int, radius_px: float, max_frequency: float) -> None:
-        self.box, self.radius_px = box, radius_px
-        self.orders = orthonormal_orders(box, radius_px, max_frequency)
-        self.basis = SteerableBasis.of_orders(box, radius_px, self.orders)
+    def __init__(self, disk: Disk, max_frequency: float) -> None:
+        self.disk = disk
+        self.orders = orthonormal_orders(disk, max_frequency)
+        self.basis = SteerableBasis.of_orders(disk, self.orders)
 
     def covariances(self, batches: Iterable[Tensor]) -> Covariances:
         """Of batches of images [k, box, box]."""
@@ -110,4 +110,4 @@ class FullDisk:
             of_order = [direction for direction in chosen if direction.k == k]
             orders.append(self.orders[k].mixed(np.stack([direction.mix for direction in of_order])))
             ratios += [direction.variance - 1 for direction in of_order]
-        return SteerableBasis.of_orders(self.box, self.radius_px, orders), torch.tensor(ratios).float()
+        return SteerableBasis.of_orders(self.disk, orders), torch.tensor(ratios).float()

@@ -27,6 +27,8 @@ from emspatialvae.prepare import PreparedImages
 from emspatialvae.run import RunDir, load_state
 
 KL_WARMUP_EPOCHS = 10
+LEAST_GAIN = 5e-4
+"""By this share the ELBO must have risen to count as better: creeping on for a hundred epochs changes nothing that one can see."""
 COOLING_PATIENCE = 3
 """Epochs without a better ELBO after which a run that is cooling down ends."""
 PARTS = ("elbo", "log_likelihood", "kl_z", "kl_theta", "kl_shift")
@@ -106,9 +108,7 @@ class Trainer:
         self.device = compute.pick_device(config.device)
         self.model = model.to(self.device)
         self.objective = self._objective(start, learn_shift_prior)
-        self.optimiser = torch.optim.Adam(
-            [p for p in self.model.parameters() if p.requires_grad], lr=config.learning_rate
-        )
+        self.optimiser = self._new_optimiser()
         self.generator = torch.Generator().manual_seed(config.seed)
         self.progress = Progress()
         self.train_rows, self.test_rows = split(images.usable, config.holdout, config.seed)
@@ -134,6 +134,9 @@ class Trainer:
             )
         assert isinstance(self.model, SpatialVAE)
         return AmortisedObjective(self.model, self.load, self.config, self.device, dtype)
+
+    def _new_optimiser(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=self.config.learning_rate)
 
     def load(self, rows: NDArray[np.int64]) -> Batch:
         """Particles as the model sees them, on the device."""
@@ -165,6 +168,10 @@ class Trainer:
     def _begin_epoch(self) -> None:
         if self.progress.step == 0:
             self.objective.begin_epoch(self.progress.epoch, np.concatenate([self.train_rows, self.test_rows]))
+            if (
+                self.progress.epoch == 0
+            ):  # the number of latent coordinates may have been found, and networks of that size made
+                self.optimiser = self._new_optimiser()
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * self._cooling()
 
@@ -222,7 +229,8 @@ class Trainer:
         watched = (test or train)[0]
         # While z is frozen, noise is measured or the KL terms are warming up something else is maximised; that does not count.
         unsettled = p.epoch <= max(self.z_delay, self.objective.unsettled_epochs)
-        better = watched > p.best_elbo or unsettled or self._kl_weight() < 1
+        gain = LEAST_GAIN * abs(p.best_elbo) if math.isfinite(p.best_elbo) else 0.0
+        better = watched > p.best_elbo + gain or unsettled or self._kl_weight() < 1
         p.best_elbo = watched if better else p.best_elbo
         p.stale_epochs = 0 if better else p.stale_epochs + 1
         if p.epoch >= self.limit:

@@ -51,7 +51,7 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
         )
     device = compute.pick_device(config.train.device)
     stack = load_particles(config.input)
-    preparation, said = decide(
+    preparation, said, particle = decide(
         stack, config.prepare, bernoulli=config.model.noise == "bernoulli", engine=config.model.engine
     )
     config = dataclasses.replace(config, input=_absolute(config.input), poses=_poses(config))
@@ -173,6 +173,13 @@ def train_run(
     _report(run, say, _verdict(run, trainer))
     _check_signal(run, trainer, stack, say)
     left = trainer.fix_gauge(mask)
+    if left is None and manifest.config.model.engine == "steerable":
+        _report(
+            run,
+            say,
+            "particles look too different for one common reference (views of a 3-D object do): the angles of similar particles refer to "
+            "similar frames, and those of a class to its average once `emsvae classes` was called",
+        )
     if left is not None:
         what = "one consensus" if mask is None else f"the part of the consensus under {train.hold_still}"
         _report(run, say, f"poses refer to {what}, whatever z, within {left[0]:.2f} degrees and {left[1]:.3f} px")
@@ -248,7 +255,7 @@ def _check_signal(run: RunDir, trainer: "Trainer", stack: ParticleStack, say: Sa
         raise EmsvaeError(
             f"no signal found in {stack.source}: images held out from training are explained no better than by noise alone "
             f"({mean:.2f} +- {error:.2f} nats per particle); look at them with `emsvae info`, check --invert, --ctf and "
-            "--mask-diameter-a; no results were written"
+            "--particle-diameter-a; no results were written"
         )
     if mean < 3 * error:
         _report(
@@ -313,8 +320,9 @@ def finish_run(
     from emspatialvae.infer import infer, load_model
     from emspatialvae.progress import bar
 
-    manifest = run.manifest
     model = load_model(run)
+    run.record_z_dim(model.z_dim)
+    manifest = run.manifest
     chunks = np.array_split(np.arange(len(stack)), max(1, len(stack) // 1024))
     with bar(len(stack), "inferring poses") as progress:
 
@@ -357,7 +365,7 @@ def _image_spec(config: RunConfig, preparation: Preparation, channels: int) -> "
         limit = float("inf")
     # A circle of the box's own size as radius holds the corners, too.
     radius = float(preparation.box) if model.whole_image else preparation.mask_radius_px
-    spec = ImageSpec(preparation.box, radius, prior, limit, channels)
+    spec = ImageSpec(preparation.box, radius, prior, limit, channels, preparation.particle_radius_px)
     if not (model.translate and model.decoder != "vanilla"):
         return spec, "shifts are not inferred"
     said = f"shift prior {prior:.3g} px ({prior * preparation.pixel_size_A:.3g} A) s.d."

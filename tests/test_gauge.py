@@ -12,14 +12,14 @@ from emspatialvae.model.gauge import Gauge, register
 from emspatialvae.model.pose_search import Poses, PoseSearch
 from emspatialvae.simulation.phantom import JointedPhantom, Part
 from emspatialvae.simulation.stack import clean_image, hinge_object
-from emspatialvae.steerable import FourierPlane, SteerableBasis
+from emspatialvae.steerable import Disk, FourierPlane, SteerableBasis
 
 BOX = 32
 
 
 def make_search(box: int = BOX, **settings) -> PoseSearch:
     options = {"rotate": True, "translate": True, "shift_sd_px": 1.5, "max_shift_px": 8.0, **settings}
-    return PoseSearch(SteerableBasis.full(box, box / 2 - 0.5, 0.35), FourierPlane(box), **options)
+    return PoseSearch(SteerableBasis.full(Disk(box, box / 2 - 0.5), 0.35), FourierPlane(box), **options)
 
 
 @pytest.fixture(scope="module")

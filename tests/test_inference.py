@@ -11,12 +11,12 @@ from emspatialvae.model.inference import CLOSE_NODES, close_contents, drawn_cont
 from emspatialvae.model.interface import ImageSpec
 from emspatialvae.model.posterior import DiagonalGaussian
 from emspatialvae.model.steerable_vae import SteerableVAE
-from emspatialvae.steerable import SteerableBasis
+from emspatialvae.steerable import Disk, SteerableBasis
 
 
 def first_contents(z_dim: int, mean: float, sd: float) -> tuple[torch.Tensor, torch.Tensor]:
     config = ModelConfig(z_dim=z_dim, **SMALL)
-    model = SteerableVAE(config, ImageSpec(16, 7.0, 1.0, 3.0), SteerableBasis.full(16, 7.5, 0.2), 1)
+    model = SteerableVAE(config, ImageSpec(16, 7.0, 1.0, 3.0), SteerableBasis.full(Disk(16, 7.5), 0.2), 1)
     q = DiagonalGaussian(torch.full((2, z_dim), mean), torch.full((2, z_dim), math.log(sd)))
     return model.inference.first_contents(q) if z_dim == 1 else drawn_contents(q, 30)
 

@@ -427,7 +427,7 @@ def test_a_column_without_which_there_is_no_ctf_is_named(tmp_path, kind, missing
     assert not stack.notes
     assert stack.ctf is None or not stack.ctf.known.any()
     keep = PrepareConfig(invert="no")
-    preparation, sentences = decide(stack, keep, engine="steerable")
+    preparation, sentences, _ = decide(stack, keep, engine="steerable")
     assert preparation.ctf == "none"
     assert f"CTF left alone: {said or 'no parameters in the file'}" in sentences
     contents = particles_text(InputConfig(path), keep)

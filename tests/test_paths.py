@@ -23,7 +23,7 @@ from emspatialvae.model.gauge import register
 from emspatialvae.model.interface import ImageSpec
 from emspatialvae.model.steerable_vae import SteerableVAE
 from emspatialvae.simulation.stack import clean_image, hinge_object
-from emspatialvae.steerable import SteerableBasis
+from emspatialvae.steerable import Disk, SteerableBasis
 
 BOX = 32
 
@@ -139,7 +139,7 @@ class Turning(nn.Module):
 
 @pytest.fixture(scope="module")
 def spinning() -> SteerableVAE:
-    basis = SteerableBasis.full(BOX, BOX / 2 - 0.5, 0.35)
+    basis = SteerableBasis.full(Disk(BOX, BOX / 2 - 0.5), 0.35)
     spec = ImageSpec(BOX, 14.4, shift_prior_px=1.5, max_shift_px=6.0)
     model = SteerableVAE(ModelConfig(z_dim=2, hidden=8, encoder_hidden=8), spec, basis, 1)
     image = clean_image(hinge_object(), np.full(1, 0.3), Pose2D(np.zeros(1), np.zeros((1, 2))), BOX)

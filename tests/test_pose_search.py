@@ -22,14 +22,14 @@ from emspatialvae.model.pose_search import (
     lattice,
 )
 from emspatialvae.simulation.stack import clean_image, hinge_object
-from emspatialvae.steerable import FourierPlane, SteerableBasis
+from emspatialvae.steerable import Disk, FourierPlane, SteerableBasis
 
 BOX = 33
 """Odd: the highest frequency of an even box has no sign, so that a shift by part of a pixel is not exact there."""
 
 
 def make_search(box: int = BOX, limit: float = 0.3, **settings) -> PoseSearch:
-    basis = SteerableBasis.full(box, box / 2 - 0.5, limit)
+    basis = SteerableBasis.full(Disk(box, box / 2 - 0.5), limit)
     plane = FourierPlane(box)
     options = {"rotate": True, "translate": True, "shift_sd_px": 1.5, "max_shift_px": 8.0, **settings}
     return PoseSearch(basis, plane, **options)

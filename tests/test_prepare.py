@@ -89,7 +89,7 @@ def blobs(box, pixel_size_A, seeds):
 
 
 def test_a_small_box_is_used_as_it_is(tmp_path):
-    preparation, said = decide(bare(tmp_path, noise(20, 40)), PrepareConfig())
+    preparation, said, _ = decide(bare(tmp_path, noise(20, 40)), PrepareConfig())
     assert (preparation.box, preparation.pixel_size_A) == (40, 2.0)
     assert preparation.mask_radius_px == pytest.approx(18)
     assert any("box 40 px, used as it is" in line for line in said)
@@ -98,15 +98,15 @@ def test_a_small_box_is_used_as_it_is(tmp_path):
 
 
 def test_a_large_box_is_cropped_to_64(tmp_path):
-    preparation, said = decide(bare(tmp_path, noise(3, 100)), PrepareConfig())
+    preparation, said, _ = decide(bare(tmp_path, noise(3, 100)), PrepareConfig())
     assert preparation.box == 64
     assert preparation.pixel_size_A == pytest.approx(2.0 * 100 / 64)
     assert any("Fourier-cropped from 100 to 64 px of 3.125 A" in line for line in said)
 
 
 def test_the_users_box_and_mask_are_taken(tmp_path):
-    config = PrepareConfig(box=24, mask_diameter_A=60)
-    preparation, said = decide(bare(tmp_path, noise(3, 40)), config)
+    config = PrepareConfig(box=24, particle_diameter_A=60)
+    preparation, said, _ = decide(bare(tmp_path, noise(3, 40)), config)
     assert (preparation.box, preparation.pixel_size_A) == (24, pytest.approx(80 / 24))
     assert preparation.mask_radius_px == pytest.approx(9)
     assert any("mask 60 A across (18.0 px)" in line and "assumed" not in line for line in said)
@@ -114,8 +114,10 @@ def test_the_users_box_and_mask_are_taken(tmp_path):
 
 @pytest.mark.parametrize("diameter_A", [81, 15])
 def test_a_mask_that_does_not_fit_is_refused(tmp_path, diameter_A):
-    with pytest.raises(EmsvaeError, match=rf"mask of {diameter_A} A .* box of 40 \(80 A\); choose --mask-diameter-a"):
-        decide(bare(tmp_path, noise(3, 40)), PrepareConfig(mask_diameter_A=diameter_A))
+    with pytest.raises(
+        EmsvaeError, match=rf"particle diameter of {diameter_A} A .* box of 40 \(80 A\); choose --particle-diameter-a"
+    ):
+        decide(bare(tmp_path, noise(3, 40)), PrepareConfig(particle_diameter_A=diameter_A))
 
 
 def test_a_box_finer_than_the_images_is_refused(tmp_path):
@@ -145,11 +147,11 @@ def test_mixed_sizes_offer_a_box_that_works(tmp_path, sizes):
     assert f"{sizes[0][0]} px of {sizes[0][1]:.4g} A" in said
     offered = re.search(r"--box (\d+)$", said)
     assert offered
-    preparation, _ = decide(stack, replace(KEEP, box=int(offered[1]), mask_diameter_A=40))
+    preparation, _, _ = decide(stack, replace(KEEP, box=int(offered[1]), particle_diameter_A=40))
     field_A = min(box * size_A for box, size_A in sizes)
     assert preparation.box * preparation.pixel_size_A == pytest.approx(field_A)
 
-    coarse, _ = decide(stack, replace(KEEP, box=int(field_A / 4.5), mask_diameter_A=40))
+    coarse, _, _ = decide(stack, replace(KEEP, box=int(field_A / 4.5), particle_diameter_A=40))
     images, usable = whole(stack, coarse)
     assert usable.all()
     drawn = imaging.normalise(blobs(coarse.box, coarse.pixel_size_A, seeds), coarse.mask_radius_px)
@@ -160,7 +162,7 @@ def test_mixed_sizes_offer_a_box_that_works(tmp_path, sizes):
 
 
 def test_a_stack_smaller_than_the_model_is_refused(tmp_path):
-    preparation, _ = decide(bare(tmp_path, noise(3, 40)), KEEP)
+    preparation, _, _ = decide(bare(tmp_path, noise(3, 40)), KEEP)
     (tmp_path / "other").mkdir()
     small = bare(tmp_path / "other", noise(3, 32))
     with pytest.raises(ParticleFileError, match=r"bare.mrcs: images of 32 px are smaller than the 40 px"):
@@ -176,7 +178,7 @@ def test_a_stack_smaller_than_the_model_is_refused(tmp_path):
 )
 def test_contrast_is_found_and_said(tmp_path, height, invert, word):
     images = 30 * (noise(100, 32) + np.float32(height) * imaging.circular_mask(32, 9)) + 500
-    preparation, said = decide(bare(tmp_path, images), PrepareConfig())
+    preparation, said, _ = decide(bare(tmp_path, images), PrepareConfig())
     assert preparation.invert is invert
     assert sum(word in line for line in said) == 1
     centre = whole(bare(tmp_path, images), preparation)[0][:, 11:22, 11:22].mean()
@@ -185,13 +187,13 @@ def test_contrast_is_found_and_said(tmp_path, height, invert, word):
 
 @pytest.mark.parametrize(("asked", "inverted"), [("yes", True), ("no", False)])
 def test_the_users_word_on_contrast_is_taken(tmp_path, asked, inverted):
-    preparation, said = decide(bare(tmp_path, noise(5, 32)), PrepareConfig(invert=asked))
+    preparation, said, _ = decide(bare(tmp_path, noise(5, 32)), PrepareConfig(invert=asked))
     assert preparation.invert is inverted
     assert any(f"--invert {asked}" in line for line in said)
 
 
 def test_a_single_image_tells_no_contrast(tmp_path):
-    preparation, said = decide(bare(tmp_path, noise(1, 32)), PrepareConfig())
+    preparation, said, _ = decide(bare(tmp_path, noise(1, 32)), PrepareConfig())
     assert not preparation.invert
     assert any("contrast unclear" in line for line in said)
 
@@ -207,13 +209,13 @@ def test_phases_are_flipped_where_the_ctf_is_known(tmp_path):
     seen = np.fft.irfft2(np.fft.rfft2(clean) * transfer, s=(40, 40)).astype(np.float32)
     write_stack(tmp_path / "1.mrcs", seen)
     stack = load_particles(InputConfig(tmp_path / "particles.star"))
-    preparation, said = decide(stack, replace(KEEP, hot_pixel_sd=0))
+    preparation, said, _ = decide(stack, replace(KEEP, hot_pixel_sd=0))
     assert preparation.ctf == "phase-flip"
     assert "CTF: phases flipped" in said
     expected = np.fft.irfft2(np.fft.rfft2(clean) * np.abs(transfer), s=(40, 40)).astype(np.float32)
     found, _ = whole(stack, preparation)
     np.testing.assert_allclose(found, imaging.normalise(expected, preparation.mask_radius_px), atol=1e-4)
-    left, said = decide(stack, replace(KEEP, ctf="none"))
+    left, said, _ = decide(stack, replace(KEEP, ctf="none"))
     assert left.ctf == "none"
     assert "CTF left alone (--ctf none)" in said
 
@@ -223,7 +225,7 @@ def test_without_parameters_the_ctf_is_left_alone(tmp_path):
     for stack, because in zip(
         (bare(tmp_path, noise(3, 32)), starred(tmp_path, [(noise(3, 32), 2.0)])), why, strict=True
     ):
-        preparation, said = decide(stack, KEEP)
+        preparation, said, _ = decide(stack, KEEP)
         assert preparation.ctf == "none"
         assert f"CTF left alone: {because}" in said
 
@@ -259,7 +261,7 @@ def test_an_impossible_ctf_is_refused(tmp_path, engine):
 @pytest.mark.parametrize("engine", ["coordinate", "steerable"])
 def test_projections_without_defocus_have_no_ctf(tmp_path, engine):
     stack = starred(tmp_path, [(noise(3, 32), 2.0)], defocus=[0, 0, 0])
-    preparation, said = decide(stack, KEEP, engine=engine)
+    preparation, said, _ = decide(stack, KEEP, engine=engine)
     assert preparation.ctf == "none"
     assert "CTF left alone: every defocus in the file is 0" in said
     with pytest.raises(ParticleFileError, match="3 of 3 particles have an impossible CTF"):
@@ -283,7 +285,7 @@ def test_projections_without_defocus_have_no_ctf(tmp_path, engine):
 def test_what_was_done_to_the_ctf_is_not_done_again(tmp_path, flag, engine, treatment, said):
     groups, defocus = [(noise(2, 32), 2.0), (noise(2, 32, 1), 2.0)], [1e4] * 4
     stack = starred(tmp_path, groups, defocus, (flag, "1,1"))
-    preparation, sentences = decide(stack, KEEP, engine=engine)
+    preparation, sentences, _ = decide(stack, KEEP, engine=engine)
     assert preparation.ctf == treatment
     assert said in sentences
     if treatment == "phase-flip":
@@ -342,7 +344,7 @@ def test_images_multiplied_by_the_ctf(tmp_path, flag):
     transfer = ctf.ctf_2d(params, 41, 2.0)
     seen = filtered(clean, {"rlnOther": transfer, FLIPPED: np.abs(transfer), MULTIPLIED: transfer**2}[flag])
     stack = recorded(tmp_path, seen, params, flag=flag)
-    preparation, _ = decide(stack, replace(KEEP, hot_pixel_sd=0), engine="steerable")
+    preparation, _, _ = decide(stack, replace(KEEP, hot_pixel_sd=0), engine="steerable")
     assert preparation.ctf == "multiply"
     [portion] = prepare.prepare(stack, preparation)
     assert portion.rows.tolist() == [0, 1, 2, 3]
@@ -415,7 +417,7 @@ def test_the_ctf_is_multiplied_last_of_all(tmp_path):
     params = volta(20)
     raw = 500 - 30 * (noise(20, 80) + 0.8 * imaging.circular_mask(80, 20).astype(np.float32))
     stack = recorded(tmp_path, raw, params, 1.5)
-    preparation, said = decide(stack, PrepareConfig(box=40, hot_pixel_sd=0), engine="steerable")
+    preparation, said, _ = decide(stack, PrepareConfig(box=40, hot_pixel_sd=0), engine="steerable")
     assert preparation.invert
     assert any("dark: inverted" in line for line in said)
     expected = -imaging.normalise(imaging.fourier_crop(raw, 40), preparation.mask_radius_px)
@@ -438,7 +440,7 @@ def test_caches_of_different_ctf_do_not_meet(tmp_path, monkeypatch):
         else:
             stack = recorded(tmp_path, images, params)
         for asked in ("none", "phase-flip", "full"):
-            preparation, _ = decide(stack, replace(KEEP, ctf=asked), engine="steerable")
+            preparation, _, _ = decide(stack, replace(KEEP, ctf=asked), engine="steerable")
             for _ in range(2):  # made, and read again
                 cached = prepared_images(stack, preparation, tmp_path / "cache", "float32")
                 expected = np.concatenate([p.images for p in prepare.prepare(stack, preparation)])
@@ -457,7 +459,7 @@ def test_caches_of_different_ctf_do_not_meet(tmp_path, monkeypatch):
 @pytest.mark.parametrize("pattern", ["ctf_*", "images_*"])
 def test_a_deleted_ctf_cache_is_made_again(tmp_path, pattern):
     stack = recorded(tmp_path, noise(3, 32), volta(3))
-    preparation, _ = decide(stack, KEEP, engine="steerable")
+    preparation, _, _ = decide(stack, KEEP, engine="steerable")
     for _ in range(2):
         found = prepared_images(stack, preparation, tmp_path / "cache")
         np.testing.assert_allclose(found.ctf_power, ctf.ring_power(volta(3), 32, 2.0), atol=1e-5)
@@ -496,7 +498,7 @@ def test_bad_images_are_marked_and_left_empty(tmp_path):
     images = noise(6, 32)
     images[1, 3, 4], images[2], images[4, 0, 0] = np.nan, 7.0, np.inf
     stack = bare(tmp_path, images)
-    preparation, _ = decide(stack, PrepareConfig())
+    preparation, _, _ = decide(stack, PrepareConfig())
     found, usable = whole(stack, preparation)
     assert usable.tolist() == [True, False, False, True, False, True]
     assert np.isfinite(found).all()
@@ -529,7 +531,7 @@ def test_hot_pixels_are_replaced_and_counted(tmp_path):
 def test_bernoulli_takes_values_as_they_are(tmp_path):
     images = np.random.default_rng(0).random((4, 32, 32)).astype(np.float32)
     stack = bare(tmp_path, images)
-    preparation, said = decide(stack, PrepareConfig(), bernoulli=True)
+    preparation, said, _ = decide(stack, PrepareConfig(), bernoulli=True)
     assert "contrast kept" in said
     np.testing.assert_allclose(whole(stack, preparation)[0], images)
     dark, _ = decide(stack, PrepareConfig(invert="yes"), bernoulli=True)
@@ -538,7 +540,7 @@ def test_bernoulli_takes_values_as_they_are(tmp_path):
 
 def test_bernoulli_refuses_values_beyond_0_and_1(tmp_path):
     stack = bare(tmp_path, noise(4, 32))
-    preparation, _ = decide(stack, PrepareConfig(), bernoulli=True)
+    preparation, _, _ = decide(stack, PrepareConfig(), bernoulli=True)
     with pytest.raises(EmsvaeError, match=r"--noise bernoulli needs images between 0 and 1, found -\d.* --noise unit"):
         whole(stack, preparation)
 
@@ -548,7 +550,7 @@ def test_bernoulli_images_stay_between_0_and_1_when_cropped(tmp_path):
     images = np.zeros((2, 48, 48), np.float32)
     images[:, 10:30, 15:40] = 1
     stack = bare(tmp_path, images)
-    preparation, _ = decide(stack, PrepareConfig(box=24), bernoulli=True)
+    preparation, _, _ = decide(stack, PrepareConfig(box=24), bernoulli=True)
     found, _ = whole(stack, preparation)
     assert found.min() == 0
     assert found.max() == 1
@@ -567,7 +569,7 @@ def shuffled(folder, monkeypatch, n=30):
     (folder / "particles.star").write_text(f"data_\n\nloop_\n_rlnImageName\n{rows}")
     monkeypatch.setattr(prepare, "CHUNK_BYTES", 7 * 4 * 32 * 32)
     stack = load_particles(InputConfig(folder / "particles.star", pixel_size_A=2.0))
-    preparation, _ = decide(stack, KEEP)
+    preparation, _, _ = decide(stack, KEEP)
     return stack, preparation, imaging.normalise(images[order], preparation.mask_radius_px)
 
 
@@ -693,7 +695,7 @@ def test_preparing_does_not_hold_the_stack(tmp_path, monkeypatch):
 @pytest.mark.real
 def test_real_particles_are_prepared(real_data):
     stack = load_particles(InputConfig(real_data / "real" / "empiar_10076_7.star"))
-    preparation, said = decide(stack, PrepareConfig())
+    preparation, said, _ = decide(stack, PrepareConfig())
     assert (preparation.box, preparation.ctf) == (64, "phase-flip")
     assert any("Fourier-cropped from 320 to 64" in line for line in said)
     images, usable = whole(stack, preparation)

@@ -15,7 +15,7 @@ from emspatialvae.run import FORMAT, Manifest, RunDir, default_out
 MANIFEST = Manifest(
     config=RunConfig(
         InputConfig(Path("/data/particles.star"), Path("/data"), pixel_size_A=1.25, limit=7),
-        PrepareConfig(box=32, mask_diameter_A=150.0, cache=Path("/scratch")),
+        PrepareConfig(box=32, particle_diameter_A=150.0, cache=Path("/scratch")),
         ModelConfig(z_dim=3, noise="fitted", residual=True, max_shift_A=20.0),
         TrainConfig(epochs=5, learning_rate=1e-4, seed=3),
         poses="keep",

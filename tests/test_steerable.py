@@ -11,6 +11,7 @@ from emspatialvae import geometry
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.steerable import (
     MAX_BYTES,
+    Disk,
     FourierPlane,
     RingMetric,
     SteerableBasis,
@@ -29,7 +30,7 @@ def full():
 
     def of(box: int, max_frequency: float = 0.5) -> SteerableBasis:
         if (box, max_frequency) not in made:
-            made[box, max_frequency] = SteerableBasis.full(box, box / 2 - 0.5, max_frequency)
+            made[box, max_frequency] = SteerableBasis.full(Disk(box, box / 2 - 0.5), max_frequency)
         return made[box, max_frequency]
 
     return of
@@ -138,7 +139,7 @@ def test_white_noise_stays_white(full, box):
 @pytest.mark.parametrize("box", [32, 33])
 def test_rotation_moves_a_dot_from_x_towards_y(box):
     """The house's sign: a bright dot on the +x axis ends on the +y axis (downwards) after a quarter turn."""
-    basis = SteerableBasis.full(box, box / 2 - 0.5)
+    basis = SteerableBasis.full(Disk(box, box / 2 - 0.5))
     dot = torch.zeros(box, box)
     dot[box // 2, box // 2 + 8] = 1
     turned = basis.images(basis.rotate(basis.coefficients(dot), torch.tensor(math.pi / 2)))
@@ -221,7 +222,7 @@ def test_a_box_of_256_pixels():
     functions = sum(len(k) for k in bessel_rings(256, 127.5, highest))
     assert 8 * functions * math.pi * 127.5**2 <= MAX_BYTES
     assert affordable_frequency(64, 31.5) == 0.5
-    basis = SteerableBasis.full(256, 127.5, 0.03)
+    basis = SteerableBasis.full(Disk(256, 127.5), 0.03)
     images = tensor(blobs(256, 2, sigma=20))
     again = basis.images(basis.coefficients(images))
     assert float((again - images).norm() / images.norm()) < 0.02
@@ -229,7 +230,7 @@ def test_a_box_of_256_pixels():
 
 def test_boxes_that_cannot_be():
     with pytest.raises(EmsvaeError, match="15 px is too small"):
-        SteerableBasis.full(15, 7.0)
+        SteerableBasis.full(Disk(15, 7.0))
     with pytest.raises(EmsvaeError, match="--box 256"):
         affordable_frequency(1500, 750)
 

@@ -7,7 +7,7 @@ import torch
 from emspatialvae import geometry
 from emspatialvae.geometry import Pose2D
 from emspatialvae.simulation.stack import clean_image, draw_truth, hinge_object
-from emspatialvae.steerable import FourierPlane, SteerableBasis
+from emspatialvae.steerable import Disk, FourierPlane, SteerableBasis
 from emspatialvae.steerable_pca import FullDisk
 
 BOX = 32
@@ -15,7 +15,7 @@ BOX = 32
 
 @pytest.fixture(scope="module")
 def disk() -> FullDisk:
-    return FullDisk(BOX, BOX / 2 - 0.5, 0.5)
+    return FullDisk(Disk(BOX, BOX / 2 - 0.5), 0.5)
 
 
 def hinges(n: int, seed: int) -> torch.Tensor:

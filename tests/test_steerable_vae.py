@@ -21,7 +21,7 @@ from emspatialvae.model.start import new_model
 from emspatialvae.model.steerable_vae import SteerableVAE, amplitude
 from emspatialvae.simulation.kinds import phantom
 from emspatialvae.simulation.stack import clean_image, hinge_object
-from emspatialvae.steerable import SteerableBasis
+from emspatialvae.steerable import Disk, SteerableBasis
 
 BOX = 24
 SPEC = ImageSpec(BOX, 10.8, shift_prior_px=1.5, max_shift_px=5.0)
@@ -181,7 +181,7 @@ def of_one_image(
     torch.manual_seed(0)
     box = len(image)
     spec = ImageSpec(box, 0.45 * box, shift_sd_px, 5.0)
-    model = SteerableVAE(config, spec, SteerableBasis.full(box, box / 2 - 0.5, limit), 1)
+    model = SteerableVAE(config, spec, SteerableBasis.full(Disk(box, box / 2 - 0.5), limit), 1)
     wanted = model.basis.coefficients(torch.from_numpy(image).float()) * model.basis.live
     model.decoder.start_from(wanted)
     with torch.no_grad():

@@ -25,6 +25,14 @@ class CanonicalDecoder(nn.Module, ABC):
     def forward(self, z: Tensor) -> Tensor:
         """Decode."""
 
+    def with_slopes(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients [n, 2 R] of z [n, d] and their derivatives [n, d, 2 R] by each coordinate."""
+        n, d = z.shape
+        many = z[:, None].expand(n, d, d).contiguous()
+        along = torch.eye(d, device=z.device).expand(n, d, d).contiguous()
+        drawn, slopes = torch.func.jvp(self.forward, (many,), (along,))
+        return drawn[:, 0], slopes
+
     @abstractmethod
     def start_from(self, coefficients: Tensor, generator: torch.Generator | None = None) -> None:
         """Make every z mean (nearly) the image of the given coefficients [2 R]: the consensus, before z is learned."""
@@ -51,6 +59,19 @@ class CoefficientDecoder(CanonicalDecoder):
     def forward(self, z: Tensor) -> Tensor:
         """See `CanonicalDecoder`."""
         return self.output(self.layers(z)) * self.live
+
+    def with_slopes(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """See `CanonicalDecoder`: layer by layer, where these are plain ones."""
+        h, slopes = z, torch.eye(z.shape[1], device=z.device).expand(len(z), -1, -1)
+        for layer in [*self.layers, self.output]:
+            if isinstance(layer, nn.Linear):
+                h, slopes = layer(h), slopes @ layer.weight.T
+            elif isinstance(layer, nn.Tanh):
+                h = torch.tanh(h)
+                slopes = slopes * (1 - h[:, None] ** 2)
+            else:
+                return super().with_slopes(z)
+        return h * self.live, slopes * self.live
 
     def start_from(self, coefficients: Tensor, generator: torch.Generator | None = None) -> None:
         """See `CanonicalDecoder`."""
@@ -113,8 +134,8 @@ class CoefficientEncoder(nn.Module):
         return DiagonalGaussian(mean, log_sd.clamp(math.log(1e-3), math.log(3.0)))
 
 
-def canonical_decoder(config: ModelConfig, basis: SteerableBasis) -> CanonicalDecoder:
-    """The decoder that the settings ask for."""
+def canonical_decoder(config: ModelConfig, basis: SteerableBasis, z_dim: int) -> CanonicalDecoder:
+    """The decoder that the settings ask for, of ``z_dim`` latent coordinates."""
     sizes = {
         "hidden": config.hidden,
         "layers": config.layers,
@@ -122,9 +143,9 @@ def canonical_decoder(config: ModelConfig, basis: SteerableBasis) -> CanonicalDe
         "residual": config.residual,
     }
     if config.decoder != "spatial":
-        return CoefficientDecoder(basis, config.z_dim, **sizes)
+        return CoefficientDecoder(basis, z_dim, **sizes)
     spatial = SpatialDecoder(
-        config.z_dim,
+        z_dim,
         1,
         squared_coordinates=config.squared_coordinates,
         bilinear=config.bilinear,

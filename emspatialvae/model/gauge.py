@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from emspatialvae import geometry
-from emspatialvae.model.pose_search import ANGLES_EVERYWHERE, Poses, PoseSearch
+from emspatialvae.model.pose_search import ANGLES_REGISTERED, Poses, PoseSearch
 
 NEWTON_STEPS = 12
 FIT_STEPS = 1500
@@ -36,7 +36,7 @@ def register(search: PoseSearch, contents: Tensor, reference: Tensor, mask: Tens
     device = reference.device
     theta = torch.zeros(len(contents), device=device)
     if search.rotate:
-        angles = 2 * math.pi * torch.arange(ANGLES_EVERYWHERE, device=device) / ANGLES_EVERYWHERE
+        angles = 2 * math.pi * torch.arange(ANGLES_REGISTERED, device=device) / ANGLES_REGISTERED
         start = reference if mask is None else basis.coefficients(basis.images(reference) * mask)
         theta = geometry.wrapped(angles[basis.correlate(contents, start, angles).argmax(1)])
     shift = torch.zeros(len(contents), 2, device=device)

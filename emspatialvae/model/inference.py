@@ -19,17 +19,23 @@ from emspatialvae import geometry
 from emspatialvae.model.canonical import CanonicalDecoder
 from emspatialvae.model.gauge import Gauge
 from emspatialvae.model.interface import Estimate
+from emspatialvae.model.latent_posterior import LatentPosterior, latent_posterior
 from emspatialvae.model.modes import IMPOSSIBLE, best_of, mixture, without_doubles
 from emspatialvae.model.observation import Observation
 from emspatialvae.model.pose_search import ANGLES_EVERYWHERE, COARSE_STEP_PX, Nearby, Poses, PoseSearch
 from emspatialvae.model.posterior import Content, DiagonalGaussian, log_normal
+from emspatialvae.steerable import RingForm
 
-MODES = 3
-"""Poses apart from each other that are looked at more closely."""
+MODES, OTHER_TEMPLATES = 3, 5
+"""Candidates of the global search: at angles apart from each other, and of other templates than theirs."""
 UNLIKELY = 14.0
-"""Modes of the coarse search that much below the best (nats) are not looked at,"""
+"""After a first refinement, candidates that much below the best (nats) are given up,"""
 CLOSE = 8.0
-"""and of those that were, only the ones this close to the best are looked at closely."""
+"""and of those that remain, only the ones this close to the best are looked at closely."""
+FIRST_ZOOM = 2.0
+"""Steps of the grid of the first refinement, in s.d. of a typical pose."""
+LATENT_STEPS = 2
+"""Of Gauss-Newton for z, after each refinement of the pose."""
 WIDE_ZOOM, CLOSE_ZOOM = 3.0, 1.5
 """Steps of the grids of poses, in s.d. of a typical pose: at the first look, which is at few contents, and at the last."""
 COARSE_STEPS = 2
@@ -52,6 +58,27 @@ LEAST_EFFECTIVE = 0.25
 
 
 @dataclass(frozen=True)
+class Settled:
+    """Poses and z of n particles that agree with each other.
+
+    ``near`` holds the poses; ``z`` [n, z_dim]; ``log_evidence`` [n], of the pose and of the neighbourhood of z, by Laplace's method.
+    """
+
+    near: Nearby
+    z: Tensor
+    log_evidence: Tensor
+
+    def better_of(self, other: "Settled") -> "Settled":
+        """For each particle the one with more evidence."""
+        ours = self.log_evidence >= other.log_evidence
+        return Settled(
+            self.near.chosen(ours, other.near),
+            torch.where(ours[:, None], self.z, other.z),
+            torch.where(ours, self.log_evidence, other.log_evidence),
+        )
+
+
+@dataclass(frozen=True)
 class Inference:
     """The parts of a model that inference needs, and the steps that it takes with them."""
 
@@ -61,27 +88,61 @@ class Inference:
     gauge: Gauge
     z_dim: int
 
-    def q(self, observation: Observation, poses: Poses) -> DiagonalGaussian:
-        """``q(z | y)`` from images canonicalised with the given poses."""
+    def proposal(self, observation: Observation, poses: Poses) -> DiagonalGaussian:
+        """``q(z | y)`` as the encoder guesses it, from images canonicalised with the given poses."""
         return self.encoder(self.search.upright(observation, poses))
+
+    def q(self, observation: Observation, poses: Poses, start: Tensor | None = None, steps: int = 6) -> LatentPosterior:
+        """``q(z | y)`` at the given poses, from ``start`` [n, z_dim] or from where the encoder proposes."""
+        start = self.proposal(observation, poses).mean if start is None else start
+        upright = self.search.canonical(observation.plane, poses)
+        form = self.search.metric.form(observation.information)
+        return latent_posterior(self.decoder, upright, form, start, steps)[0]
 
     # ---------------------------------------------------------------------------------------------------- one pose
 
     @torch.no_grad()
-    def settle(self, observation: Observation, poses: Poses, *, freeze_z: bool = False, fine: bool = True) -> Nearby:
-        """Bring poses of the coarse search to the precision of the fine one, z following.
+    def settle(
+        self,
+        observation: Observation,
+        poses: Poses,
+        z: Tensor | None = None,
+        *,
+        freeze_z: bool = False,
+        fine: bool = True,
+    ) -> Settled:
+        """Bring poses of the coarse search to the precision of the fine one, z [n, z_dim] following [default: the encoder's].
 
         Without ``fine`` only most of the way, for poses that will be refined anyway.
         """
         zooms = self.zooms() if fine else self.zooms()[:COARSE_STEPS]
-        for zoom in zooms[:-1]:
-            poses = self._nearby(observation, poses, zoom, freeze_z=freeze_z).mean
-        return self._nearby(observation, poses, zooms[-1], freeze_z=freeze_z)
+        form = self.search.metric.form(observation.information)
+        if freeze_z:
+            z = torch.zeros(len(observation), self.z_dim, device=observation.plane.device)
+        elif z is None:
+            z = self.proposal(observation, poses).mean
+        near, volume = None, torch.zeros(len(observation), device=observation.plane.device)
+        for zoom in zooms:
+            near = self.search.nearby(observation, poses, self.decoder(z), zoom=zoom)
+            poses = near.mean
+            if not freeze_z:
+                upright = self.search.canonical(observation.plane, poses)
+                q, value = latent_posterior(self.decoder, upright, form, z, LATENT_STEPS)
+                volume = q.log_volume - 0.5 * (q.mean**2).sum(1)
+                z = q.mean
+        assert near is not None
+        return Settled(near, z, near.log_evidence + volume)
 
-    def _nearby(self, observation: Observation, poses: Poses, zoom: float, *, freeze_z: bool) -> Nearby:
-        mean = self.q(observation, poses).mean
-        return self.search.nearby(
-            observation, poses, self.decoder(torch.zeros_like(mean) if freeze_z else mean), zoom=zoom
+    def with_encoder(self, observation: Observation, found: Settled) -> Settled:
+        """For each particle z as found, or as the encoder proposes at that pose where that explains the image better."""
+        form = self.search.metric.form(observation.information)
+        upright = self.search.canonical(observation.plane, found.near.mean)
+        proposed = self.proposal(observation, found.near.mean).mean
+        both = torch.stack([found.z, proposed], 1)
+        drawn = self.decoder(both)
+        value = (upright[:, None] * drawn).sum(-1) - form.half_square(drawn) - 0.5 * (both**2).sum(-1)
+        return Settled(
+            found.near, torch.where((value[:, 1] > value[:, 0])[:, None], proposed, found.z), found.log_evidence
         )
 
     def zooms(self) -> list[float]:
@@ -98,48 +159,104 @@ class Inference:
     # -------------------------------------------------------------------------------------------------- from nothing
 
     @torch.no_grad()
-    def modes(self, observation: Observation, anchors: Tensor, radius_px: float) -> tuple[Poses, Tensor]:
-        """The most likely poses [n, k] of images, best first, and their log evidence [n, k]; ``anchors`` [J, z_dim] are tried.
+    def search_globally(
+        self,
+        observation: Observation,
+        templates: Tensor,
+        radius_px: float,
+        *,
+        modes: int = MODES,
+        freeze_z: bool = False,
+    ) -> tuple[Poses, Tensor, Tensor]:
+        """Poses and z of images of which nothing is known, best first, after a first refinement of every candidate.
+
+        Parameters
+        ----------
+        templates
+            Latents [J, z_dim] to search with.
+
+        Returns
+        -------
+        Poses [n, c] of c candidates, z [n, c, z_dim], and the log evidence [n, c].
+        """
+        others = min(OTHER_TEMPLATES, len(templates) - 1)
+        found = self.search.everywhere(observation, self.decoder(templates), radius_px, modes, others)
+        likely = found.score > found.score[:, :1] - 3 * UNLIKELY  # the coarse score is off by some nats
+        evidence = torch.full_like(found.score, IMPOSSIBLE)
+        theta, shift, z = found.poses.theta_rad.clone(), found.poses.shift_px.clone(), templates[found.template]
+        rows, candidates = torch.nonzero(likely, as_tuple=True)
+        near = self.search.nearby(
+            observation[rows], found.poses[rows, candidates], self.decoder(z[rows, candidates]), zoom=FIRST_ZOOM
+        )
+        settled = Settled(near, z[rows, candidates], near.log_evidence)
+        if not freeze_z:
+            some = observation[rows]
+            settled = self.with_encoder(some, settled)
+            upright = self.search.canonical(some.plane, near.mean)
+            form = self.search.metric.form(some.information)
+            q, value = latent_posterior(self.decoder, upright, form, settled.z, LATENT_STEPS)
+            # What z gained since its template, at that pose.
+            before = self._log_likelihood(upright, form, z[rows, candidates])
+            after = value + q.log_volume
+            settled = Settled(near, q.mean, near.log_evidence - before + after)
+        theta[rows, candidates], shift[rows, candidates] = near.mean.theta_rad, near.mean.shift_px
+        z[rows, candidates], evidence[rows, candidates] = settled.z, settled.log_evidence
+        evidence, order = without_doubles(evidence, Poses(theta, shift)).sort(1, descending=True)
+        return (
+            Poses(theta.gather(1, order), shift.gather(1, order[..., None].expand_as(shift))),
+            z.gather(1, order[..., None].expand_as(z)),
+            evidence,
+        )
+
+    def _log_likelihood(self, upright: Tensor, form: RingForm, z: Tensor) -> Tensor:
+        drawn = self.decoder(z)
+        return (upright * drawn).sum(-1) - form.half_square(drawn)
+
+    @torch.no_grad()
+    def modes(self, observation: Observation, templates: Tensor, radius_px: float) -> tuple[Poses, Tensor, Tensor]:
+        """The most likely poses [n, k] of images, best first, with z [n, k, z_dim] and log evidence [n, k]; J ``templates`` are tried.
 
         A pose without a rival is brought most of the way only: `posterior` goes the rest.
         """
-        starts, score = self.search.everywhere(observation, self.decoder(anchors), radius_px, MODES)
-        theta, shift = starts.theta_rad.clone(), starts.shift_px.clone()
-        evidence = torch.full_like(score, IMPOSSIBLE)
-        rivals = score[:, 1] > score[:, 0] - UNLIKELY
-        for k in range(score.shape[1]):
-            here = score[:, k] > score[:, 0] - UNLIKELY
+        poses, z, evidence = self.search_globally(observation, templates, radius_px)
+        theta, shift = poses.theta_rad.clone(), poses.shift_px.clone()
+        rivals = evidence[:, 1] > evidence[:, 0] - UNLIKELY
+        for k in range(min(MODES, evidence.shape[1])):
+            here = evidence[:, k] > evidence[:, 0] - UNLIKELY
             for rows, fine in ((here & rivals, True), (here & ~rivals, False)):
                 if not rows.any():
                     continue
                 index = torch.nonzero(rows)[:, 0]
-                found = self.settle(observation[index], starts[index, k], fine=fine)
-                theta[index, k], shift[index, k] = found.mean.theta_rad, found.mean.shift_px
-                evidence[index, k] = found.log_evidence
-        evidence, order = without_doubles(evidence, Poses(theta, shift)).sort(1, descending=True)
-        return Poses(theta.gather(1, order), shift.gather(1, order[..., None].expand_as(shift))), evidence
+                found = self.settle(observation[index], poses[index, k], z[index, k], fine=fine)
+                theta[index, k], shift[index, k] = found.near.mean.theta_rad, found.near.mean.shift_px
+                z[index, k], evidence[index, k] = found.z, found.log_evidence
+        evidence = evidence[:, :MODES]
+        evidence, order = without_doubles(evidence, Poses(theta[:, :MODES], shift[:, :MODES])).sort(1, descending=True)
+        poses = Poses(theta.gather(1, order), shift.gather(1, order[..., None].expand(-1, -1, 2)))
+        return poses, z.gather(1, order[..., None].expand(-1, -1, z.shape[2])), evidence
 
     @torch.no_grad()
-    def estimate(self, observation: Observation, poses: Poses, evidence: Tensor) -> Estimate:
+    def estimate(self, observation: Observation, poses: Poses, z: Tensor, evidence: Tensor) -> Estimate:
         """Posterior means about the best of the poses [n, k] that `modes` gave, and about the second where it is close."""
-        best = self.posterior(observation, poses[:, 0])
+        best = self.posterior(observation, poses[:, 0], z[:, 0])
         close = torch.nonzero(evidence[:, 1] > evidence[:, 0] - CLOSE)[:, 0]
-        second = self.posterior(observation[close], poses[close, 1]) if len(close) else None
+        second = self.posterior(observation[close], poses[close, 1], z[close, 1]) if len(close) else None
         return best_of(best, second, close, evidence)
 
     # ---------------------------------------------------------------------------------------------------- posterior
 
     @torch.no_grad()
-    def posterior(self, observation: Observation, poses: Poses) -> Estimate:
-        """Posterior means about one pose each [n], in the common frame."""
-        z, log_prior = self.first_contents(self.q(observation, poses))
+    def posterior(self, observation: Observation, poses: Poses, start: Tensor) -> Estimate:
+        """Posterior means about one pose and z each, [n] and ``start`` [n, z_dim], in the common frame."""
+        q = self.q(observation, poses, start, LATENT_STEPS)
+        z, log_prior = self.first_contents(q)
         found = self.search.jointly(observation, poses, self.decoder(z), zoom=WIDE_ZOOM, reach=1)
         log_weight = log_prior + found.log_evidence
         poses = mixture(found.mean, torch.softmax(log_weight, 1))
         if self.z_dim == 1:
             z, log_prior = close_contents(z[..., 0], log_weight)
         else:
-            z, log_prior = drawn_contents(self.q(observation, poses), DRAWS)
+            z, log_prior = drawn_contents(self.q(observation, poses, q.mean, LATENT_STEPS), DRAWS)
         found = self.search.jointly(observation, poses, self.decoder(z), zoom=CLOSE_ZOOM)
         log_weight = log_prior + found.log_evidence
         weight = torch.softmax(log_weight, 1) if self.z_dim == 1 else tempered(log_weight)
@@ -153,7 +270,7 @@ class Inference:
             misfit=self.misfit(observation, mixture(found.mean, weight), mean_z),
         )
 
-    def first_contents(self, q: DiagonalGaussian) -> tuple[Tensor, Tensor]:
+    def first_contents(self, q: LatentPosterior) -> tuple[Tensor, Tensor]:
         """Few contents [n, K, z_dim] and log weights [n, K] such that ``sum exp(log weight) f(z)`` is the mean of f over the prior."""
         if self.z_dim > 1:
             return drawn_contents(q, DRAWS // 3)
@@ -217,14 +334,12 @@ def close_contents(z: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor]:
     return _as_integral(left + (right - left) * (level - low) / (high - low))
 
 
-def drawn_contents(q: DiagonalGaussian, count: int) -> tuple[Tensor, Tensor]:
+def drawn_contents(q: LatentPosterior, count: int) -> tuple[Tensor, Tensor]:
     """Contents [n, count, z_dim] spread like q(z | y), somewhat wider, with log weights as `Inference.first_contents` gives them."""
     d = q.mean.shape[1]
     sobol = torch.quasirandom.SobolEngine(d, scramble=True, seed=0).draw(count).clamp(1e-4, 1 - 1e-4)
     unit = torch.special.ndtri(sobol).to(q.mean)[None]
-    z = q.mean[:, None] + WIDER * q.sd[:, None] * unit
-    log_q = log_normal(unit) - (WIDER * q.sd).log().sum(1)[:, None]
-    return z, log_normal(z) - log_q - math.log(count)
+    return q.samples(unit, WIDER)
 
 
 def tempered(log_weight: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ class ImageSpec:
     max_shift_px: float
     """Infinity for no limit."""
     channels: int = 1
+    particle_radius_px: float | None = None
+    """Of the circle that holds the particle; None: it may fill the box."""
 
 
 @dataclass(frozen=True)

@@ -135,13 +135,14 @@ class Spectra(nn.Module):
         return plane.images(plane.transform(images) * plane.by_ring(gain / (gain**2 + least**2)))
 
     @torch.no_grad()
-    def estimate_noise(self, residuals: "list[tuple[Tensor, Batch]]", plane: FourierPlane) -> Tensor:
+    def estimate_noise(self, residuals: "list[Batch]", plane: FourierPlane) -> Tensor:
         """Power of the noise per group and ring, from images that hold nothing else (times their CTF); [groups + 1, rings].
 
         The last row is that of all particles, from which groups of few particles borrow.
         """
         found = Sums(len(self.noise), self.noise.shape[1], self.noise.device)
-        for images, batch in residuals:
+        for batch in residuals:
+            images = batch.images[:, 0]
             found.add(batch.group, plane.ring_means(plane.transform(images)), ctf_power(batch, plane.rings))
         return found.noise()
 

@@ -12,7 +12,7 @@ from emspatialvae.model.interface import ImageSpec
 from emspatialvae.model.noise import noise_within
 from emspatialvae.model.observation import Observation, Spectra
 from emspatialvae.model.pose_search import Poses
-from emspatialvae.model.steerable_vae import SteerableVAE, disk_radius
+from emspatialvae.model.steerable_vae import SteerableVAE, particle_disk
 from emspatialvae.steerable import FourierPlane, affordable_frequency
 from emspatialvae.steerable_pca import FullDisk
 
@@ -24,7 +24,8 @@ LEAST_SIGNAL, LARGEST_FLOOR, MARGIN_RINGS = 0.002, 0.005, 1.5
 """Rings whose signal is a smaller share of the noise say next to nothing; see `resolved_frequency`."""
 RESTARTS = 4
 CONSENSUS_PARTICLES = 1500
-CONSENSUS_ROUNDS = 8
+FIRST_ROUNDS, LAST_ROUNDS = 4, 4
+"""Of alignment and averaging: of each start, and of the best one afterwards."""
 
 Batches = Callable[[], Iterable[Batch]]
 
@@ -41,8 +42,9 @@ def new_model(config: ModelConfig, images: ImageSpec, groups: int, batches: Batc
     plane = FourierPlane(images.box)
     spectra = Spectra(groups, plane.rings)
     error = _measure(spectra, plane, images, batches)
-    limit = min(affordable_frequency(images.box, disk_radius(images)), resolved_frequency(spectra, error, images.box))
-    disk = FullDisk(images.box, disk_radius(images), limit)
+    where = particle_disk(images)
+    limit = min(affordable_frequency(images.box, where.radius_px), resolved_frequency(spectra, error, images.box))
+    disk = FullDisk(where, limit)
     # Whitened images have noise of power 1 on average, so no covariance of the noise is needed.
     seen = disk.covariances(plane.images(spectra.observe(batch, plane).plane) for batch in batches())
     basis, ratio = disk.principal(seen, least=LEAST, most=MOST)
@@ -127,26 +129,26 @@ def find_consensus(model: SteerableVAE, observation: Observation, seed: int) -> 
     evidence wins: with one alone, one in some ends in a reference that is upside down with respect to itself.
     """
     generator = torch.Generator().manual_seed(seed)
-    best: tuple[float, Tensor] | None = None
+
+    def improved(reference: Tensor, rounds: int) -> tuple[float, Tensor]:
+        evidence = -torch.inf
+        for _ in range(rounds):
+            model.search.set_steps(reference[None], model.mean_information(observation))
+            poses, evidence = _align(model, observation, reference)
+            reference = centred(model, model.wiener_mean(observation, poses), poses)
+        return evidence, reference
+
+    starts = []
     for _ in range(RESTARTS):
         first = int(torch.randint(len(observation), (1,), generator=generator))
         still = Poses(torch.zeros(1, device=model.anchors.device), torch.zeros(1, 2, device=model.anchors.device))
         some = observation[first : first + 1]
-        reference = model.wiener_mean(some, still)
-        evidence = -torch.inf
-        for _ in range(CONSENSUS_ROUNDS):
-            model.search.set_steps(reference[None], model.mean_information(observation))
-            poses, evidence = _align(model, observation, reference)
-            reference = centred(model, model.wiener_mean(observation, poses), poses)
-        if best is None or evidence > best[0]:
-            best = (evidence, reference)
-    assert best is not None
-    return best[1]
+        starts.append(improved(model.wiener_mean(some, still), FIRST_ROUNDS))
+    return improved(max(starts, key=lambda start: start[0])[1], LAST_ROUNDS)[1]
 
 
 def _align(model: SteerableVAE, observation: Observation, reference: Tensor) -> tuple[Poses, float]:
-    found, _ = model.search.everywhere(observation, reference[None], model.search_radius_px)
-    poses = found[:, 0]
+    poses = model.search.everywhere(observation, reference[None], model.search_radius_px).poses[:, 0]
     near = model.search.nearby(observation, poses, reference.expand(len(observation), -1))
     return near.mean, float(near.log_evidence.mean())
 

@@ -6,7 +6,6 @@
 With CTF and coloured noise the inner product and the norm are those of `emspatialvae.model.observation`.
 """
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,18 +14,30 @@ from torch import Tensor
 
 from emspatialvae import geometry
 from emspatialvae.config import ModelConfig
+from emspatialvae.imaging import circular_mask
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.canonical import CanonicalDecoder, CoefficientEncoder, canonical_decoder
 from emspatialvae.model.gauge import Gauge, register
-from emspatialvae.model.inference import Inference
+from emspatialvae.model.inference import Inference, Settled
 from emspatialvae.model.interface import Elbo, Estimate, ImageSpec, ParticleVAE
+from emspatialvae.model.noise import noise_within
 from emspatialvae.model.observation import Observation, Spectra
-from emspatialvae.model.pose_search import Nearby, Poses, PoseSearch
+from emspatialvae.model.pose_search import Poses, PoseSearch
 from emspatialvae.model.posterior import Content, log_normal, standard_normal
-from emspatialvae.steerable import FourierPlane, SteerableBasis, effective_ring
+from emspatialvae.steerable import Disk, FourierPlane, SteerableBasis, effective_ring
 
-EDGE = 0.9
-"""From this share of the disk's radius on there is no particle."""
+RIM = 0.9
+"""From this share of the radius that is seen in full there is no particle, or hardly any."""
+LEAST_EDGE_PX, EDGE_SHARE = 2.0, 0.1
+"""Width of the soft edge of a canonical image, beyond the particle: in pixels at least, and as a share of its radius."""
+COMMON_TURN_RAD, COMMON_SHARE = 0.35, 0.85
+"""A common frame needs so large a share of the contents to be turned onto it within so many radians of what z says."""
+NEIGHBOURS_BEYOND = 0.36
+"""Particles with a larger radius, in boxes, leave no room for others beside them."""
+MOST_LATENTS = 8
+"""Latent coordinates where nobody says how many."""
+STEPS_IN_TRAINING = 1
+"""Of Gauss-Newton for z in a step of training: the last visit's z is known."""
 SCALE_SD = 0.3
 """Of the prior on a particle's amplitude."""
 
@@ -47,6 +58,7 @@ class SteerableVAE(ParticleVAE):
 
     def __init__(self, config: ModelConfig, images: ImageSpec, basis: SteerableBasis, groups: int) -> None:
         super().__init__()
+        self.config = config
         self.images = images
         self.basis = basis
         self.plane = FourierPlane(images.box, effective_ring(basis))
@@ -59,24 +71,37 @@ class SteerableVAE(ParticleVAE):
             shift_sd_px=images.shift_prior_px,
             max_shift_px=min(images.max_shift_px, images.box / 2),
         )
-        sizes = {"activation": config.activation, "residual": config.residual}
-        self.decoder = canonical_decoder(config, basis)
-        self.encoder = CoefficientEncoder(
-            2 * basis.size, config.z_dim, hidden=config.encoder_hidden, layers=config.encoder_layers, **sizes
-        )
-        self.gauge = Gauge(config.z_dim, 2 * basis.size, rotate=config.rotate, translate=config.translate)
+        self.set_z_dim(config.z_dim or MOST_LATENTS)
         # One group's amplitude is the decoder's.
         self.scale = "none" if groups == 1 and config.scale != "particle" else config.scale
-        self.register_buffer("anchors", torch.zeros(1, config.z_dim))
         self.register_buffer("group_scale", torch.ones(groups))
+
+    def set_z_dim(self, z_dim: int) -> None:
+        """Begin anew with so many latent coordinates: untrained networks."""
+        config, size = self.config, 2 * self.basis.size
+        device = self.plane.fx.device
+        scale = self.encoder.scale if hasattr(self, "encoder") else None
+        self.decoder = canonical_decoder(config, self.basis, z_dim).to(device)
+        self.encoder = CoefficientEncoder(
+            size,
+            z_dim,
+            hidden=config.encoder_hidden,
+            layers=config.encoder_layers,
+            activation=config.activation,
+            residual=config.residual,
+        ).to(device)
+        if scale is not None:
+            self.encoder.scale.copy_(scale)
+        self.gauge = Gauge(z_dim, size, rotate=config.rotate, translate=config.translate).to(device)
+        self.register_buffer("anchors", torch.zeros(1, z_dim, device=device))
 
     @classmethod
     def of_state(cls, config: ModelConfig, images: ImageSpec, state: dict[str, Tensor]) -> "SteerableVAE":
         """An untrained model of the sizes of a checkpoint, with the checkpoint's basis."""
         size, rings = state["basis.radial"].shape
-        basis = SteerableBasis(images.box, disk_radius(images), size // 2, rings)
+        basis = SteerableBasis(particle_disk(images), size // 2, rings)
         basis.load_state_dict({key: state[f"basis.{key}"] for key in basis.state_dict()})
-        model = cls(config, images, basis, len(state["spectra.noise"]))
+        model = cls(replace(config, z_dim=state["anchors"].shape[1]), images, basis, len(state["spectra.noise"]))
         model.anchors = torch.zeros_like(state["anchors"])
         return model
 
@@ -106,26 +131,51 @@ class SteerableVAE(ParticleVAE):
         self,
         observation: Observation,
         poses: Poses,
+        start: Tensor,
         generator: torch.Generator | None = None,
         *,
         freeze_z: bool = False,
         jitter: bool = True,
         zoom: float = 1.0,
         draws: int = 1,
-    ) -> tuple[Elbo, Nearby]:
-        """Estimate of the ELBO near the given poses, and the posterior over poses there.
+    ) -> tuple[Elbo, Settled]:
+        """Estimate of the ELBO near the given poses, and what is known of poses and z there.
+
+        ``q(z | y)`` is the decoder's own posterior at those poses (`emspatialvae.model.latent_posterior`). The encoder learns to propose it:
+        its log density at the samples is added with a value of zero and the gradient that it has.
 
         Parameters
         ----------
+        start
+            The z [n, z_dim] that is known so far.
         freeze_z
             Hold z at zero and leave its KL out, so that the consensus is aligned first.
         draws
-            Contents K drawn for each particle. With more than one the bound is ``log 1/K sum_k p(y, z_k) / q(z_k)`` (Burda et al.,
-            arXiv 1509.00519): tighter, and not loose where the encoder knows little yet.
+            Samples K of z for each particle. With more than one the bound is ``log 1/K sum_k p(y, z_k) / q(z_k)`` (Burda et al.,
+            arXiv 1509.00519): tighter where the posterior is no Gaussian.
         jitter
-            Show the encoder images canonicalised with poses that are off by as much as they are uncertain. It must not rely on
-            the pose's last degree, which was found with the z that it said before: the two would confirm each other's errors.
+            Show the encoder images canonicalised with poses that are off by as much as they are uncertain: it will have to propose z at
+            poses that are not settled.
         """
+        if freeze_z:
+            z = torch.zeros_like(start)
+            near = self.search.nearby(observation, poses, self.decoder(z), zoom=zoom)
+            zero = torch.zeros_like(near.log_evidence)
+            return Elbo(near.log_evidence, zero, zero, zero), Settled(near, z, near.log_evidence.detach())
+        q = self.inference.q(observation, poses, start, STEPS_IN_TRAINING)
+        unit = standard_normal((len(observation), draws, self.z_dim), generator, observation.plane)
+        z, log_weight = q.samples(unit)
+        kl = q.kl_to_normal()
+        near = self.search.nearby(observation, poses, self.decoder(z), log_weight if draws > 1 else None, zoom=zoom)
+        bound = near.log_evidence if draws > 1 else near.log_evidence - kl
+        learned = self._proposal_density(observation, poses, z, generator, jitter=jitter)
+        zero = torch.zeros_like(kl)
+        return Elbo(bound + kl + learned - learned.detach(), kl, zero, zero), Settled(near, q.mean, bound.detach())
+
+    def _proposal_density(
+        self, observation: Observation, poses: Poses, z: Tensor, generator: torch.Generator | None, *, jitter: bool
+    ) -> Tensor:
+        """Mean log density that the encoder gives to samples z [n, K, z_dim]; [n]."""
         seen = poses
         if jitter:
             steps = (self.search.theta_step_rad, self.search.shift_step_px)
@@ -136,22 +186,9 @@ class SteerableVAE(ParticleVAE):
             )
         with torch.no_grad():
             upright = self.search.upright(observation, seen)
-        q = self.encoder(upright)
-        if freeze_z:
-            found = self.search.nearby(observation, poses, self.decoder(torch.zeros_like(q.mean)), zoom=zoom)
-            zero = 0 * q.mean.sum(1)  # the encoder has its gradient, of zero
-            return Elbo(found.log_evidence, zero, zero, zero), found
-        unit = standard_normal((len(observation), draws, self.z_dim), generator, observation.plane)
-        z = q.mean[:, None] + q.sd[:, None] * unit
-        kl = q.kl_to_normal(1.0)
-        zero = torch.zeros_like(kl)
-        if draws == 1:
-            found = self.search.nearby(observation, poses, self.decoder(z), zoom=zoom)
-            return Elbo(found.log_evidence, kl, zero, zero), found
-        log_q = log_normal(unit) - q.sd.log().sum(1)[:, None]
-        log_weight = log_normal(z) - log_q - math.log(draws)
-        found = self.search.nearby(observation, poses, self.decoder(z), log_weight, zoom=zoom)
-        return Elbo(found.log_evidence + kl, kl, zero, zero), found
+        proposed = self.encoder(upright)
+        off = (z - proposed.mean[:, None]) / proposed.sd[:, None]
+        return (log_normal(off) - proposed.log_sd.sum(1)[:, None]).mean(1)
 
     def mean_information(self, observation: Observation) -> Tensor | None:
         """Mean over the images of CTF^2 / noise per ring [rings]; None where it is 1."""
@@ -187,12 +224,12 @@ class SteerableVAE(ParticleVAE):
         ``turns`` means nothing here: all angles are searched.
         """
         observation, scale = self.observe(batch), None
-        poses, evidence = self.inference.modes(observation, self.anchors, self.search_radius_px)
+        poses, z, evidence = self.inference.modes(observation, self.anchors, self.search_radius_px)
         if self.scale == "particle":
-            settled = self.inference.settle(observation, poses[:, 0])
-            scale = amplitude(settled.of_unit_amplitude(torch.ones_like(settled.cross)))
+            near = self.inference.settle(observation, poses[:, 0], z[:, 0]).near
+            scale = amplitude(near.of_unit_amplitude(torch.ones_like(near.cross)))
             observation = self.observe(batch, scale)
-        return replace(self.inference.estimate(observation, poses, evidence), scale=scale)
+        return replace(self.inference.estimate(observation, poses, z, evidence), scale=scale)
 
     # ----------------------------------------------------------------------------------------------------- drawing
 
@@ -215,12 +252,14 @@ class SteerableVAE(ParticleVAE):
         return self._levelled(self.spectra.unwhitened(self.basis.draw(coefficients, box or self.images.box)))
 
     def _levelled(self, images: Tensor) -> Tensor:
-        """Images [..., box, box] with zero, on average, at the edge of the disk."""
-        box = images.shape[-1]
+        """Images [..., box, box] with zero, on average, at the rim of the particle."""
+        box, disk = images.shape[-1], self.basis.disk
         x, y = geometry.pixel_grid(box)
-        radius = torch.from_numpy(np.hypot(x, y)).to(images.device) / (self.basis.radius_px * box / self.images.box)
-        edge = (radius > EDGE) & (radius <= 1)
-        return images - images[..., edge].mean(-1)[..., None, None] * (radius <= 1)
+        r_px = np.hypot(x, y) * disk.box / box
+        inner = disk.radius_px - disk.edge_px
+        rim = torch.from_numpy((r_px > RIM * inner) & (r_px <= inner)).to(images.device)
+        window = torch.from_numpy(disk.window(r_px)).to(images)
+        return images - images[..., rim].mean(-1)[..., None, None] * window
 
     @property
     def whole_plane(self) -> FourierPlane:
@@ -238,6 +277,20 @@ class SteerableVAE(ParticleVAE):
         return plane.images(moved)
 
     @torch.no_grad()
+    def residual_noise(self, residuals: list[Batch]) -> Tensor:
+        """Power of the noise per group and ring from images less what the model draws; [groups + 1, rings].
+
+        Where there is room for neighbours only what lies within the particle's disk counts: there are none in it.
+        """
+        radius_px = self.images.particle_radius_px
+        if radius_px is None or radius_px > NEIGHBOURS_BEYOND * self.images.box:
+            return self.spectra.estimate_noise(residuals, self.whole_plane)
+        window = torch.from_numpy(circular_mask(self.images.box, radius_px)).float()
+        cpu = [batch.to("cpu") for batch in residuals]
+        noise = noise_within(lambda: cpu, window, len(self.spectra.noise), FourierPlane(self.images.box))
+        return noise.to(self.spectra.noise)
+
+    @torch.no_grad()
     def fix_gauge(self, z: Tensor, mask: Tensor | None = None) -> None:
         """Refer all poses to one consensus, given contents [n, z_dim] as the particles have them.
 
@@ -251,11 +304,28 @@ class SteerableVAE(ParticleVAE):
                 poses = register(self.search, contents, reference)
                 reference = self.upright_contents(contents, poses).mean(0)
             self.gauge.reference.copy_(reference)
-        self.gauge.fit(z, register(self.search, contents, self.gauge.reference, mask))
+        needed = register(self.search, contents, self.gauge.reference, mask)
+        self.gauge.fit(z, needed)
+        if mask is None and not self._is_common(needed, self.gauge(z)):
+            self.gauge.fitted.fill_(False)
+
+    def _is_common(self, needed: Poses, folded: Poses) -> bool:
+        """Whether contents look alike enough for one reference: for most of them the turn onto it is a smooth function of z.
+
+        Views of a 3-D object have nothing in common that could be turned onto each other; similar ones then keep the similar frames that
+        the decoder has for them.
+        """
+        off = geometry.wrapped(needed.theta_rad - folded.theta_rad).abs()
+        return not self.search.rotate or float((off < COMMON_TURN_RAD).float().mean()) > COMMON_SHARE
 
     @torch.no_grad()
-    def gauge_residual(self, z: Tensor, mask: Tensor | None = None) -> tuple[float, float]:
-        """R.m.s. of the turn (degrees) and of the move (px per axis) that would still register contents [n, z_dim]."""
+    def gauge_residual(self, z: Tensor, mask: Tensor | None = None) -> tuple[float, float] | None:
+        """R.m.s. of the turn (degrees) and of the move (px per axis) that would still register contents [n, z_dim].
+
+        None where they have no common frame.
+        """
+        if not self.gauge.fitted:
+            return None
         needed, folded = register(self.search, self.decoder(z), self.gauge.reference, mask), self.gauge(z)
         turn = torch.rad2deg(geometry.wrapped(needed.theta_rad - folded.theta_rad))
         return float(turn.square().mean().sqrt()), float((needed.shift_px - folded.shift_px).square().mean().sqrt())
@@ -272,6 +342,13 @@ def amplitude(match: Tensor) -> Tensor:
     return ((cross + prior) / (norm + prior)).clamp(0.2, 5.0)
 
 
-def disk_radius(images: ImageSpec) -> float:
-    """Radius of the disk that the basis lives on: the box's own, so that a shifted particle stays in it."""
-    return images.box / 2 - 0.5
+def particle_disk(images: ImageSpec) -> Disk:
+    """The disk that canonical images live on: as large as the particle, with a soft edge beyond, and at most the box's own.
+
+    What lies outside, the neighbours of crowded particles, has no part in the likelihood. Shifts move the disk over the image.
+    """
+    whole = images.box / 2 - 0.5
+    if images.particle_radius_px is None:
+        return Disk(images.box, whole)
+    edge = max(LEAST_EDGE_PX, EDGE_SHARE * images.particle_radius_px)
+    return Disk(images.box, min(images.particle_radius_px + edge, whole), edge)
