@@ -10,24 +10,25 @@ RUN/classes/
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import export, labels
+from emspatialvae import export, geometry, labels
 from emspatialvae.analysis.averages import class_averages
 from emspatialvae.analysis.clusters import classified
 from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.analysis.restore import Averages
 from emspatialvae.config import ClassMethod
-from emspatialvae.errors import RunFolderError
+from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.geometry import Floats
 from emspatialvae.infer import Latents
 from emspatialvae.io import mrc, star
 from emspatialvae.io.atomic import atomic_folder, atomic_path
+from emspatialvae.prepare import Preparation
 from emspatialvae.progress import Say, bar
 from emspatialvae.results import check_fits, read_run
 from emspatialvae.run import RunDir
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
 THRESHOLDS = (0.143, 0.5)
 """Of the FRC, for the resolution."""
+JUNK_CLASS = 0.5
+"""A class with so large a share of junk is said to be mostly junk."""
+OUTSIDE, SOLID = 1.2, 0.3
+"""Beyond that many radii of the particle lies its surrounding; what is above that share of the highest density counts for the centre."""
 UNRESOLVED_A = 999.0
 """What RELION writes where there is no resolution."""
 
@@ -58,6 +63,8 @@ class Classes:
     """[k]; of their particles, those that are more likely junk than not; None where the run does not know junk."""
     pixel_size_A: float
     """Of the averages."""
+    purity: Floats | None = None
+    """[k]; mean probability that their particles belong to them and to no other class."""
 
     @property
     def share(self) -> Floats:
@@ -70,9 +77,9 @@ class Classes:
 
 def classify_run(
     path: Path,
-    k: int,
+    k: int | None = 20,
     *,
-    method: ClassMethod = "kmeans",
+    method: ClassMethod | None = None,
     seed: int = 0,
     project_dir: Path | None = None,
     say: Say = print,
@@ -80,6 +87,13 @@ def classify_run(
     """Put a run's particles into classes and write them: into the run's own tables, and ``RUN/classes/``.
 
     Classes are derived from the run's results and can be made again at any time, so older ones are replaced.
+
+    Parameters
+    ----------
+    k
+        Number of classes; None: as many as are distinct (method ``images``).
+    method
+        See `emspatialvae.config.ClassMethod` [default: ``images``; of the coordinate engine, which draws no images in one frame, ``kmeans``].
 
     Raises
     ------
@@ -89,14 +103,14 @@ def classify_run(
     run, latents, stack = read_run(path, project_dir)
     manifest = run.manifest
     check_fits(stack, manifest.preparation, run)  # a stack of the same name that is found first may be another one
-    latents = classified(latents, k, method, seed)
+    latents = _classified(run, latents, k, method, seed)
     with bar(int(latents.used.sum()), "averaging classes") as progress:
         averages = class_averages(stack, latents, manifest.preparation, seed=seed, progress=progress)
     folder = run.path / "classes"
     if folder.exists():
         say(f"{folder} is replaced")
     latents = export.write_run(latents, stack, run)
-    table = class_table(latents, averages)
+    table = class_table(latents, averages, _particle_radius_px(manifest.preparation, averages.pixel_size_A))
     with atomic_folder(folder) as temporary:
         _write(temporary, folder, averages, table)
     label = export.class_label(stack, manifest.config.poses)
@@ -106,6 +120,40 @@ def classify_run(
     assert classes is not None
     _tell(classes, averages, run, label, say)
     return classes
+
+
+def _classified(run: RunDir, latents: Latents, k: int | None, method: ClassMethod | None, seed: int) -> Latents:
+    """Classes by the method that was asked for, or that fits the run.
+
+    Raises
+    ------
+    EmsvaeError
+        The method and the run do not go together.
+    """
+    steerable = run.manifest.config.model.engine == "steerable"
+    method = method or ("images" if steerable else "kmeans")
+    latents = replace(latents, class_pose=None)
+    if method != "images":
+        if k is None:
+            raise EmsvaeError(f"--k auto needs --method images; give a number of classes for --method {method}")
+        return classified(latents, k, method, seed)
+    if not steerable:
+        raise EmsvaeError(
+            f"--method images: {run.path} was trained with --engine coordinate, whose images have no common frame; use --method kmeans"
+        )
+    from emspatialvae.analysis.image_classes import classified_by_image
+    from emspatialvae.infer import load_model
+    from emspatialvae.model.steerable_vae import SteerableVAE
+
+    model = load_model(run)
+    assert isinstance(model, SteerableVAE)
+    return classified_by_image(model, latents, k, seed)
+
+
+def _particle_radius_px(preparation: Preparation, pixel_size_A: float) -> float:
+    """Of the particle, in pixels of the averages."""
+    radius = preparation.particle_radius_px or preparation.mask_radius_px
+    return radius * preparation.pixel_size_A / pixel_size_A
 
 
 def read_classes(run: RunDir) -> Classes | None:
@@ -132,13 +180,17 @@ def read_classes(run: RunDir) -> Classes | None:
             images=images,
             junk_share=table["junk_share"].to_numpy(dtype=np.float64) if "junk_share" in table else None,
             pixel_size_A=float(table["pixel_size_A"].to_numpy()[0]),
+            purity=table["class_posterior"].to_numpy(dtype=np.float64) if "class_posterior" in table else None,
         )
     except (KeyError, ValueError, OSError) as error:
         raise RunFolderError(f"{folder} is damaged ({error}); run `emsvae classes {run.path}` again") from None
 
 
-def class_table(latents: Latents, averages: Averages) -> "pd.DataFrame":
-    """A row per class: particles, share, resolution, mean z, mean probabilities, share of junk; units in the names."""
+def class_table(latents: Latents, averages: Averages, radius_px: float) -> "pd.DataFrame":
+    """A row per class: particles, share, resolution, mean z, mean probabilities, share of junk, what the average looks like.
+
+    ``radius_px``: of the particle, in pixels of the averages. Units are in the names; see `average_features`.
+    """
     import pandas as pd
 
     assert latents.class_number is not None
@@ -159,7 +211,32 @@ def class_table(latents: Latents, averages: Averages) -> "pd.DataFrame":
         ("junk_share", None if latents.junk is None else (latents.junk > LIKELY).astype(float)),
     ):
         columns |= {} if values is None else {name: mean(values)}
+    columns |= average_features(averages.images, radius_px, averages.pixel_size_A)
     return pd.DataFrame(columns | {"pixel_size_A": averages.pixel_size_A})
+
+
+def average_features(images: NDArray[np.float32], radius_px: float, pixel_size_A: float) -> dict[str, Floats]:
+    """By what people judge class averages [k, box, box]; [k] each.
+
+    ``off_centre_A``: from the centre of the box to the centre of mass of what is bright within the particle's circle;
+    ``power_outside``: mean square outside the particle's circle over that within; ``centre_to_edge``: mean of the inner half of the
+    particle's radius over the mean of its outer fifth (below 1: a hollow shell).
+    """
+    x, y = geometry.pixel_grid(images.shape[-1])
+    radius = np.hypot(x, y)
+    inside, outside = radius <= radius_px, radius > OUTSIDE * radius_px
+    solid = np.where(inside & (images > SOLID * images.max((1, 2), keepdims=True)), images, 0)
+    mass = solid.sum((1, 2)).clip(1e-12)
+    off = np.hypot((solid * x).sum((1, 2)) / mass, (solid * y).sum((1, 2)) / mass) * pixel_size_A
+    squares = images.astype(np.float64) ** 2
+    within = squares[:, inside].mean(1).clip(1e-12)
+    beyond = squares[:, outside].mean(1) / within if outside.any() else np.zeros(len(images))
+    edge = images[:, inside & (radius > 0.8 * radius_px)].mean(1)
+    centre = images[:, radius <= 0.5 * radius_px].mean(1)
+    ratio = np.divide(
+        centre, edge, out=np.full(len(images), np.nan), where=np.abs(edge) > 1e-6 * np.abs(centre).clip(1e-12)
+    )
+    return {"off_centre_A": off, "power_outside": beyond, "centre_to_edge": np.asarray(ratio, dtype=np.float64)}
 
 
 def _resolution_label(threshold: float) -> str:
@@ -232,14 +309,19 @@ def _tell(classes: Classes, averages: Averages, run: RunDir, label: str, say: Sa
     how = "CTF taken out by a Wiener filter" if averages.ctf_corrected else "plain averages"
     total, box = int(classes.particles.sum()), classes.images.shape[-1]
     junk = classes.junk_share
+    purity = classes.purity
     lines = [
         f"{len(classes)} classes of {total:,} particles; averages of {box} px, {classes.pixel_size_A:.4g} A ({how})",
-        "  class  particles   share   A at FRC 0.143 / 0.5" + ("" if junk is None else "   junk"),
+        "  class  particles   share   A at FRC 0.143 / 0.5"
+        + ("" if purity is None else "   purity")
+        + ("" if junk is None else "   junk"),
     ]
     for at, (number, size) in enumerate(zip(classes.numbers, classes.particles, strict=True)):
         told = " / ".join("none" if np.isnan(value) else f"{value:.1f}" for value in classes.resolution_A[at])
         line = f"  {number:5d}  {size:9,}  {100 * classes.share[at]:5.1f} %  {told:>20}"
-        lines.append(line if junk is None else f"{line}  {100 * junk[at]:3.0f} %")
+        line = line if purity is None else f"{line}  {purity[at]:6.2f}"
+        marked = "" if junk is None or junk[at] < JUNK_CLASS else "  mostly junk"
+        lines.append(line if junk is None else f"{line}  {100 * junk[at]:3.0f} %{marked}")
     lines.append(f"{folder / 'classes.mrcs'}, {folder / 'classes.csv'}; {label} in {run.star}")
     lines.append(f"to look at in RELION: relion_display --class --allow_save --i {folder / 'run_model.star'}")
     for line in lines:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHUNK_BYTES = 64 << 20
+CLASS_POSE = ("class_theta_rad", "class_shift_x_A", "class_shift_y_A")
+"""Columns of ``latents.csv`` with `Latents.class_pose`."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def class_label(stack: ParticleStack, poses: Poses) -> str:
 
 def result_columns(latents: Latents, stack: ParticleStack, poses: Poses) -> list[Column]:
     """The columns that are added to a STAR file; the pose under RELION's labels where that is allowed."""
-    psi_deg, origin_A = geometry.to_relion(latents.pose, latents.pixel_size_A)
+    psi_deg, origin_A = geometry.to_relion(latents.reported_pose, latents.pixel_size_A)
     apart = protects_poses(stack, poses)
     origin, origin_labels = origin_A, labels.ORIGIN_A
     if not apart and _has_pixel_origins(stack):
@@ -150,7 +152,7 @@ def write_star(
 
 def _check_finite(latents: Latents) -> None:
     for name, values in vars(latents).items():
-        array = np.asarray(values.shift_px if name == "pose" else values)
+        array = np.asarray(values.shift_px if isinstance(values, geometry.Pose2D) else values)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise EmsvaeError(
                 f"{name} holds NaN or infinity, which RELION would read as a number; train again with a lower --learning-rate"
@@ -208,7 +210,7 @@ def write_cs(
         raise EmsvaeError(f"{stack.source} is not a .cs file, so there is no .cs to write back; use --star")
     _check_finite(latents)
     array, n = stack.metadata, len(latents)
-    own_pixels = latents.pose.scaled(latents.pixel_size_A / stack.pixel_size_A[:n])
+    own_pixels = latents.reported_pose.scaled(latents.pixel_size_A / stack.pixel_size_A[:n])
     pose_rad, shift_px = geometry.to_cryosparc(own_pixels)
     group = "emsvae" if poses == "keep" else "alignments2D"
     fields: dict[str, NDArray[Any]] = {
@@ -266,6 +268,10 @@ def latents_table(latents: Latents) -> "pd.DataFrame":
     columns |= {"shift_x_sd_A": shift_sd_A[:, 0], "shift_y_sd_A": shift_sd_A[:, 1]}
     columns["log_likelihood"] = latents.log_likelihood
     columns |= {names.csv: values for names, values in _scores(latents)}
+    if latents.class_pose is not None:
+        on_class_A = latents.class_pose.shift_px * latents.pixel_size_A
+        values = (latents.class_pose.theta_rad, on_class_A[:, 0], on_class_A[:, 1])
+        columns |= dict(zip(CLASS_POSE, values, strict=True))
     return pd.DataFrame(columns)
 
 
@@ -297,12 +303,20 @@ def read_csv(file: Path, z_dim: int, pixel_size_A: float) -> Latents:
             shift_sd_px=shift_sd.to_numpy() / pixel_size_A,
             log_likelihood=table["log_likelihood"].to_numpy(),
             pixel_size_A=pixel_size_A,
+            class_pose=_class_pose(table, pixel_size_A),
             **{field: table[names.csv].to_numpy() for field, names in labels.SCORES.items() if names.csv in table},
         )
     except (KeyError, ValueError) as error:
         raise RunFolderError(
             f"{file} is damaged ({error}); run `emsvae train ... --resume` to write it again"
         ) from None
+
+
+def _class_pose(table: "pd.DataFrame", pixel_size_A: float) -> geometry.Pose2D | None:
+    if CLASS_POSE[0] not in table:
+        return None
+    shift_A = table[list(CLASS_POSE[1:])].to_numpy()
+    return geometry.Pose2D(table[CLASS_POSE[0]].to_numpy(), shift_A / pixel_size_A)
 
 
 # ------------------------------------------------------------------------------------------------------------- images
@@ -325,7 +339,7 @@ def write_aligned(
             f"{stack.source} has boxes of {stack.boxes} px, one aligned stack has one; export the optics groups apart"
         )
     n, box = len(latents), max(stack.boxes)
-    pose = latents.pose.scaled(latents.pixel_size_A / stack.pixel_size_A[:n])
+    pose = latents.reported_pose.scaled(latents.pixel_size_A / stack.pixel_size_A[:n])
     size = max(1, CHUNK_BYTES // (4 * stack.channels * box**2))
     with _stack_writer(stack, destination, n, box, force) as append:
         for start in range(0, n, size):

@@ -55,9 +55,16 @@ class Latents:
     """[n]; from 1, 0 for images that could not be used. None until `emsvae classes` has made classes."""
     class_posterior: Floats | None = None
     """[n]; probability of that class, given z and its uncertainty."""
+    class_pose: Pose2D | None = None
+    """n poses that align each particle on the average of its class, where the run has no common frame; shifts in prepared pixels."""
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def reported_pose(self) -> Pose2D:
+        """What is written to STAR and .cs files: poses on the class averages where there are such, else `pose`."""
+        return self.pose if self.class_pose is None else self.class_pose
 
     def __getitem__(self, rows: Any) -> "Latents":
         whole = {"pixel_size_A", *(key for key, value in vars(self).items() if value is None)}
@@ -90,6 +97,7 @@ def infer(
     names: NDArray[Any],
     pixel_size_A: float,
     config: TrainConfig,
+    given: Pose2D | None = None,
 ) -> Latents:
     """Infer z, theta and shift of every particle.
 
@@ -101,6 +109,8 @@ def infer(
         Image names in particle order; shape [n].
     pixel_size_A
         Of the prepared images.
+    given
+        Poses that are known for certain, for a model that was trained with such (``--poses-fixed``); n, in prepared pixels.
     """
     device = compute.pick_device(config.device)
     dtype = compute.pick_precision(config.precision, device) if model.half_precision else torch.float32
@@ -117,7 +127,8 @@ def infer(
             yield from (good[start : start + part] for start in range(0, len(good), part))
 
     def look(some: Portion) -> tuple[NDArray[np.int64], dict[str, torch.Tensor]]:
-        batch = Batch.of(some.images, some.group, some.ctf_power).to(device)
+        batch = Batch.of(some.images, some.group, some.ctf_power)
+        batch = (batch if given is None else batch.at(given[some.rows])).to(device)
         with compute.matmul_precision(device, dtype):
             return some.rows, _columns_of(model.infer(batch, config.infer_turns))
 
@@ -128,6 +139,8 @@ def infer(
                     columns[name] = np.zeros((n, *values.shape[1:]))
                 columns[name][rows] = values.float().cpu().numpy()
     pose = Pose2D(geometry.wrap_rad(columns.pop("theta_rad")), columns.pop("shift_px"))
+    if given is not None:  # to the last digit; 0 for images that could not be used
+        pose = Pose2D(geometry.wrap_rad(used * given.theta_rad), used[:, None] * given.shift_px)
     latents = Latents(names=names, used=used, pose=pose, pixel_size_A=pixel_size_A, **columns)
     return replace(latents, junk=_junk(latents))
 

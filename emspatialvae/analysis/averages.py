@@ -86,7 +86,7 @@ def average(
     share.eliminate_zeros()
     half = split(latents.used.astype(np.int64), seed) if half is None else half
     whole = full_size(stack, preparation, np.flatnonzero(latents.used))
-    pose = latents.pose.scaled(latents.pixel_size_A / whole.pixel_size_A)
+    pose = latents.reported_pose.scaled(latents.pixel_size_A / whole.pixel_size_A)
     sums = accumulate(stack, pose, share, half, whole, progress)
     return restore(sums, whole.pixel_size_A, whole.mask_radius_px)
 

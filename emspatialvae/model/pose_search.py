@@ -137,6 +137,8 @@ class PoseSearch(nn.Module):
         Which parts of the pose are unknown; the others are zero.
     max_shift_px
         Poses beyond are not considered.
+    fixed
+        Poses are known for certain: `nearby` and `jointly` look at them and at no others, without a prior.
 
     Buffers: ``shift_sd_px``, s.d. of the shift's prior; ``theta_step_rad`` and ``shift_step_px``, how finely the posterior must be
     looked at, set by `set_steps`.
@@ -155,11 +157,12 @@ class PoseSearch(nn.Module):
         translate: bool,
         shift_sd_px: float,
         max_shift_px: float,
+        fixed: bool = False,
     ) -> None:
         super().__init__()
         # Owned by the model; kept out of this module's own state.
         self._shared = (basis, plane, RingMetric(basis, plane))
-        self.rotate, self.translate, self.max_shift_px = rotate, translate, max_shift_px
+        self.rotate, self.translate, self.max_shift_px, self.fixed = rotate, translate, max_shift_px, fixed
         self.register_buffer("shift_sd_px", torch.tensor(float(shift_sd_px)))
         self.register_buffer("theta_step_rad", torch.tensor(2 * math.pi / ANGLES_NEARBY))
         self.register_buffer("shift_step_px", torch.tensor(1.0))
@@ -222,6 +225,9 @@ class PoseSearch(nn.Module):
         if not self.translate:
             here = self.basis.rotate(self.coefficients(observation.plane)[0], -poses.theta_rad[:, None])
             return here, poses.shift_px[:, None], torch.zeros_like(poses.theta_rad)[:, None]
+        if self.fixed:
+            upright = self.canonical(observation.plane, poses)[:, None]
+            return upright, poses.shift_px[:, None], torch.zeros_like(poses.theta_rad)[:, None]
         moved = self.plane.move_back(observation.plane, poses.shift_px)
         found, steps = self.coefficients(moved, step_px, reach)
         shifts = poses.shift_px[:, None] + steps
@@ -241,7 +247,7 @@ class PoseSearch(nn.Module):
     def window(self, step_rad: float, count: int = ANGLES_NEARBY) -> tuple[Tensor, float]:
         """Angles [G] round a known one, and the log prior of each."""
         device = self.shift_sd_px.device
-        if not self.rotate:
+        if self.fixed or not self.rotate:
             return torch.zeros(1, device=device), 0.0
         step = min(step_rad, 2 * math.pi / count)
         offsets = (torch.arange(count, device=device) - count // 2) * step
@@ -404,10 +410,20 @@ class PoseSearch(nn.Module):
         move = ((images[:, None] * turned[:, :, None]).sum(-1) + coarse.log_prior).argmax(-1)
         return coarse.angles[g], coarse.offsets[move], template, of_move[at]
 
+    def fits_at(self, images: Tensor, templates: Tensor, angles_rad: Tensor) -> Tensor:
+        """``<image, turned template>`` of all pairs of coefficients [n, 2 R] and [J, 2 R] at angles [G]; [G, J, n]."""
+        order, size = self.basis.order, self.basis.size
+        columns = torch.cat(
+            [torch.cat([rows, rows + size]) for rows in (torch.nonzero(order == m)[:, 0] for m in order.unique())]
+        )
+        return _fits_by_order(images[:, columns], templates[:, columns], order, angles_rad.to(images))
+
     # ----------------------------------------------------------------------------------------------------- details
 
     def _mean(self, of_angle: Tensor, of_shift: Tensor, angles: Tensor, shifts: Tensor, poses: Poses) -> Poses:
         """Posterior means from weights of the window's angles [n, G] and of the shifts [n, S]."""
+        if self.fixed:
+            return poses
         theta = geometry.wrapped(poses.theta_rad + of_angle @ angles)
         shift = (of_shift[..., None] * shifts).sum(1)
         return Poses(theta, shift if self.translate else poses.shift_px)
