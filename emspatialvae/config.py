@@ -83,6 +83,9 @@ class ModelConfig:
     """Infer the in-plane rotation theta."""
     translate: bool = True
     """Infer the shift."""
+    poses_fixed: bool = False
+    """Take theta and shift of every particle from the file (rlnAnglePsi and rlnOrigin, alignments2D), for certain and to the end, and learn
+    z only: for particles of a 3-D refinement; steerable engine. `emsvae infer` then does so, too."""
     hidden: int = 128
     """Units per hidden layer of the decoder."""
     layers: int = 2
@@ -326,6 +329,24 @@ def _check_hold_still(config: RunConfig) -> None:
         )
 
 
+def _check_poses_fixed(config: RunConfig) -> None:
+    m = config.model
+    if not m.poses_fixed:
+        return
+    if m.engine == "coordinate":
+        raise EmsvaeError("--poses-fixed belongs to the steerable engine; leave --engine coordinate or it out")
+    against = {
+        "--no-rotate": not m.rotate,
+        "--no-translate": not m.translate,
+        "--hold-still": config.train.hold_still is not None,
+    }
+    for flag, asked in against.items():
+        if asked:
+            raise EmsvaeError(
+                f"--poses-fixed takes theta and shift as they are in the file, {flag} changes them; leave one of them out"
+            )
+
+
 def _check_engine(m: ModelConfig) -> None:
     """Refuse settings that belong to the other engine."""
     only_coordinate = {
@@ -349,6 +370,7 @@ def check(config: RunConfig) -> RunConfig:
     """Refuse settings that cannot work, before anything is read; returns the configuration unchanged."""
     m, t, p = config.model, config.train, config.prepare
     _check_engine(m)
+    _check_poses_fixed(config)
     _check_hold_still(config)
     positive = {
         "--z-dim": m.z_dim,

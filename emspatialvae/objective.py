@@ -199,6 +199,7 @@ class SearchedObjective(Objective):
         self.evidence = math.nan
         self.groups = torch.zeros(n, dtype=torch.long) if groups is None else torch.from_numpy(groups).long()
         self.given = start is not None
+        assert self.given or not model.search.fixed
         self.from_templates = False
         if start is not None:
             self.table.theta_rad.copy_(model.search.rotate * torch.from_numpy(np.asarray(start.theta_rad)).float())
@@ -312,6 +313,8 @@ class SearchedObjective(Objective):
             self._set_steps(some[:256], frozen=epoch <= self.z_delay and not self.from_templates)
         if searched and not self.given:
             self._search_everywhere(rows, frozen=epoch <= self.z_delay and not self.from_templates, known=epoch > 0)
+        if searched and self.model.search.fixed and epoch > self.z_delay:
+            self._search_contents(rows)
         if epoch == self.z_delay and self.config.draws is None:
             self._choose_draws(some[:EVIDENCE_PARTICLES])
 
@@ -332,7 +335,9 @@ class SearchedObjective(Objective):
         else:
             reference = find_consensus(self.model, observation, self.config.seed)
         self.model.search.set_steps(reference[None], self.model.mean_information(observation))
-        if self.model.search.rotate:
+        if self.model.search.fixed:
+            pass  # as many latents as there may be: those that say nothing are closed by their posterior
+        elif self.model.search.rotate:
             self._look_for_templates(rows, reference)
         else:
             self._set_z_dim(FALLBACK_LATENTS)
@@ -394,11 +399,16 @@ class SearchedObjective(Objective):
 
     @torch.no_grad()
     def fix_gauge(self, rows: Rows, mask: NDArray[np.float32] | None = None) -> tuple[float, float] | None:
-        """Fit the model's gauge to contents as some particles have them; what is left for others (degrees, px)."""
+        """Fit the model's gauge to contents as some particles have them; what is left for others (degrees, px).
+
+        Fixed poses stay as they are: nothing is fitted.
+        """
         some = np.random.default_rng(self.config.seed).permutation(rows)
         others = some[GAUGE_PARTICLES : GAUGE_PARTICLES + ANCHOR_PARTICLES]
         others, some = others if len(others) else some, some[:GAUGE_PARTICLES]
         self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], self.config.seed)
+        if self.model.search.fixed:
+            return None
         weights = None if mask is None else torch.from_numpy(mask).to(self.device)
         self.model.fix_gauge(self.contents(some), weights)
         return self.model.gauge_residual(self.contents(others), weights)
@@ -448,6 +458,15 @@ class SearchedObjective(Objective):
         if model.search.translate and self.learn_shift_prior:
             spread = math.sqrt(squares / count)
             model.search.shift_sd_px.fill_(max(spread, LEAST_SHIFT_SD_PX))
+
+    def _search_contents(self, rows: Rows) -> None:
+        """The best z at the poses of the table, wherever it is."""
+        model = self.model
+        for part in _parts(rows):
+            observation, poses = self._observe(part), self.poses(part)
+            _, z, evidence = model.inference.known(observation, poses, model.anchors, self.z(part))
+            near = model.search.nearby(observation, poses, model.decoder(z[:, 0]))
+            self._keep(part, Settled(near, z[:, 0], evidence[:, 0]))
 
     def _look_at_noise(self, rows: Rows) -> None:
         """Noise power from what the model leaves unexplained."""

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from emspatialvae import ctf, imaging
 from emspatialvae.dataclass_json import to_json
 from emspatialvae.errors import EmsvaeError, ParticleFileError
+from emspatialvae.geometry import Pose2D
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.particles import OpticsGroup, ParticleStack
 from emspatialvae.sources import missing_ctf_columns
@@ -108,6 +109,21 @@ def check_ctf(stack: ParticleStack, treatment: CtfTreatment, otherwise: str = "u
                 f"{stack.source}: {int(bad.sum())} of {len(stack)} particles have an impossible CTF, the first is "
                 f"{stack.names[bad.argmax()]} with {values[bad.argmax()]:g} {wrong}; correct them or {otherwise}"
             )
+
+
+def file_poses(stack: ParticleStack, preparation: Preparation, asked: str, otherwise: str = "leave it out") -> Pose2D:
+    """Poses of the file in prepared pixels; ``asked`` says what needs them, ``otherwise`` what the user may do.
+
+    Raises
+    ------
+    ParticleFileError
+        It has none.
+    """
+    if stack.pose is None:
+        raise ParticleFileError(
+            f"{stack.source}: {asked} needs rlnAnglePsi and rlnOriginX/YAngst (or alignments2D), found none; {otherwise}"
+        )
+    return stack.pose.scaled(stack.pixel_size_A / preparation.pixel_size_A)
 
 
 def prepare_chunk(stack: ParticleStack, rows: NDArray[np.int64], preparation: Preparation) -> tuple[Portion, int]:

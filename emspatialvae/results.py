@@ -15,7 +15,7 @@ from emspatialvae.infer import Latents, infer, load_model
 from emspatialvae.io.atomic import check_writable
 from emspatialvae.loading import load_particles, read_mask
 from emspatialvae.particles import ParticleStack
-from emspatialvae.prepare import Portion, Preparation, check_ctf, prepare
+from emspatialvae.prepare import Portion, Preparation, check_ctf, file_poses, prepare
 from emspatialvae.progress import Say, bar
 from emspatialvae.run import Manifest, RunDir
 
@@ -121,6 +121,11 @@ def infer_other(
     manifest, model = run.manifest, load_model(run)
     stack = load_particles(source)
     check_fits(stack, manifest.preparation, run)
+    given = None
+    if manifest.config.model.poses_fixed:
+        asked = f"{run.path} was trained with --poses-fixed, which"
+        given = file_poses(stack, manifest.preparation, asked, "give a file that has them")
+        poses = "keep" if poses == "auto" else poses
     groups = _groups_of_run(stack, manifest, say)
     with bar(len(stack), "inferring poses") as progress:
 
@@ -130,7 +135,7 @@ def infer_other(
                 progress(len(portion))
 
         settings = dataclasses.replace(manifest.config.train, device=device)
-        latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings)
+        latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings, given)
     export.write(latents, stack, out, poses=poses, force=force)
     say(f"{len(latents):,} particles, {int((~latents.used).sum())} unusable: {out}")
 

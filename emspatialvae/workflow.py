@@ -18,7 +18,7 @@ from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
 from emspatialvae.geometry import Pose2D
 from emspatialvae.loading import load_particles, read_mask
 from emspatialvae.particles import ParticleStack
-from emspatialvae.prepare import Portion, Preparation, PreparedImages, prepared_images
+from emspatialvae.prepare import Portion, Preparation, PreparedImages, file_poses, prepared_images
 from emspatialvae.progress import Say
 from emspatialvae.run import Manifest, RunDir
 
@@ -55,8 +55,7 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
         stack, config.prepare, bernoulli=config.model.noise == "bernoulli", engine=config.model.engine
     )
     config = dataclasses.replace(config, input=_absolute(config.input), poses=_poses(config))
-    if config.train.init_poses:
-        _start_poses(stack, preparation)
+    _start_poses(config, stack, preparation)
     images, shift_said = _image_spec(config, preparation, stack.channels)
     if config.train.hold_still is not None:
         read_mask(config.train.hold_still, images.box)
@@ -162,7 +161,7 @@ def train_run(
         stack.names,
         train,
         run,
-        start=_start_poses(stack, manifest.preparation) if train.init_poses else None,
+        start=_start_poses(dataclasses.replace(manifest.config, train=train), stack, manifest.preparation),
         learn_shift_prior=manifest.config.model.shift_prior_px is None,
     )
     if resume:
@@ -173,7 +172,9 @@ def train_run(
     _report(run, say, _verdict(run, trainer))
     _check_signal(run, trainer, stack, say)
     left = trainer.fix_gauge(mask)
-    if left is None and manifest.config.model.engine == "steerable":
+    if manifest.config.model.poses_fixed:
+        _report(run, say, "poses are those of the file: no common reference was fitted")
+    elif left is None and manifest.config.model.engine == "steerable":
         _report(
             run,
             say,
@@ -223,19 +224,11 @@ def new_engine(
     return model
 
 
-def _start_poses(stack: ParticleStack, preparation: Preparation) -> Pose2D:
-    """Poses of the file in prepared pixels.
-
-    Raises
-    ------
-    ParticleFileError
-        It has none.
-    """
-    if stack.pose is None:
-        raise ParticleFileError(
-            f"{stack.source}: --init-poses needs rlnAnglePsi and rlnOriginX/YAngst (or alignments2D), found none; leave it out"
-        )
-    return stack.pose.scaled(stack.pixel_size_A / preparation.pixel_size_A)
+def _start_poses(config: RunConfig, stack: ParticleStack, preparation: Preparation) -> Pose2D | None:
+    """The file's poses where they are to be used, in prepared pixels."""
+    if config.model.poses_fixed:
+        return file_poses(stack, preparation, "--poses-fixed")
+    return file_poses(stack, preparation, "--init-poses") if config.train.init_poses else None
 
 
 def _check_signal(run: RunDir, trainer: "Trainer", stack: ParticleStack, say: Say) -> None:
@@ -333,7 +326,9 @@ def finish_run(
 
         # A resumed run may go on elsewhere than where it began.
         settings = dataclasses.replace(manifest.config.train, device=device)
-        latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings)
+        fixed = manifest.config.model.poses_fixed
+        given = file_poses(stack, manifest.preparation, "--poses-fixed") if fixed else None
+        latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings, given)
     stale = run.forget_derived()
     if stale:
         made = " and ".join(map(str, stale))
@@ -366,6 +361,8 @@ def _image_spec(config: RunConfig, preparation: Preparation, channels: int) -> "
     # A circle of the box's own size as radius holds the corners, too.
     radius = float(preparation.box) if model.whole_image else preparation.mask_radius_px
     spec = ImageSpec(preparation.box, radius, prior, limit, channels, preparation.particle_radius_px)
+    if model.poses_fixed:
+        return spec, "theta and shift are those of the file (--poses-fixed): z alone is learned"
     if not (model.translate and model.decoder != "vanilla"):
         return spec, "shifts are not inferred"
     said = f"shift prior {prior:.3g} px ({prior * preparation.pixel_size_A:.3g} A) s.d."
@@ -381,7 +378,7 @@ def _absolute(source: InputConfig) -> InputConfig:
 def _poses(config: RunConfig) -> configuration.Poses:
     """A model that infers no pose has none to put in the place of the file's."""
     model = config.model
-    inferred = model.decoder != "vanilla" and (model.rotate or model.translate)
+    inferred = model.decoder != "vanilla" and (model.rotate or model.translate) and not model.poses_fixed
     return config.poses if inferred or config.poses == "overwrite" else "keep"
 
 

@@ -87,6 +87,8 @@ def page(findings: Findings, figures: Mapping[str, Html], cloud: Html | None) ->
 
 
 def _taken_out(manifest: Manifest) -> str:
+    if manifest.config.model.poses_fixed:
+        return "with the rotations and shifts of the file taken out"
     rotate, translate = summary.inferred(manifest.config.model)
     parts = [name for name, inferred in (("rotation", rotate), ("shift", translate)) if inferred]
     return f"with {' and '.join(parts)} taken out" if parts else "as they lie: no rotation or shift was inferred"

@@ -14,7 +14,7 @@ CLEAR = 0.9
 
 def inferred(model: ModelConfig) -> tuple[bool, bool]:
     """Whether a model infers theta, and shifts."""
-    posed = model.decoder != "vanilla"
+    posed = model.decoder != "vanilla" and not model.poses_fixed
     return model.rotate and posed, model.translate and posed
 
 

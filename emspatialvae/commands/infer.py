@@ -11,7 +11,10 @@ from emspatialvae.config import Device, InputConfig, Poses
 
 @dataclass(frozen=True)
 class InferCommand:
-    """Infer z, rotation and shift of other particles with a trained run, and write them into those particles' own file."""
+    """Infer z, rotation and shift of other particles with a trained run, and write them into those particles' own file.
+
+    A run that was trained with --poses-fixed takes the poses from that file, too, and infers z only.
+    """
 
     run: Positional[Path]
     """The run folder that `emsvae train` made."""

@@ -1,12 +1,15 @@
 """What a model is given to look at."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from emspatialvae.geometry import Pose2D
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,10 @@ class Batch:
     """[n], whole numbers: which optics group each particle belongs to."""
     ctf_power: Tensor | None = None
     """[n, box // 2 + 1], mean of CTF^2 over each ring of the Fourier plane. None: the images are taken as they are."""
+    theta_rad: Tensor | None = None
+    """[n], of the poses that are known beforehand (``--poses-fixed``)."""
+    shift_px: Tensor | None = None
+    """[n, 2], as ``theta_rad``."""
 
     @classmethod
     def of(cls, images: NDArray[Any], group: NDArray[Any], ctf_power: NDArray[Any] | None = None) -> "Batch":
@@ -31,11 +38,19 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
+    def at(self, pose: Pose2D) -> "Batch":
+        """The same with poses that are known, shifts in prepared pixels."""
+        theta, shift = (
+            torch.from_numpy(np.asarray(values)).to(self.images) for values in (pose.theta_rad, pose.shift_px)
+        )
+        return replace(self, theta_rad=theta, shift_px=shift)
+
     def __getitem__(self, rows: Any) -> "Batch":
-        power = None if self.ctf_power is None else self.ctf_power[rows]
-        return Batch(self.images[rows], self.group[rows], power)
+        return self._each(lambda values: values[rows])
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same on another device."""
-        power = None if self.ctf_power is None else self.ctf_power.to(device)
-        return Batch(self.images.to(device), self.group.to(device), power)
+        return self._each(lambda values: values.to(device))
+
+    def _each(self, done: Callable[[Tensor], Tensor]) -> "Batch":
+        return Batch(**{name: None if values is None else done(values) for name, values in vars(self).items()})

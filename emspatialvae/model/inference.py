@@ -21,7 +21,7 @@ from emspatialvae.model.gauge import Gauge
 from emspatialvae.model.interface import Estimate
 from emspatialvae.model.latent_posterior import LatentPosterior, latent_posterior
 from emspatialvae.model.modes import IMPOSSIBLE, best_of, mixture, without_doubles
-from emspatialvae.model.observation import Observation
+from emspatialvae.model.observation import Observation, half_norm
 from emspatialvae.model.pose_search import ANGLES_EVERYWHERE, COARSE_STEP_PX, Nearby, Poses, PoseSearch
 from emspatialvae.model.posterior import Content, DiagonalGaussian, log_normal
 from emspatialvae.steerable import RingForm
@@ -34,8 +34,8 @@ CLOSE = 8.0
 """and of those that remain, only the ones this close to the best are looked at closely."""
 FIRST_ZOOM = 2.0
 """Steps of the grid of the first refinement, in s.d. of a typical pose."""
-LATENT_STEPS = 2
-"""Of Gauss-Newton for z, after each refinement of the pose."""
+LATENT_STEPS, MOST_LATENT_STEPS = 2, 6
+"""Of Gauss-Newton for z: after each refinement of the pose, and where nothing is known of z."""
 WIDE_ZOOM, CLOSE_ZOOM = 3.0, 1.5
 """Steps of the grids of poses, in s.d. of a typical pose: at the first look, which is at few contents, and at the last."""
 COARSE_STEPS = 2
@@ -92,7 +92,9 @@ class Inference:
         """``q(z | y)`` as the encoder guesses it, from images canonicalised with the given poses."""
         return self.encoder(self.search.upright(observation, poses))
 
-    def q(self, observation: Observation, poses: Poses, start: Tensor | None = None, steps: int = 6) -> LatentPosterior:
+    def q(
+        self, observation: Observation, poses: Poses, start: Tensor | None = None, steps: int = MOST_LATENT_STEPS
+    ) -> LatentPosterior:
         """``q(z | y)`` at the given poses, from ``start`` [n, z_dim] or from where the encoder proposes."""
         start = self.proposal(observation, poses).mean if start is None else start
         upright = self.search.canonical(observation.plane, poses)
@@ -236,10 +238,33 @@ class Inference:
         return poses, z.gather(1, order[..., None].expand(-1, -1, z.shape[2])), evidence
 
     @torch.no_grad()
+    def known(
+        self, observation: Observation, poses: Poses, templates: Tensor, z: Tensor | None = None
+    ) -> tuple[Poses, Tensor, Tensor]:
+        """As `modes`, of images whose poses [n] are known: one mode, with the z that explains the image best there.
+
+        Gauss-Newton starts from where the encoder proposes, from the best of J ``templates`` [J, z_dim], and from ``z`` [n, z_dim] if given.
+        """
+        upright = self.search.canonical(observation.plane, poses)
+        form = self.search.metric.form(observation.information)
+        drawn = self.decoder(templates)
+        value = upright @ drawn.T - half_norm(drawn.expand(len(upright), -1, -1), observation, self.search.metric)
+        nearest = templates[(value - 0.5 * (templates**2).sum(1)).argmax(1)]
+        proposed = self.proposal(observation, poses).mean
+        found, evidence = [], []
+        for start in (nearest, proposed) if z is None else (nearest, proposed, z):
+            q, density = latent_posterior(self.decoder, upright, form, start, MOST_LATENT_STEPS)
+            found.append(q.mean)
+            evidence.append(density + q.log_volume)
+        best = torch.stack(evidence, 1).max(1)
+        chosen = torch.stack(found, 1)[torch.arange(len(upright), device=upright.device), best.indices]
+        return poses[:, None], chosen[:, None], best.values[:, None]
+
+    @torch.no_grad()
     def estimate(self, observation: Observation, poses: Poses, z: Tensor, evidence: Tensor) -> Estimate:
         """Posterior means about the best of the poses [n, k] that `modes` gave, and about the second where it is close."""
         best = self.posterior(observation, poses[:, 0], z[:, 0])
-        close = torch.nonzero(evidence[:, 1] > evidence[:, 0] - CLOSE)[:, 0]
+        close = torch.nonzero((evidence[:, 1:2] > evidence[:, :1] - CLOSE).any(1))[:, 0]
         second = self.posterior(observation[close], poses[close, 1], z[close, 1]) if len(close) else None
         return best_of(best, second, close, evidence)
 
@@ -282,6 +307,9 @@ class Inference:
         self, mean: Poses, theta_var: Tensor, shift_var: Tensor, z: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mean and s.d. of theta and shift in the common frame, of the mixture over contents."""
+        if self.search.fixed:
+            theta, shift = mean.theta_rad[:, 0], mean.shift_px[:, 0]
+            return theta, torch.zeros_like(theta), shift, torch.zeros_like(shift)
         common = self.gauge.into_common(mean, z)
         centre = mixture(common, weight)
         off = geometry.wrapped(common.theta_rad - centre.theta_rad[:, None])

@@ -70,6 +70,7 @@ class SteerableVAE(ParticleVAE):
             translate=config.translate,
             shift_sd_px=images.shift_prior_px,
             max_shift_px=min(images.max_shift_px, images.box / 2),
+            fixed=config.poses_fixed,
         )
         self.set_z_dim(config.z_dim or MOST_LATENTS)
         # One group's amplitude is the decoder's.
@@ -177,7 +178,7 @@ class SteerableVAE(ParticleVAE):
     ) -> Tensor:
         """Mean log density that the encoder gives to samples z [n, K, z_dim]; [n]."""
         seen = poses
-        if jitter:
+        if jitter and not self.search.fixed:
             steps = (self.search.theta_step_rad, self.search.shift_step_px)
             noise = standard_normal((len(observation), 3), generator, observation.plane)
             seen = Poses(
@@ -221,10 +222,16 @@ class SteerableVAE(ParticleVAE):
     def infer(self, batch: Batch, turns: int = 1) -> Estimate:
         """Posterior means, over contents, shifts and angles about the best of some poses found anywhere.
 
-        ``turns`` means nothing here: all angles are searched.
+        Where poses are fixed the batch must bring them. ``turns`` means nothing here: all angles are searched.
         """
         observation, scale = self.observe(batch), None
-        poses, z, evidence = self.inference.modes(observation, self.anchors, self.search_radius_px)
+        if self.search.fixed:
+            assert batch.theta_rad is not None
+            assert batch.shift_px is not None
+            given = Poses(batch.theta_rad, batch.shift_px)
+            poses, z, evidence = self.inference.known(observation, given, self.anchors)
+        else:
+            poses, z, evidence = self.inference.modes(observation, self.anchors, self.search_radius_px)
         if self.scale == "particle":
             near = self.inference.settle(observation, poses[:, 0], z[:, 0]).near
             scale = amplitude(near.of_unit_amplitude(torch.ones_like(near.cross)))
