@@ -33,7 +33,7 @@ def particles_text(source: InputConfig, prepare: PrepareConfig) -> str:
         _, said, _ = decide(stack, prepare, engine=model.engine)
         read = f"read images of {', '.join(map(str, stack.boxes))} px"
         lines += [
-            f"  {line}" for line in (read, *said, f"{model.engine} engine, {_coordinates(model.z_dim)} of content")
+            f"  {line}" for line in (read, *said, f"{model.engine} engine, {_coordinates(model.z_dim)}")
         ]
     except EmsvaeError as error:
         lines.append(f"  stop: {error}")
@@ -88,8 +88,10 @@ def run_text(path: Path) -> str:
     return "\n".join(lines)
 
 
-def _coordinates(z_dim: int) -> str:
-    return f"{z_dim} coordinate{'s' if z_dim > 1 else ''}"
+def _coordinates(z_dim: int | None) -> str:
+    if z_dim is None:
+        return "as many coordinates of content as it finds"
+    return f"{z_dim} coordinate{'s' if z_dim > 1 else ''} of content"
 
 
 def _line(name: str, text: str) -> str:

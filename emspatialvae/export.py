@@ -5,6 +5,7 @@ protected: unless ``--poses overwrite`` is given, ours then go under ``emsvae*``
 file has some of its own. The names themselves stand in `emspatialvae.labels`.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -275,8 +276,8 @@ def latents_table(latents: Latents) -> "pd.DataFrame":
     return pd.DataFrame(columns)
 
 
-def read_csv(file: Path, z_dim: int, pixel_size_A: float) -> Latents:
-    """What `write_csv` wrote.
+def read_csv(file: Path, z_dim: int | None, pixel_size_A: float) -> Latents:
+    """What `write_csv` wrote; ``z_dim`` None: with as many coordinates as there are.
 
     Raises
     ------
@@ -291,7 +292,8 @@ def read_csv(file: Path, z_dim: int, pixel_size_A: float) -> Latents:
         )
     try:
         table = pd.read_csv(file, dtype={"image_name": str})
-        z, z_sd = ([table[f"z{k + 1}{end}"] for k in range(z_dim)] for end in ("", "_sd"))
+        count = z_dim or sum(bool(re.fullmatch(r"z\d+", name)) for name in table)
+        z, z_sd = ([table[f"z{k + 1}{end}"] for k in range(count)] for end in ("", "_sd"))
         shift, shift_sd = table[["shift_x_A", "shift_y_A"]], table[["shift_x_sd_A", "shift_y_sd_A"]]
         return Latents(
             names=table["image_name"].to_numpy(dtype=object),

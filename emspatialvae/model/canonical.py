@@ -29,8 +29,8 @@ class CanonicalDecoder(nn.Module, ABC):
         """Coefficients [n, 2 R] of z [n, d] and their derivatives [n, d, 2 R] by each coordinate."""
         n, d = z.shape
         many = z[:, None].expand(n, d, d).contiguous()
-        along = torch.eye(d, device=z.device).expand(n, d, d).contiguous()
-        drawn, slopes = torch.func.jvp(self.forward, (many,), (along,))
+        along = torch.eye(d, dtype=z.dtype, device=z.device).expand(n, d, d).contiguous()
+        drawn, slopes = torch.func.jvp(self.forward, (many,), (along,))[:2]
         return drawn[:, 0], slopes
 
     @abstractmethod
@@ -62,7 +62,7 @@ class CoefficientDecoder(CanonicalDecoder):
 
     def with_slopes(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See `CanonicalDecoder`: layer by layer, where these are plain ones."""
-        h, slopes = z, torch.eye(z.shape[1], device=z.device).expand(len(z), -1, -1)
+        h, slopes = z, torch.eye(z.shape[1], dtype=z.dtype, device=z.device).expand(len(z), -1, -1)
         for layer in [*self.layers, self.output]:
             if isinstance(layer, nn.Linear):
                 h, slopes = layer(h), slopes @ layer.weight.T

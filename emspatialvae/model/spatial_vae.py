@@ -34,7 +34,8 @@ class SpatialVAE(ParticleVAE):
         self.register_buffer("points", torch.from_numpy(geometry.in_half_boxes(x, y)).float(), persistent=False)
         self.register_buffer("mask", mask.flatten(), persistent=False)
         self.likelihood = build_likelihood(config.noise, images.channels, config.non_negative)
-        self.decoder = _build_decoder(config, self.likelihood.outputs, int(mask.sum()))
+        assert config.z_dim is not None  # `config.resolved` says how many
+        self.decoder = _build_decoder(config, config.z_dim, self.likelihood.outputs, int(mask.sum()))
         posed = config.decoder != "vanilla"
         self.encoder = MlpEncoder(
             mask,
@@ -158,10 +159,10 @@ def _choose(better: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(better.view(-1, *[1] * (new.dim() - 1)), new, old)
 
 
-def _build_decoder(config: ModelConfig, outputs: int, pixels: int) -> Decoder:
+def _build_decoder(config: ModelConfig, z_dim: int, outputs: int, pixels: int) -> Decoder:
     if config.decoder == "vanilla":
         return VanillaDecoder(
-            config.z_dim,
+            z_dim,
             outputs,
             pixels=pixels,
             hidden=config.hidden,
@@ -170,7 +171,7 @@ def _build_decoder(config: ModelConfig, outputs: int, pixels: int) -> Decoder:
             residual=config.residual,
         )
     return SpatialDecoder(
-        config.z_dim,
+        z_dim,
         outputs,
         hidden=config.hidden,
         layers=config.layers,

@@ -133,7 +133,7 @@ class _Restoration:
 
     def __init__(self, model: SteerableVAE, observation: Observation) -> None:
         self.metric, self.rings = model.search.metric, model.plane.rings
-        total, n = 0.0, 0
+        total, n = torch.zeros_like(model.basis.live), 0
         for start in range(0, len(observation), PART):
             seen = model.search.coefficients(observation[start : start + PART].plane)[0][:, 0]
             total, n = total + (seen**2).sum(0), n + len(seen)
