@@ -9,6 +9,7 @@ import torch
 
 from emspatialvae import ctf, geometry
 from emspatialvae.geometry import Pose2D
+from emspatialvae.model import pose_search
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.observation import Observation, Spectra, half_norm
 from emspatialvae.model.pose_search import (
@@ -18,6 +19,8 @@ from emspatialvae.model.pose_search import (
     Nearby,
     Poses,
     PoseSearch,
+    _fits_by_order,
+    _turned,
     hexagon,
     lattice,
 )
@@ -106,10 +109,14 @@ def test_hexagon():
 
 def test_lattice():
     points = lattice(3.0, 1.5)
-    assert sorted(map(tuple, points.tolist())) == sorted(
-        (x, y) for x, y in itertools.product((-3, -1.5, 0, 1.5, 3), repeat=2) if math.hypot(x, y) <= 3
-    )
+    assert len(points) == 19 and points[0].tolist() == [0, 0]
+    assert torch.allclose(points, 1.5 * hexagon(2))
     assert lattice(0.4, 1.5).tolist() == [[0, 0]]
+    # None within the radius is farther from all of them than the corners of a cell, 1 / sqrt(3) of a step.
+    rng = np.random.default_rng(0)
+    somewhere = torch.from_numpy(rng.uniform(-4, 4, (2000, 2))).float()
+    somewhere = somewhere[somewhere.norm(dim=1) < 4]
+    assert float(torch.cdist(somewhere, lattice(6.0, 1.5)).min(1).values.max()) <= 1.5 / math.sqrt(3) + 1e-5
 
 
 # ----------------------------------------------------------------------------------------------------------- everywhere
@@ -123,59 +130,148 @@ def test_everywhere_finds_known_poses(box):
     n = 24
     theta, shift = rng.uniform(-np.pi, np.pi, n), rng.uniform(-3, 3, (n, 2))
     images = hinge_images(box, 0.3, theta, shift, 0.3)
-    found, score = search.everywhere(seen(search, images), reference(search, height=0.3)[None], 5.0)
-    assert found.theta_rad.shape == score.shape == (n, 1) and found.shift_px.shape == (n, 1, 2)
+    candidates = search.everywhere(seen(search, images), reference(search, height=0.3)[None], 5.0)
+    found = candidates.poses
+    assert found.theta_rad.shape == candidates.score.shape == candidates.template.shape == (n, 1)
+    assert found.shift_px.shape == (n, 1, 2) and not candidates.template.any()
     assert apart(found.theta_rad[:, 0], torch.from_numpy(theta).float()) < 1.01 * 2 * math.pi / ANGLES_EVERYWHERE
     error = (found.shift_px[:, 0] - torch.from_numpy(shift).float()).norm(dim=1)
-    assert float(error.max()) < 1.01 * COARSE_STEP_PX / 2**0.5 + 0.1
+    assert float(error.max()) < COARSE_STEP_PX / 3**0.5 + 0.1
 
 
 def test_everywhere_is_exact_on_its_grid(search):
     angle = 2 * math.pi * 7 / ANGLES_EVERYWHERE
-    x, y = geometry.rotate_xy(3.0, -1.5, math.cos(angle), math.sin(angle))
+    x, y = lattice(4.0, COARSE_STEP_PX)[11].tolist()
     b = reference(search, height=1.0)
     image = at_pose(search, b, angle, x, y).float()[None]
-    found, _ = search.everywhere(seen(search, image), b[None], 4.0)
+    found = search.everywhere(seen(search, image), b[None], 4.0).poses
     assert apart(found.theta_rad, torch.tensor([[angle]])) < 1e-5
     assert torch.allclose(found.shift_px[0, 0], torch.tensor([x, y]), atol=1e-5)
 
 
 def test_everywhere_takes_the_reference_that_fits(search):
-    """Several contents: the score is that of the best, a log posterior."""
+    """Several contents: the best candidate is that of the right one, its score what it is without the others."""
     references = torch.stack([reference(search, z) for z in (-1, 0, 1)])
     images = hinge_images(BOX, 1.0, 0.5, (1.0, 0.0), 0.2)
     observation = seen(search, images)
-    _, all_three = search.everywhere(observation, references, 3.0)
-    _, only = search.everywhere(observation, references[2:], 3.0)
-    _, other = search.everywhere(observation, references[:1], 3.0)
-    assert torch.allclose(all_three, only, atol=1e-3)  # sums of another length
-    assert float(only - other) > 5
+    all_three = search.everywhere(observation, references, 3.0, 1, 2)
+    assert int(all_three.template[0, 0]) == 2
+    assert sorted(all_three.template[0].tolist()) == [0, 1, 2]
+    assert (all_three.score[0].diff() <= 0).all()
+    for template, score in zip(all_three.template[0].tolist(), all_three.score[0].tolist(), strict=True):
+        alone = search.everywhere(observation, references[template, None], 3.0)
+        # Alone, its own strongest components are looked at; together, those of all.
+        assert score == pytest.approx(float(alone.score), rel=0.02)
+    assert float(all_three.score[0, 0] - all_three.score[0, 2]) > 5
 
 
-def test_everywhere_gives_its_score(search):
-    """The best angle and shift's fit, norm and prior, each by hand."""
+@pytest.mark.parametrize("coloured", [False, True])
+def test_everywhere_gives_its_score(search, coloured):
+    """The best angle and shift's fit, norm and prior, each by hand: of the components and the frequencies that it looks at."""
     b, image = reference(search), noisy(hinge_images(BOX, 0.3, 0.7, (1.0, -1.0), 0.2))
-    found, score = search.everywhere(seen(search, image), b[None], 3.0)
-    drawn = at_pose(search, b, float(found.theta_rad), *found.shift_px[0, 0].tolist())
-    prior = float(search.log_shift_prior(found.shift_px[0, 0]))
-    expected = float((image[0] * drawn).sum()) - 0.5 * float((b**2).sum()) + prior
+    observation = seen(search, image)
+    if coloured:
+        information = 1 + 0.8 * torch.sin(torch.arange(search.plane.rings))[None]
+        observation = Observation(observation.plane, information, None)
+    found = search.everywhere(observation, b[None], 3.0)
+    coarse = search._coarse(b[None], 3.0)
+    # Nearly all of the reference and of the plane is among them.
+    assert float((coarse.whole**2).sum() / (b**2).sum()) > 0.99
+    looked_at = torch.zeros_like(observation.plane)
+    looked_at[:, coarse.frequencies] = observation.plane[:, coarse.frequencies]
+    image = search.plane.images(looked_at)
+    drawn = at_pose(search, coarse.whole[0], float(found.poses.theta_rad), *found.poses.shift_px[0, 0].tolist())
+    prior = float(search.log_shift_prior(found.poses.shift_px[0, 0]))
+    half = float(half_norm(coarse.whole, observation, search.metric))
+    expected = float((image[0] * drawn).sum()) - half + prior
     # A reference moved within the disk loses what little it has at the edge.
-    assert float(score) == pytest.approx(expected, rel=1e-3)
+    assert float(found.score) == pytest.approx(expected, rel=1e-3)
 
 
 def test_modes_are_apart_and_in_order(search):
     image = noisy(hinge_images(BOX, 0.3, 0.7, (0.0, 0.0), 0.1))
-    found, score = search.everywhere(seen(search, image), reference(search)[None], 3.0, modes=3)
-    assert found.theta_rad.shape == (1, 3)
-    assert (score[0].diff() <= 0).all()
+    found = search.everywhere(seen(search, image), reference(search)[None], 3.0, modes=3)
+    assert found.poses.theta_rad.shape == (1, 3)
+    assert (found.score[0].diff() <= 0).all()
     for i, j in itertools.combinations(range(3), 2):
-        assert float(geometry.wrapped(found.theta_rad[0, i] - found.theta_rad[0, j]).abs()) > 2 * math.pi / 12
+        assert float(geometry.wrapped(found.poses.theta_rad[0, i] - found.poses.theta_rad[0, j]).abs()) > 2 * math.pi / 12
+
+
+def test_others_are_the_best_poses_of_the_remaining_templates(search):
+    """Beside the modes, which may all be of one template: each at the pose that it explains the image with by itself."""
+    references = torch.stack([reference(search, z) for z in np.linspace(-1, 1, 6)])
+    observation = seen(search, noisy(hinge_images(BOX, 0.3, [0.7, -2.0], [(1.0, -1.0), (0.4, 0.8)], 0.2)))
+    every = search.everywhere(observation, references, 3.0, 1, 5)
+    assert all(sorted(row) == list(range(6)) for row in every.template.tolist())
+    assert (every.score.diff(dim=1) <= 0).all()
+    some = search.everywhere(observation, references, 3.0, 1, 3)
+    assert torch.equal(some.template, every.template[:, :4]) and torch.equal(some.score, every.score[:, :4])
+    assert torch.equal(some.poses.shift_px, every.poses.shift_px[:, :4])
+    # With two modes: these, and the two best of the templates that are not among them.
+    modes, found = (search.everywhere(observation, references, 3.0, 2, others) for others in (0, 2))
+    assert found.template.shape == (2, 4) and (found.score.diff(dim=1) <= 0).all()
+    for n in range(2):
+        taken = set(modes.template[n].tolist())
+        left = [k for k, template in enumerate(every.template[n].tolist()) if template not in taken][:2]
+        expected = torch.cat([modes.score[n], every.score[n, left]]).sort(descending=True).values
+        assert torch.allclose(found.score[n], expected)
+
+
+def test_everywhere_in_parts_is_everywhere_at_once(search, monkeypatch):
+    """Memory is bounded by taking images and templates in parts; nothing else changes."""
+    references = torch.stack([reference(search, z) for z in np.linspace(-1, 1, 7)])
+    theta, shift = np.linspace(-3, 3, 9), np.linspace(-2, 2, 18).reshape(9, 2)
+    observation = seen(search, noisy(hinge_images(BOX, 0.3, theta, shift, 0.2)))
+    whole = search.everywhere(observation, references, 3.0, 2, 3)
+    monkeypatch.setattr(pose_search, "SMALLEST_PART", 2)
+    monkeypatch.setattr(pose_search, "CELLS", 1500)
+    parts = search.everywhere(observation, references, 3.0, 2, 3)
+    assert torch.equal(parts.template, whole.template)
+    assert torch.allclose(parts.score, whole.score, atol=1e-3)
+    assert torch.equal(parts.poses.theta_rad, whole.poses.theta_rad)
+    assert torch.equal(parts.poses.shift_px, whole.poses.shift_px)
 
 
 def test_shifts_are_looked_for_within_the_radius(search):
     far = hinge_images(BOX, 0.3, 0.7, (6.0, 0.0), 0.5)
-    found, _ = search.everywhere(seen(search, far), reference(search)[None], 2.0)
-    assert float(found.shift_px.norm()) <= 2.001
+    found = search.everywhere(seen(search, far), reference(search)[None], 2.5).poses
+    assert float(found.shift_px.norm()) == pytest.approx(COARSE_STEP_PX, abs=1e-4)
+
+
+def in_sequence(basis: SteerableBasis) -> tuple[torch.Tensor, torch.Tensor]:
+    """Columns of coefficients order by order, real parts before imaginary ones, of some components; and their orders."""
+    kept = torch.arange(basis.size)[::2]
+    order = basis.order[kept]
+    columns = [torch.cat([kept[order == m], kept[order == m] + basis.size]) for m in order.unique()]
+    return torch.cat(columns), order
+
+
+def test_fits_by_order_are_inner_products_with_turned_templates(search):
+    basis = search.basis
+    columns, order = in_sequence(basis)
+    generator = torch.Generator().manual_seed(0)
+    images, templates = (torch.randn(n, 2 * basis.size, generator=generator) for n in (5, 3))
+    only = torch.zeros(2 * basis.size)
+    only[columns] = 1
+    angles = torch.tensor([0.0, 0.3, -2.0, 3.1])
+    found = _fits_by_order(images[:, columns], templates[:, columns], order, angles)
+    assert found.shape == (4, 3, 5)
+    expected = basis.correlate((images * only)[None], (templates * only)[:, None], angles)  # [J, n, G]
+    assert torch.allclose(found, expected.permute(2, 0, 1), atol=1e-3)
+    for g, angle in enumerate(angles):
+        turned = basis.rotate(templates * only, angle.expand(3))
+        assert torch.allclose(found[g], turned @ images.T, atol=1e-3)
+
+
+def test_turned_templates_are_those_of_rotate(search):
+    basis = search.basis
+    columns, order = in_sequence(basis)
+    templates = torch.randn(3, 2 * basis.size, generator=torch.Generator().manual_seed(0))
+    which = torch.tensor([[2, 0], [1, 1], [0, 2], [2, 2]])
+    angles = torch.tensor([[0.0, 0.5], [-1.0, 3.0], [2.0, -2.5], [0.1, -0.1]])
+    found = _turned(templates[:, columns], order, which, angles)
+    assert found.shape == (4, 2, len(columns))
+    assert torch.allclose(found, basis.rotate(templates[which], angles)[..., columns], atol=1e-4)
 
 
 # --------------------------------------------------------------------------------------------------------------- nearby
@@ -290,8 +386,8 @@ def test_references_differ_in_the_information_of_each_image():
     assert torch.allclose(found.log_evidence, torch.logaddexp(*each), atol=1e-3)
 
 
-def test_the_better_of_two_neighbourhoods():
-    """Particle by particle, all that was found there; the first where they are equal."""
+def test_the_chosen_one_of_two_neighbourhoods():
+    """Particle by particle, all that was found there."""
     rows = torch.arange(3.0)
 
     def nearby(evidence: list[float], offset: float) -> Nearby:
@@ -300,7 +396,7 @@ def test_the_better_of_two_neighbourhoods():
             torch.tensor(evidence), Poses(values, torch.stack([values, -values], 1)), values + 1, values + 2, values + 3
         )
 
-    found = nearby([1.0, 5.0, 3.0], 0.0).better_of(nearby([2.0, 4.0, 3.0], 10.0))
+    found = nearby([1.0, 5.0, 3.0], 0.0).chosen(torch.tensor([False, True, True]), nearby([2.0, 4.0, 3.5], 10.0))
     expected = torch.tensor([10.0, 1.0, 2.0])
     assert found.log_evidence.tolist() == [2.0, 5.0, 3.0]
     assert torch.equal(found.mean.theta_rad, expected)
@@ -412,7 +508,7 @@ def test_a_part_that_is_not_inferred_stays_at_zero(part):
     images = noisy(hinge_images(BOX, 0.3, [0.7, -1.0], [(2.0, -1.0), (0.0, 3.0)], 0.2))
     b = reference(search)
     search.set_steps(b[None], None)
-    everywhere, _ = search.everywhere(seen(search, images), b[None], 4.0, modes=2)
+    everywhere = search.everywhere(seen(search, images), b[None], 4.0, modes=2).poses
     nearby = search.nearby(seen(search, images), everywhere[:, 0], b.expand(2, -1)).mean
     jointly = search.jointly(seen(search, images), nearby, b.expand(2, 3, -1))
     for poses in (everywhere, nearby, jointly.mean):
@@ -553,7 +649,7 @@ def test_noise_is_measured():
     spectra = Spectra(1, plane.rings)
     for shown, ring_power in ((images, None), (multiplied, power)):
         batch = Batch.of(shown.numpy(), np.zeros(n), ring_power)
-        found = spectra.estimate_noise([(batch.images[:, 0], batch)], plane)[0]
+        found = spectra.estimate_noise([batch], plane)[0]
         # Ring 0 is one pixel, and the last one holds the corners, whose CTF is not that of the ring.
         assert torch.allclose(found[1:-1], noise[1:-1], rtol=0.07)
 
