@@ -21,7 +21,7 @@ BOX = 17
 
 
 def coordinate(**settings) -> ModelConfig:
-    return ModelConfig(engine="coordinate", **settings)
+    return ModelConfig(**{"engine": "coordinate", "z_dim": 2, **settings})
 
 
 IMAGES = ImageSpec(BOX, 7.5, shift_prior_px=2.0, max_shift_px=6.0)

@@ -50,7 +50,7 @@ class ParticleSize:
     Attributes
     ----------
     radius_px
-        Of the circle that holds the particle; NaN where no edge was seen.
+        Of the circle that holds the particle; NaN where no edge was seen, or no particle.
     sign
         +1 for bright particles, -1 for dark ones, 0 where neither sign explains the images clearly better.
     contrast_z
@@ -107,7 +107,7 @@ def measure_particle(images: Images, transfer: Floats | None = None) -> Particle
     few = len(variance) < 2
     error = np.full(len(excess), np.inf) if few else variance.std(0, ddof=1) / np.sqrt(len(variance))
     return ParticleSize(
-        radius_px=_edge(density, excess, error),
+        radius_px=_edge(density, excess, error) if sign else np.nan,  # noise has edges, too
         sign=sign,
         contrast_z=contrast_z,
         mean=mean.mean(0),

@@ -10,7 +10,7 @@ from napari_emsvae.controls import button, choice, column, field, row, tick, wor
 from napari_emsvae.training import PARTS, Setting, settings
 
 OFTEN = (
-    *("model.z_dim", "train.epochs", "prepare.box", "prepare.mask_diameter_A", "model.max_shift_A", "input.limit"),
+    *("model.z_dim", "train.epochs", "prepare.box", "prepare.particle_diameter_A", "model.max_shift_A", "input.limit"),
     *("prepare.invert", "prepare.ctf", "model.engine", "train.device"),
 )
 TITLES = {"input": "Input", "prepare": "Images", "model": "Model", "train": "Training", "": "Output"}

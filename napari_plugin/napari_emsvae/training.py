@@ -51,7 +51,7 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """What stands beside the field: ``mask_diameter_A`` is mask diameter (Angstrom sign)."""
+        """What stands beside the field: ``particle_diameter_A`` is particle diameter (Angstrom sign)."""
         words = self.name.split("_")
         unit = _UNITS.get(words[-1]) if len(words) > 1 else None
         name = " ".join(_SPELLED.get(word, word) for word in (words[:-1] if unit else words))

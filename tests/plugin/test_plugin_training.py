@@ -44,7 +44,7 @@ def fields_of(part):
 @pytest.mark.parametrize(
     ("key", "label"),
     [
-        ("prepare.mask_diameter_A", "mask diameter (\N{ANGSTROM SIGN})"),
+        ("prepare.particle_diameter_A", "particle diameter (\N{ANGSTROM SIGN})"),
         ("model.shift_prior_px", "shift prior (px)"),
         ("prepare.ctf", "CTF"),
         ("model.z_dim", "z dim"),
