@@ -2,6 +2,7 @@
 
 particles_emsvae/
   config.json      settings, what was decided about the images, what was assumed
+  particle_size.csv  radial profiles that the particle's diameter was read from; none where the user gave it
   metrics.csv      train and held-out ELBO per epoch, with its parts
   checkpoint.pt    state of model, optimiser and random numbers; loads with ``weights_only=True``
   latents.csv      z, theta, shift per particle with their s.d., in particle order
@@ -206,6 +207,27 @@ class RunDir:
     def latents(self) -> Path:
         """The table of results."""
         return self.path / "latents.csv"
+
+    def save_profiles(self, columns: dict[str, list[float]]) -> None:
+        """Write ``particle_size.csv``: a row per ring, ``radius_A`` and the profiles there."""
+        with (
+            atomic_path(self.path / "particle_size.csv", overwrite=True) as temporary,
+            temporary.open("w", newline="") as stream,
+        ):
+            writer = csv.writer(stream)
+            writer.writerow(columns)
+            writer.writerows([f"{value:.6g}" for value in row] for row in zip(*columns.values(), strict=True))
+
+    def profiles(self) -> dict[str, list[float]]:
+        """What `save_profiles` wrote; empty where there is none."""
+        file = self.path / "particle_size.csv"
+        if not file.is_file():
+            return {}
+        with file.open(newline="") as stream:
+            names, *rows = csv.reader(stream)
+        return {
+            name: [float(cell) for cell in cells] for name, cells in zip(names, zip(*rows, strict=True), strict=True)
+        }
 
     def log(self, message: str) -> None:
         """Append a line to ``run.log``, with the time."""

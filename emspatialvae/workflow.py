@@ -78,6 +78,8 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
         )
         for sentence in assumed:
             _report(run, say, f"  {sentence}")
+        if particle is not None:
+            run.save_profiles(particle.table(preparation.pixel_size_A))
         open_images(run, stack)
     return RunDir(out), stack
 

@@ -58,6 +58,7 @@ def test_a_run_is_reported_with_all_its_figures(emsvae, run):
     text = report(run)
     wanted = {"z_density", "z_by_rlnClassNumber", "z_by_rlnMicrographName", "paths", "classes", "pose_spread"}
     wanted |= {"learning_curve", "reconstructions", "manifold", "averages", "poses", "spectra", "z_by_emsvaeMisfit"}
+    wanted |= {"particle_size"}
     assert wanted <= figures(run)
     shown = re.findall(r"<figcaption>(.*?)</figcaption>", text)
     assert len(shown) == len(figures(run)) + 1  # and the one to point at

@@ -218,6 +218,12 @@ STORED = {
         "What the model draws across content space, in equally probable steps of its prior. Smooth changes between neighbours are what is "
         "wanted; tiles far from every particle (see the map of z) are guesses.",
     ),
+    "particle_size": (
+        "Radial profiles of the images, and the circle of the particle on averages and single images",
+        "How large the particle was taken to be. The circle should hold all of the particle and no neighbours; give "
+        "--particle-diameter-a where it does not. Beyond the edge the spread from particle to particle falls to that of the noise, and "
+        "rises again where neighbours begin.",
+    ),
     "averages": (
         "Average of the particles before and after alignment, and the mean of the model's drawings",
         "The average of the particles as they lie, with rotation and shift taken out, and the mean of what the model draws. The second "

@@ -78,7 +78,7 @@ def classified_by_image(model: SteerableVAE, latents: Latents, k: int | None, se
     used = np.flatnonzero(latents.used)
     if k is not None and not 1 <= k <= len(used):
         raise EmsvaeError(f"--k {k}: expected a number of classes from 1 to the {len(used):,} particles that were used")
-    comparison = _Comparison(model, turn=not model.gauge.fitted and model.search.rotate)
+    comparison = _Comparison(model, turn=not (model.gauge.fitted or model.search.fixed) and model.search.rotate)
     some = np.random.default_rng(seed).permutation(used)[:FITTED]
     if comparison.turn:
         patches = _patches(comparison, latents, some, k, seed)

@@ -62,7 +62,7 @@ def page(findings: Findings, figures: Mapping[str, Html], cloud: Html | None) ->
         "classes": ("Classes", ["classes"]),
         "junk": ("Junk", ["junk"]),
         "poses": ("Poses", ["pose_spread", "poses"]),
-        "model": ("Model and training", ["reconstructions", "averages", "learning_curve", "spectra"]),
+        "model": ("Model and training", ["particle_size", "reconstructions", "averages", "learning_curve", "spectra"]),
     }
     tables = {"classes": _class_table(findings), "junk": _micrograph_table(findings)}
     available = dict(figures) | ({"cloud": cloud} if cloud is not None else {})

@@ -1,12 +1,15 @@
 """Draws the standard figures of a run into its ``figures/`` folder, and the image that its poses refer to."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from emspatialvae import imaging
-from emspatialvae.analysis import atlas, figures, manifold, summary
+from emspatialvae.analysis import atlas, figures, galleries, manifold, summary
 from emspatialvae.analysis.rendering import RENDERED, by_ring, canonical, consensus, evenly, restored, seen
 from emspatialvae.infer import Latents
 from emspatialvae.io.mrc import StackWriter
@@ -20,6 +23,8 @@ EXAMPLES = 8
 AVERAGED = 4000
 """At most so many particles go into the averages."""
 TILES = 11
+CIRCLED, LOW_PASS_PX = 6, 1.5
+"""Single images that the particle's circle is drawn on, and the s.d. of the Gaussian that smooths them."""
 
 Floats = NDArray[np.floating]
 
@@ -31,12 +36,14 @@ def draw(run: RunDir, model: ParticleVAE, images: PreparedImages, latents: Laten
     """
     model = model.cpu()
     rows = np.flatnonzero(latents.used)
+    averages = _Averages.of(images, latents, evenly(rows, AVERAGED))
     drawn = {
         "learning_curve": _learning_curve(run),
         "z_scatter": _z_scatter(model, latents, rows),
         "reconstructions": _reconstructions(run, model, images, latents, rows),
         "manifold": _manifold(model, latents, rows),
-        "averages": _averages(model, images, latents, rows),
+        "particle_size": _particle_size(run, images, latents, rows, averages),
+        "averages": _averages(model, latents, averages),
         "poses": _poses(run, latents, rows),
         "spectra": _spectra(run, model),
     }
@@ -100,24 +107,61 @@ def _manifold(model: ParticleVAE, latents: Latents, rows: NDArray[np.int64]) -> 
     return atlas.draw(canonical(model, shown.z), shown, latents.pixel_size_A)
 
 
-def _averages(model: ParticleVAE, images: PreparedImages, latents: Latents, rows: NDArray[np.int64]) -> Figure:
-    picked = evenly(rows, AVERAGED)
-    box = images.pixels.shape[-1]
-    before, after = np.zeros((box, box)), np.zeros((box, box))
-    power = None if images.ctf_power is None else np.zeros(images.ctf_power.shape[1])
-    for part in np.array_split(picked, max(1, len(picked) // 500)):
-        portion = images.portion(part)
-        recorded = imaging.brightness(portion.images)
-        before += recorded.sum(0)
-        after += imaging.align(recorded, latents.pose[part]).sum(0)
-        if power is not None and portion.ctf_power is not None:
-            power += portion.ctf_power.sum(0)
-    if power is None:
-        before, after = before / len(picked), after / len(picked)
-    else:
+@dataclass(frozen=True)
+class _Averages:
+    """Of some particles, ``rows``, as they lie and with their poses taken out; [box, box], restored where ``ctf``."""
+
+    before: Floats
+    after: Floats
+    rows: NDArray[np.int64]
+    ctf: bool
+
+    @classmethod
+    def of(cls, images: PreparedImages, latents: Latents, rows: NDArray[np.int64]) -> "_Averages":
+        box = images.pixels.shape[-1]
+        before, after = np.zeros((box, box)), np.zeros((box, box))
+        power = None if images.ctf_power is None else np.zeros(images.ctf_power.shape[1])
+        for part in np.array_split(rows, max(1, len(rows) // 500)):
+            portion = images.portion(part)
+            recorded = imaging.brightness(portion.images)
+            before += recorded.sum(0)
+            after += imaging.align(recorded, latents.pose[part]).sum(0)
+            if power is not None and portion.ctf_power is not None:
+                power += portion.ctf_power.sum(0)
+        if power is None:
+            return cls(before / len(rows), after / len(rows), rows, ctf=False)
         before, after = restored(np.stack([before, after]), power)
-    drawn = canonical(model, evenly(latents.z[picked], RENDERED)).mean(0)
-    return figures.averages(before, after, drawn, len(picked), ctf=power is not None)
+        return cls(before, after, rows, ctf=True)
+
+
+def _averages(model: ParticleVAE, latents: Latents, found: _Averages) -> Figure:
+    drawn = canonical(model, evenly(latents.z[found.rows], RENDERED)).mean(0)
+    return figures.averages(found.before, found.after, drawn, len(found.rows), ctf=found.ctf)
+
+
+def _particle_size(
+    run: RunDir, images: PreparedImages, latents: Latents, rows: NDArray[np.int64], averages: _Averages
+) -> Figure | None:
+    manifest = run.manifest
+    preparation = manifest.preparation
+    if manifest.config.model.whole_image or not len(rows):
+        return None
+    profiles = run.profiles()
+    if profiles and preparation.invert:  # they were seen before that
+        profiles["mean"] = [-value for value in profiles["mean"]]
+    picked = evenly(rows, CIRCLED)
+    recorded = imaging.brightness(images.portion(picked).images)
+    said = (sentence for sentence in manifest.assumed if sentence.startswith(("particle diameter", "mask ")))
+    return galleries.particle_size(
+        profiles,
+        {"average as they lie": averages.before, "average, rotation and shift taken out": averages.after},
+        ndimage.gaussian_filter(recorded, (0, LOW_PASS_PX, LOW_PASS_PX)),
+        latents.pose.shift_px[picked],
+        preparation.particle_radius_px or preparation.mask_radius_px,
+        preparation.mask_radius_px,
+        preparation.pixel_size_A,
+        next(said, "diameter of the particle"),
+    )
 
 
 def _poses(run: RunDir, latents: Latents, rows: NDArray[np.int64]) -> Figure | None:

@@ -72,6 +72,13 @@ class ParticleSize:
         """An edge was seen."""
         return bool(np.isfinite(self.radius_px))
 
+    def table(self, pixel_size_A: float) -> dict[str, list[float]]:
+        """The profiles as columns, with ``radius_A`` of each ring."""
+        density = np.pad(self.density, (0, len(self.mean) - len(self.density)))
+        radius_A = np.arange(len(self.mean)) * pixel_size_A
+        columns = {"radius_A": radius_A, "mean": self.mean, "spread": self.spread, "density": density}
+        return {name: values.tolist() for name, values in columns.items()}
+
 
 def measure_particle(images: Images, transfer: Floats | None = None) -> ParticleSize:
     """Find size and contrast of the particle that images have in common.
