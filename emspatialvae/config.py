@@ -16,7 +16,7 @@ from emspatialvae.errors import EmsvaeError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Poses = Literal["auto", "overwrite", "keep"]
-ClassMethod = Literal["kmeans", "gmm"]
+ClassMethod = Literal["images", "kmeans", "gmm"]
 Engine = Literal["steerable", "coordinate"]
 
 

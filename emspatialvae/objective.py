@@ -47,7 +47,7 @@ RESEMBLING = 0.93
 LATENT_AXIS, FALLBACK_LATENTS = 0.4, 2
 """An axis of the layout of templates is a latent coordinate where it holds more than this share of the first; and how many there are where no
 layout can be made."""
-TEMPLATE_GAIN_NATS, TEMPLATE_GAIN = 2.0, 0.3
+TEMPLATE_GAIN_NATS, TEMPLATE_GAIN = 5.0, 0.3
 """By how much they must be: in nats per particle, and as a share of what the consensus explains."""
 FEWEST_TEMPLATES, MOST_TEMPLATES = 8, 128
 """Search templates, at least and at most, where `--anchors` does not say how many."""
@@ -410,7 +410,7 @@ class SearchedObjective(Objective):
         if self.model.search.fixed:
             return None
         weights = None if mask is None else torch.from_numpy(mask).to(self.device)
-        self.model.fix_gauge(self.contents(some), weights)
+        self.model.fix_gauge(self.contents(some), weights, common=not self.from_templates)
         return self.model.gauge_residual(self.contents(others), weights)
 
     def contents(self, rows: Rows) -> Tensor:

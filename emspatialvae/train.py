@@ -27,7 +27,7 @@ from emspatialvae.prepare import PreparedImages
 from emspatialvae.run import RunDir, load_state
 
 KL_WARMUP_EPOCHS = 10
-LEAST_GAIN = 5e-4
+LEAST_GAIN = 2e-3
 """By this share the ELBO must have risen to count as better: creeping on for a hundred epochs changes nothing that one can see."""
 COOLING_PATIENCE = 3
 """Epochs without a better ELBO after which a run that is cooling down ends."""

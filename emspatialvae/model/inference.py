@@ -22,7 +22,14 @@ from emspatialvae.model.interface import Estimate
 from emspatialvae.model.latent_posterior import LatentPosterior, latent_posterior
 from emspatialvae.model.modes import IMPOSSIBLE, best_of, mixture, without_doubles
 from emspatialvae.model.observation import Observation, half_norm
-from emspatialvae.model.pose_search import ANGLES_EVERYWHERE, COARSE_STEP_PX, Nearby, Poses, PoseSearch
+from emspatialvae.model.pose_search import (
+    ANGLES_EVERYWHERE,
+    ANGLES_NEARBY,
+    COARSE_STEP_PX,
+    Nearby,
+    Poses,
+    PoseSearch,
+)
 from emspatialvae.model.posterior import Content, DiagonalGaussian, log_normal
 from emspatialvae.steerable import RingForm
 
@@ -38,6 +45,8 @@ LATENT_STEPS, MOST_LATENT_STEPS = 2, 6
 """Of Gauss-Newton for z: after each refinement of the pose, and where nothing is known of z."""
 WIDE_ZOOM, CLOSE_ZOOM = 3.0, 1.5
 """Steps of the grids of poses, in s.d. of a typical pose: at the first look, which is at few contents, and at the last."""
+OWN_MODE_RAD = math.pi / 4
+"""On the way to precision angles are looked at within so much of where the global search ended, if they are as well defined as that."""
 COARSE_STEPS = 2
 """Of `Inference.zooms`, that bring a pose most of the way."""
 
@@ -123,13 +132,15 @@ class Inference:
             z = torch.zeros(len(observation), self.z_dim, device=observation.plane.device)
         elif z is None:
             z = self.proposal(observation, poses).mean
+        # No farther than its own mode: a mean over two modes is neither.
+        reach_rad = max(OWN_MODE_RAD, ANGLES_NEARBY / 2 * float(self.search.theta_step_rad))
         near, volume = None, torch.zeros(len(observation), device=observation.plane.device)
         for zoom in zooms:
-            near = self.search.nearby(observation, poses, self.decoder(z), zoom=zoom)
+            near = self.search.nearby(observation, poses, self.decoder(z), zoom=zoom, reach_rad=reach_rad)
             poses = near.mean
             if not freeze_z:
                 upright = self.search.canonical(observation.plane, poses)
-                q, value = latent_posterior(self.decoder, upright, form, z, LATENT_STEPS)
+                q, _ = latent_posterior(self.decoder, upright, form, z, LATENT_STEPS)
                 volume = q.log_volume - 0.5 * (q.mean**2).sum(1)
                 z = q.mean
         assert near is not None
@@ -222,9 +233,10 @@ class Inference:
         """
         poses, z, evidence = self.search_globally(observation, templates, radius_px)
         theta, shift = poses.theta_rad.clone(), poses.shift_px.clone()
-        rivals = evidence[:, 1] > evidence[:, 0] - UNLIKELY
+        first = evidence[:, 0].clone()  # as little refined as those that it is compared with
+        rivals = evidence[:, 1] > first - UNLIKELY
         for k in range(min(MODES, evidence.shape[1])):
-            here = evidence[:, k] > evidence[:, 0] - UNLIKELY
+            here = evidence[:, k] > first - UNLIKELY
             for rows, fine in ((here & rivals, True), (here & ~rivals, False)):
                 if not rows.any():
                     continue

@@ -264,16 +264,18 @@ class PoseSearch(nn.Module):
         *,
         zoom: float = 1.0,
         reach: int = 1,
+        reach_rad: float = math.pi,
     ) -> Nearby:
         """Sum over a window of angles, a hexagon of shifts, and K references each, with log weights [n, K] [default: of 1].
 
-        Differentiable in ``references`` [n, K, 2 R] (or [n, 2 R] for one) and the weights. ``zoom`` multiplies the steps.
+        Differentiable in ``references`` [n, K, 2 R] (or [n, 2 R] for one) and the weights. ``zoom`` multiplies the steps; the window
+        ends at ``reach_rad`` to either side, however far that would go.
         """
         many = references if references.dim() == 3 else references[:, None]
         with torch.no_grad():
             step_px = self._quantised(zoom * float(self.shift_step_px))
             found, shifts, log_prior = self.around(observation, poses, step_px, reach)
-        angles, log_angle = self.window(zoom * float(self.theta_step_rad))
+        angles, log_angle = self.window(min(zoom * float(self.theta_step_rad), 2 * reach_rad / ANGLES_NEARBY))
         cross = self.basis.correlate(found[:, None], many[:, :, None], angles)  # [n, K, S, G]
         half = half_norm(many, observation, self.metric)
         of_reference = -half if log_weight is None else log_weight - half

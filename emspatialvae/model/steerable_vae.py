@@ -30,8 +30,6 @@ RIM = 0.9
 """From this share of the radius that is seen in full there is no particle, or hardly any."""
 LEAST_EDGE_PX, EDGE_SHARE = 2.0, 0.1
 """Width of the soft edge of a canonical image, beyond the particle: in pixels at least, and as a share of its radius."""
-COMMON_TURN_RAD, COMMON_SHARE = 0.35, 0.85
-"""A common frame needs so large a share of the contents to be turned onto it within so many radians of what z says."""
 NEIGHBOURS_BEYOND = 0.36
 """Particles with a larger radius, in boxes, leave no room for others beside them."""
 MOST_LATENTS = 8
@@ -298,11 +296,12 @@ class SteerableVAE(ParticleVAE):
         return noise.to(self.spectra.noise)
 
     @torch.no_grad()
-    def fix_gauge(self, z: Tensor, mask: Tensor | None = None) -> None:
+    def fix_gauge(self, z: Tensor, mask: Tensor | None = None, *, common: bool = True) -> None:
         """Refer all poses to one consensus, given contents [n, z_dim] as the particles have them.
 
         ``mask`` [box, box]: the part of the consensus that shall stand still [default: all of it]; the mask lies on the consensus
-        that was fixed before, if there is one.
+        that was fixed before, if there is one. Without ``common``, for views of a 3-D object, which have nothing in common that could be turned
+        onto each other, similar particles keep the similar frames that the decoder has for them.
         """
         contents = self.decoder(z)
         if mask is None or not self.gauge.fitted:
@@ -311,19 +310,8 @@ class SteerableVAE(ParticleVAE):
                 poses = register(self.search, contents, reference)
                 reference = self.upright_contents(contents, poses).mean(0)
             self.gauge.reference.copy_(reference)
-        needed = register(self.search, contents, self.gauge.reference, mask)
-        self.gauge.fit(z, needed)
-        if mask is None and not self._is_common(needed, self.gauge(z)):
-            self.gauge.fitted.fill_(False)
-
-    def _is_common(self, needed: Poses, folded: Poses) -> bool:
-        """Whether contents look alike enough for one reference: for most of them the turn onto it is a smooth function of z.
-
-        Views of a 3-D object have nothing in common that could be turned onto each other; similar ones then keep the similar frames that
-        the decoder has for them.
-        """
-        off = geometry.wrapped(needed.theta_rad - folded.theta_rad).abs()
-        return not self.search.rotate or float((off < COMMON_TURN_RAD).float().mean()) > COMMON_SHARE
+        if common or mask is not None:
+            self.gauge.fit(z, register(self.search, contents, self.gauge.reference, mask))
 
     @torch.no_grad()
     def gauge_residual(self, z: Tensor, mask: Tensor | None = None) -> tuple[float, float] | None:
