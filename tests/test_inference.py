@@ -9,7 +9,7 @@ from test_steerable_vae import SMALL, seeded
 from emspatialvae.config import ModelConfig
 from emspatialvae.model.inference import CLOSE_NODES, close_contents, drawn_contents, tempered
 from emspatialvae.model.interface import ImageSpec
-from emspatialvae.model.posterior import DiagonalGaussian
+from emspatialvae.model.latent_posterior import LatentPosterior
 from emspatialvae.model.steerable_vae import SteerableVAE
 from emspatialvae.steerable import Disk, SteerableBasis
 
@@ -17,7 +17,7 @@ from emspatialvae.steerable import Disk, SteerableBasis
 def first_contents(z_dim: int, mean: float, sd: float) -> tuple[torch.Tensor, torch.Tensor]:
     config = ModelConfig(z_dim=z_dim, **SMALL)
     model = SteerableVAE(config, ImageSpec(16, 7.0, 1.0, 3.0), SteerableBasis.full(Disk(16, 7.5), 0.2), 1)
-    q = DiagonalGaussian(torch.full((2, z_dim), mean), torch.full((2, z_dim), math.log(sd)))
+    q = LatentPosterior(torch.full((2, z_dim), mean), torch.eye(z_dim).expand(2, -1, -1) / sd)
     return model.inference.first_contents(q) if z_dim == 1 else drawn_contents(q, 30)
 
 

@@ -103,7 +103,7 @@ def test_pictures_are_taken_as_they_are(here):
     images[3, 8, 8, 2] = 255
     np.save("x.npy", images)
     stack = load_particles(InputConfig(here / "x.npy"))
-    preparation, said = decide(stack, PrepareConfig(), bernoulli=True)
+    preparation, said, _ = decide(stack, PrepareConfig(), bernoulli=True)
     assert any("values from 0 to 1 taken as they are" in sentence for sentence in said)
     assert "contrast kept" in said
     prepared = prepared_images(stack, preparation, here / "cache", "float32")
@@ -120,7 +120,7 @@ def test_a_channel_may_be_empty_but_not_all_of_them(here):
     images[2, 5, 5, 1] = np.nan
     np.save("x.npy", images)
     stack = load_particles(InputConfig(here / "x.npy"))
-    preparation, _ = decide(stack, PrepareConfig(), bernoulli=True)
+    preparation, _, _ = decide(stack, PrepareConfig(), bernoulli=True)
     (portion,) = prepare(stack, preparation)
     assert portion.usable.tolist() == [True, False, False]
     assert not portion.images[1:].any()
@@ -130,7 +130,7 @@ def test_normalised_where_asked_and_where_the_steerable_engine_needs_it(here):
     np.save("x.npy", np.random.default_rng(0).random((30, 20, 20)) + 5)
     stack = load_particles(InputConfig(here / "x.npy"))
     for asked, engine in (("yes", "coordinate"), ("auto", "steerable")):
-        preparation, said = decide(stack, PrepareConfig(normalise=asked), engine=engine)
+        preparation, said, _ = decide(stack, PrepareConfig(normalise=asked), engine=engine)
         assert preparation.normalise
         assert not preparation.invert
         assert any("background brought to mean 0" in sentence for sentence in said)

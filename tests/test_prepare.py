@@ -108,8 +108,8 @@ def test_the_users_box_and_mask_are_taken(tmp_path):
     config = PrepareConfig(box=24, particle_diameter_A=60)
     preparation, said, _ = decide(bare(tmp_path, noise(3, 40)), config)
     assert (preparation.box, preparation.pixel_size_A) == (24, pytest.approx(80 / 24))
-    assert preparation.mask_radius_px == pytest.approx(9)
-    assert any("mask 60 A across (18.0 px)" in line and "assumed" not in line for line in said)
+    assert preparation.mask_radius_px == preparation.particle_radius_px == pytest.approx(9)
+    assert "particle diameter 60 A (18.0 px) (--particle-diameter-a)" in said
 
 
 @pytest.mark.parametrize("diameter_A", [81, 15])
@@ -344,7 +344,7 @@ def test_images_multiplied_by_the_ctf(tmp_path, flag):
     transfer = ctf.ctf_2d(params, 41, 2.0)
     seen = filtered(clean, {"rlnOther": transfer, FLIPPED: np.abs(transfer), MULTIPLIED: transfer**2}[flag])
     stack = recorded(tmp_path, seen, params, flag=flag)
-    preparation, _, _ = decide(stack, replace(KEEP, hot_pixel_sd=0), engine="steerable")
+    preparation, _, _ = decide(stack, replace(KEEP, hot_pixel_sd=0, particle_diameter_A=64), engine="steerable")
     assert preparation.ctf == "multiply"
     [portion] = prepare.prepare(stack, preparation)
     assert portion.rows.tolist() == [0, 1, 2, 3]
@@ -534,7 +534,7 @@ def test_bernoulli_takes_values_as_they_are(tmp_path):
     preparation, said, _ = decide(stack, PrepareConfig(), bernoulli=True)
     assert "contrast kept" in said
     np.testing.assert_allclose(whole(stack, preparation)[0], images)
-    dark, _ = decide(stack, PrepareConfig(invert="yes"), bernoulli=True)
+    dark, _, _ = decide(stack, PrepareConfig(invert="yes"), bernoulli=True)
     np.testing.assert_allclose(whole(stack, dark)[0], 1 - images, atol=1e-6)  # stays between 0 and 1
 
 
