@@ -38,6 +38,8 @@ SMOOTHNESS = 0.3
 """Weight of the density's second differences in the fit, in units of a ring's own."""
 LEAST_SPREAD = 0.03
 """Of the greatest spread above that of the noise: the particle ends where the spread falls below it."""
+MOSTLY_FALLEN = 0.35
+"""Where no floor is reached within the box, the mean density alone says where the particle ends if the spread has fallen below that share."""
 CERTAIN = 3.0
 """Standard errors by which one sign must explain the profile better than the other."""
 SMALLEST_RADIUS_PX = 4.0
@@ -212,4 +214,6 @@ def _edge(density: Floats, excess: Floats, error: Floats) -> float:
         if excess[radius + 1] > excess[radius] and excess[radius + 1 :].max() > excess[radius] + 2 * error[radius]:
             break  # the neighbours begin
         radius += 1
+    if radius >= last and excess[start] < MOSTLY_FALLEN * excess[: start + 1].max():
+        radius = start  # neighbours hide the floor, but the particle has ended
     return float(radius) if SMALLEST_RADIUS_PX <= radius < last else np.nan
