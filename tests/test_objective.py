@@ -14,11 +14,12 @@ from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
 from emspatialvae.geometry import Pose2D
 from emspatialvae.infer import load_model
 from emspatialvae.model.batch import Batch
+from emspatialvae.model.inference import Inference
 from emspatialvae.model.interface import ImageSpec
 from emspatialvae.model.pose_search import Poses, PoseSearch
 from emspatialvae.model.start import new_model
 from emspatialvae.model.steerable_vae import SteerableVAE
-from emspatialvae.objective import SearchedObjective
+from emspatialvae.objective import ParticleTable, SearchedObjective
 from emspatialvae.prepare import Preparation, PreparedImages
 from emspatialvae.run import Manifest, RunDir
 from emspatialvae.simulation.stack import clean_image, hinge_object
@@ -95,13 +96,16 @@ def searched(t: Trainer) -> SearchedObjective:
 def state(t: Trainer) -> torch.Tensor:
     """All weights and buffers of the model, and the table of poses."""
     return torch.cat(
-        [*(p.flatten().double() for p in t.model.state_dict().values()), searched(t).table.flatten().double()]
+        [
+            *(p.flatten().double() for p in t.model.state_dict().values()),
+            *(values.flatten().double() for values in searched(t).table.state_dict().values()),
+        ]
     )
 
 
-def errors(found: torch.Tensor, pose: Pose2D) -> tuple[np.ndarray, np.ndarray]:
+def errors(found: ParticleTable, pose: Pose2D) -> tuple[np.ndarray, np.ndarray]:
     """Errors of a table of poses after one best turn and one offset: degrees [n], pixels [n, 2]."""
-    theta, shift = found[:, 0].numpy(), found[:, 1:3].numpy()
+    theta, shift = found.theta_rad.numpy(), found.shift_px.numpy()
     turn = np.angle(np.exp(1j * (theta - pose.theta_rad)).mean())
     moved = (shift - pose.shift_px) @ np.array([1, 1j])
     own = np.exp(-1j * theta)
@@ -142,7 +146,8 @@ def test_a_killed_run_resumes_to_the_same_numbers(tmp_path, images, blank, whole
     resumed = trainer(run.path, images, load_model(run).train())
     resumed.resume()
     assert resumed.fit()
-    assert torch.equal(searched(resumed).table, searched(whole).table)
+    for name, values in searched(whole).table.state_dict().items():
+        assert torch.equal(searched(resumed).table.state_dict()[name], values), name
     assert torch.equal(state(resumed), state(whole))
     assert run.metrics() == whole.run.metrics()
 
@@ -157,6 +162,34 @@ def test_more_epochs_after_the_end(tmp_path, images, blank, whole):
     straight.fit()
     assert torch.equal(state(more), state(straight))
     assert len(run.metrics()) == 4
+
+
+def test_a_run_killed_before_the_number_of_latents_was_found_still_finds_it(tmp_path, images, monkeypatch):
+    """Its first checkpoint holds a model with as many as there may be; so few particles get two."""
+    config = dataclasses.replace(MODEL, z_dim=None)
+
+    class Killed(Exception):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SearchedObjective, "begin_epoch", die)
+        t = trainer(tmp_path / "run", images, fresh_model(images, config), epochs=2)
+        with pytest.raises(Killed):
+            t.fit()
+    run = RunDir(tmp_path / "run")
+    file = run.path / "config.json"
+    file.write_text(file.read_text().replace('"z_dim": 1', '"z_dim": null'))
+    resumed = trainer(run.path, images, load_model(run).train(), epochs=2)
+    resumed.resume()
+    assert resumed.fit()
+    straight = trainer(tmp_path / "straight", images, fresh_model(images, config), epochs=2)
+    straight.fit()
+    assert resumed.model.z_dim == straight.model.z_dim == 2
+    assert searched(resumed).table.z.shape == (N, 2)
+    assert load_model(run).z_dim == 2
 
 
 def test_metrics_add_up(whole):
@@ -199,9 +232,9 @@ def test_init_poses_are_kept_and_refined(tmp_path, truth, blank, monkeypatch):
     rng = np.random.default_rng(3)
     rough = Pose2D(pose.theta_rad + np.radians(12) * rng.normal(size=N), pose.shift_px + 0.8 * rng.normal(size=(N, 2)))
     t = trainer(tmp_path / "run", images, copy.deepcopy(blank), start=rough, epochs=3)
-    table = searched(t).table.clone()
-    np.testing.assert_allclose(table[:, 0], rough.theta_rad, atol=1e-5)
-    np.testing.assert_allclose(table[:, 1:3], rough.shift_px, atol=1e-5)
+    table = copy.deepcopy(searched(t).table)
+    np.testing.assert_allclose(table.theta_rad, rough.theta_rad, atol=1e-5)
+    np.testing.assert_allclose(table.shift_px, rough.shift_px, atol=1e-5)
 
     def everywhere(*_, **__):
         raise AssertionError("searched everywhere")
@@ -212,7 +245,7 @@ def test_init_poses_are_kept_and_refined(tmp_path, truth, blank, monkeypatch):
     assert np.sqrt(np.mean(after[0] ** 2)) < 0.8 * np.sqrt(np.mean(before[0] ** 2))
     assert np.sqrt(np.mean(after[1] ** 2)) < 0.7 * np.sqrt(np.mean(before[1] ** 2))
     # No particle was thrown far from where it was said to be.
-    turn = geometry.wrapped(searched(t).table[:, 0] - table[:, 0]).abs()
+    turn = geometry.wrapped(searched(t).table.theta_rad - table.theta_rad).abs()
     assert float((turn < 1).float().mean()) > 0.97
 
 
@@ -327,6 +360,7 @@ def test_anchors_stand_for_all_contents(tmp_path, images, blank):
     """Centres of clusters of z, as many as were asked for."""
     for asked, expected in ((None, 8), (3, 3)):
         t = trainer(tmp_path / str(asked), images, copy.deepcopy(blank), anchors=asked)
+        searched(t).table.z.copy_(torch.randn(N, 1, generator=torch.Generator().manual_seed(0)))
         with torch.no_grad():
             found = searched(t)._anchors(np.arange(N), 0)
             z = searched(t).contents(np.arange(N))
@@ -336,13 +370,11 @@ def test_anchors_stand_for_all_contents(tmp_path, images, blank):
 
 
 def test_anchors_of_contents_that_are_all_the_same(tmp_path, images, blank):
-    model = copy.deepcopy(blank)
-    for parameter in model.encoder.parameters():
-        parameter.data.zero_()
-    t = trainer(tmp_path / "run", images, model)
+    t = trainer(tmp_path / "run", images, copy.deepcopy(blank))
+    searched(t).table.z.fill_(0.3)
     with torch.no_grad():
         found = searched(t)._anchors(np.arange(N), 0)
-    assert found.shape == (1, 1)
+    assert found.tolist() == [[pytest.approx(0.3)]]
 
 
 def test_everything_is_searched_again_now_and_then(tmp_path, images, blank, monkeypatch):
@@ -364,12 +396,13 @@ def test_everything_is_searched_again_now_and_then(tmp_path, images, blank, monk
     assert any(0 < epoch < 8 and not frozen for epoch, frozen in epochs)
 
 
-def evidence_at(t: Trainer, table: torch.Tensor) -> torch.Tensor:
-    """Log evidence [n] of the neighbourhoods of poses, brought to precision."""
-    rows = np.arange(len(table))
+def evidence_at(t: Trainer, table: ParticleTable) -> torch.Tensor:
+    """Log evidence [n] of the neighbourhoods of poses and z, brought to precision."""
+    rows = np.arange(N)
     objective = searched(t)
     with torch.no_grad():
-        found = t.model.inference.settle(objective._observe(rows), Poses(table[:, 0], table[:, 1:3]), fine=False)
+        poses = Poses(table.theta_rad, table.shift_px)
+        found = t.model.inference.settle(objective._observe(rows), poses, table.z, fine=False)
     return found.log_evidence
 
 
@@ -379,32 +412,33 @@ def test_a_known_pose_gives_way_only_to_one_with_more_evidence(tmp_path, whole, 
     t.objective, t.model = copy.deepcopy((whole.objective, whole.model))
     objective = searched(t)
     objective.model, objective.learn_shift_prior = t.model, False
-    rows, good = np.arange(N), objective.table.clone()
-    bad = good.clone()
-    bad[:, 1] -= 4 * torch.where(good[:, 1] > 0, 1, -1)  # further than a look nearby can bring back
+    rows, good = np.arange(N), copy.deepcopy(objective.table)
+    bad = copy.deepcopy(good)
+    bad.shift_px[:, 0] -= 4 * torch.where(good.shift_px[:, 0] > 0, 1, -1)  # further than a look nearby can bring back
     better = evidence_at(t, good) > evidence_at(t, bad) + 1
     assert float(better.float().mean()) > 0.9
     answer = []
 
-    def everywhere(search, observation, references, radius_px, modes=1):
+    def everywhere(inference, observation, templates, radius_px, *, freeze_z):
         some, answer[:] = answer[: len(observation)], answer[len(observation) :]
-        some = torch.stack(some)
-        return Poses(some[:, None, 0], some[:, None, 1:3]), torch.zeros(len(some), 1)
+        theta, shift, z = (torch.stack(column) for column in zip(*some, strict=True))
+        return Poses(theta[:, None], shift[:, None]), z[:, None], torch.zeros(len(some), 1)
 
-    monkeypatch.setattr(PoseSearch, "everywhere", everywhere)
+    monkeypatch.setattr(Inference, "search_globally", everywhere)
 
-    def after(table: torch.Tensor, found: torch.Tensor, *, known: bool) -> torch.Tensor:
-        objective.table, answer[:] = table.clone(), list(found)
+    def after(table: ParticleTable, found: ParticleTable, *, known: bool) -> ParticleTable:
+        objective.table, answer[:] = copy.deepcopy(table), zip(found.theta_rad, found.shift_px, found.z, strict=True)
         with torch.no_grad():
             objective._search_everywhere(rows, frozen=False, known=known)
-        return objective.table
+        return copy.deepcopy(objective.table)
 
-    def apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return (a[:, 1:3] - b[:, 1:3]).norm(dim=1)
+    def apart(a: ParticleTable, b: ParticleTable) -> torch.Tensor:
+        return (a.shift_px - b.shift_px).norm(dim=1)
 
-    kept, mended = after(good, bad, known=True).clone(), after(bad, good, known=True).clone()
+    kept, mended = after(good, bad, known=True), after(bad, good, known=True)
     assert float(apart(kept, good)[better].max()) < 0.5
-    assert torch.equal(kept[:, :3], mended[:, :3])
+    assert torch.equal(kept.theta_rad, mended.theta_rad) and torch.equal(kept.shift_px, mended.shift_px)
+    assert torch.equal(kept.z, mended.z) and torch.equal(kept.evidence, mended.evidence)
     # With nothing known the search's word is all there is.
     lost = after(good, bad, known=False)
     assert float((apart(lost, good)[better] > 1).float().mean()) > 0.9

@@ -100,7 +100,9 @@ class SteerableVAE(ParticleVAE):
         size, rings = state["basis.radial"].shape
         basis = SteerableBasis(particle_disk(images), size // 2, rings)
         basis.load_state_dict({key: state[f"basis.{key}"] for key in basis.state_dict()})
-        model = cls(replace(config, z_dim=state["anchors"].shape[1]), images, basis, len(state["spectra.noise"]))
+        model = cls(config, images, basis, len(state["spectra.noise"]))
+        if model.z_dim != state["anchors"].shape[1]:
+            model.set_z_dim(state["anchors"].shape[1])
         model.anchors = torch.zeros_like(state["anchors"])
         return model
 
