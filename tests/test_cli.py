@@ -57,7 +57,7 @@ def test_the_common_options_are_spelled_as_agreed(emsvae):
         "--epochs",
         "--z-dim",
         "--box",
-        "--mask-diameter-a",
+        "--particle-diameter-a",
         "--max-shift-a",
         "--invert",
         "--ctf",
@@ -160,7 +160,7 @@ def test_what_was_assumed_is_printed_logged_and_stored(emsvae, easy_stack, no_fi
     said = emsvae.done("train", easy_stack / "particles.star", *emsvae.TINY, "--z-delay", "2").out
     run = RunDir(here / "particles_emsvae")
     log = (run.path / "run.log").read_text()
-    for word in ("pixel size 4 A", "mask 86.4 A", "bright: kept", "device cpu", "CTF left alone", "shift prior"):
+    for word in ("pixel size 4 A", "particle diameter", "bright: kept", "device cpu", "CTF left alone", "shift prior"):
         assert word in said and word in log
         assert any(word in sentence for sentence in run.manifest.assumed), word
     assert "means nothing yet" in said, "z was frozen in both epochs"
@@ -254,7 +254,9 @@ def test_infer_on_the_training_file_gives_the_runs_own_numbers(emsvae, easy_stac
     assert np.abs(turn).max() < 0.01
     for column in own.columns.drop(["image_name", "theta_rad"]):
         spread = own[column].std() + 1e-6
-        assert np.abs(own[column] - again[column]).max() < 0.03 * spread + 1e-9, column
+        # An s.d. may be the same for all; float16 has three digits.
+        digits = 1e-3 * own[column].median() if column.endswith("_sd") else 0
+        assert np.abs(own[column] - again[column]).max() < 0.03 * spread + digits + 1e-9, column
 
 
 def test_infer_writes_what_the_name_says(emsvae, easy_stack, tiny_run):

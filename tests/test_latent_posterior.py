@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -164,7 +165,7 @@ def test_a_step_never_makes_it_worse(metric):
     upright = 3 * decoder(random(20, 1, seed=3)).detach()
     start = 4 * random(20, 1, seed=6)
     values = [latent_posterior(decoder, upright, metric.form(None), start, k)[1] for k in range(6)]
-    assert all((b >= a).all() for a, b in zip(values, values[1:], strict=False))
+    assert all((b >= a).all() for a, b in pairwise(values))
     assert float((values[-1] - values[0]).min()) > 0
     moved = latent_posterior(decoder, upright, metric.form(None), start, 1)[0].mean - start
     assert float(moved.abs().max()) <= 1.5 + 1e-6
@@ -204,7 +205,9 @@ def test_weighted_samples_integrate_to_the_evidence(metric):
     q, value = latent_posterior(decoder, upright, form, torch.zeros(n, 2), 8)
     exact = value + q.log_volume
     z, log_weight = q.samples(random(1, 8000, 2, seed=9), 1.2)
-    likelihood = torch.stack([log_joint(decoder, u[None], form, of)[0] - log_normal(of) for u, of in zip(upright, z, strict=True)])
+    likelihood = torch.stack(
+        [log_joint(decoder, u[None], form, of)[0] - log_normal(of) for u, of in zip(upright, z, strict=True)]
+    )
     assert torch.allclose(torch.logsumexp(likelihood + log_weight, 1), exact, atol=0.03)
 
     bending = bent(metric)
@@ -213,7 +216,9 @@ def test_weighted_samples_integrate_to_the_evidence(metric):
     grid = torch.linspace(-5, 5, 4001)[:, None]
     whole = torch.logsumexp(log_joint(bending, upright, form, grid), 1) + math.log(10 / 4000)
     z, log_weight = q.samples(random(1, 8000, 1, seed=9), 1.2)
-    likelihood = torch.stack([log_joint(bending, u[None], form, of)[0] - log_normal(of) for u, of in zip(upright, z, strict=True)])
+    likelihood = torch.stack(
+        [log_joint(bending, u[None], form, of)[0] - log_normal(of) for u, of in zip(upright, z, strict=True)]
+    )
     # The bound of importance sampling: below the evidence, and hardly below it where sin(z) has but one mode that counts.
     assert torch.allclose(torch.logsumexp(likelihood + log_weight, 1), whole, atol=0.1)
 

@@ -28,13 +28,17 @@ def moved(n: int, spread_px: float, rng: np.random.Generator) -> tuple[np.ndarra
     return X - dx, Y - dy
 
 
-def disks(n: int, radius_px: float, rng: np.random.Generator, spread_px: float = 0.0, *, sharp: bool = False) -> np.ndarray:
+def disks(
+    n: int, radius_px: float, rng: np.random.Generator, spread_px: float = 0.0, *, sharp: bool = False
+) -> np.ndarray:
     """Particles that differ in what is inside: lumps at random places within one outline, that of a ball or of a sharp disk."""
     x, y = moved(n, spread_px, rng)
     r = np.hypot(x, y)
     whole = outline(radius_px - r) if sharp else np.sqrt((radius_px**2 - r**2).clip(0)) / radius_px
     angle, far = rng.uniform(-np.pi, np.pi, (3, n, 1, 1)), (radius_px - 3) * rng.uniform(0, 1, (3, n, 1, 1)) ** 0.5
-    lumps = sum(np.exp(-((x - r * np.cos(a)) ** 2 + (y - r * np.sin(a)) ** 2) / 8) for a, r in zip(angle, far, strict=True))
+    lumps = sum(
+        np.exp(-((x - r * np.cos(a)) ** 2 + (y - r * np.sin(a)) ** 2) / 8) for a, r in zip(angle, far, strict=True)
+    )
     return whole * (0.6 + lumps)
 
 
@@ -60,11 +64,19 @@ def noisy(clean: np.ndarray, height: float, rng: np.random.Generator) -> np.ndar
     return (height * clean + rng.standard_normal(clean.shape)).astype(np.float32)
 
 
-def seen_through_a_microscope(clean: np.ndarray, rng: np.random.Generator, defocus_A: float) -> tuple[np.ndarray, np.ndarray]:
+def seen_through_a_microscope(
+    clean: np.ndarray, rng: np.random.Generator, defocus_A: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Particles (dark ones are negative) as images with phases flipped, and the mean CTF that acted on them."""
     n = len(clean)
     defocus = defocus_A + rng.uniform(-2000, 2000, n)
-    usual = {"astigmatism_rad": 0.0, "phase_shift_rad": 0.0, "voltage_kV": 300.0, "cs_mm": 2.7, "amplitude_contrast": 0.1}
+    usual = {
+        "astigmatism_rad": 0.0,
+        "phase_shift_rad": 0.0,
+        "voltage_kV": 300.0,
+        "cs_mm": 2.7,
+        "amplitude_contrast": 0.1,
+    }
     params = CtfParams(defocus_u_A=defocus, defocus_v_A=defocus, **{k: np.full(n, v) for k, v in usual.items()})
     transfer = ctf.ctf_2d(params, BOX, PIXEL_A)
     images = np.fft.irfft2(np.fft.rfft2(clean) * transfer, s=(BOX, BOX))

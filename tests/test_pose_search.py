@@ -194,7 +194,9 @@ def test_modes_are_apart_and_in_order(search):
     assert found.poses.theta_rad.shape == (1, 3)
     assert (found.score[0].diff() <= 0).all()
     for i, j in itertools.combinations(range(3), 2):
-        assert float(geometry.wrapped(found.poses.theta_rad[0, i] - found.poses.theta_rad[0, j]).abs()) > 2 * math.pi / 12
+        assert (
+            float(geometry.wrapped(found.poses.theta_rad[0, i] - found.poses.theta_rad[0, j]).abs()) > 2 * math.pi / 12
+        )
 
 
 def test_others_are_the_best_poses_of_the_remaining_templates(search):

@@ -125,7 +125,9 @@ def test_templates_are_as_strong_as_the_particles(stack, found):
     of = shape_of(stack, found)
     clean = 1.2 * drawn(of, np.zeros(len(of)), np.zeros((len(of), 2)))
     # What the model sees: without the level of the image, white noise.
-    wanted = stack.model.search.coefficients(stack.model.spectra.observe(Batch.of(clean, np.zeros(len(of))), stack.model.plane).plane)
+    wanted = stack.model.search.coefficients(
+        stack.model.spectra.observe(Batch.of(clean, np.zeros(len(of))), stack.model.plane).plane
+    )
     expected = wanted[0][:, 0]
     angles = 2 * math.pi * torch.arange(360) / 360
     fit = basis.correlate(found.coefficients, expected, angles).max(1).values
@@ -264,7 +266,7 @@ def test_points_with_many_particles_count_more():
 
 def test_islands_lie_apart():
     """Points that nothing connects: farther from each other than any two that are connected."""
-    points = np.concatenate([LINE[:20], LINE[:20] + [[0, 50.0, 0]]])
+    points = np.concatenate([LINE[:20], LINE[:20] + np.array([0, 50.0, 0])])
     z, _ = places(similarity_of(points, 0.3), np.ones(40), 3)
     placed = np.linalg.norm(z[:, None] - z, axis=-1)
     assert placed[:20, 20:].min() > 0.9 * placed[:20, :20].max()
