@@ -210,7 +210,8 @@ def _patches(comparison: _Comparison, latents: Latents, rows: NDArray[np.int64],
     for number in range(of.max() + 1):
         own = np.flatnonzero(of == number)
         # image i is image j turned by angle[j, i]
-        relation = similarity[np.ix_(own, own)] * np.exp(1j * angle[np.ix_(own, own)].double().numpy().T)
+        relative: NDArray[np.complex128] = np.exp(1j * angle[np.ix_(own, own)].double().numpy().T)
+        relation = similarity[np.ix_(own, own)] * relative
         turn[own] = -synchronised(relation) if len(own) > 1 else 0.0
         upright = comparison.model.basis.rotate(mean[own], torch.from_numpy(-turn[own]).float())
         centre.append((size[own, None] * upright).sum(0) / size[own].sum())

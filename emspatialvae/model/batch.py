@@ -53,4 +53,5 @@ class Batch:
         return self._each(lambda values: values.to(device))
 
     def _each(self, done: Callable[[Tensor], Tensor]) -> "Batch":
-        return Batch(**{name: None if values is None else done(values) for name, values in vars(self).items()})
+        fields: dict[str, Any] = {name: None if values is None else done(values) for name, values in vars(self).items()}
+        return Batch(**fields)

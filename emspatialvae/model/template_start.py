@@ -21,7 +21,6 @@ from scipy.sparse import csgraph
 from torch import Tensor
 
 from emspatialvae.model.observation import Observation
-from emspatialvae.model.pose_search import Poses
 from emspatialvae.model.steerable_vae import SteerableVAE
 
 PARTICLES_PER_TEMPLATE = 45
@@ -29,6 +28,10 @@ MOST_TEMPLATES = 128
 FEWEST_TEMPLATES = 8
 ROUNDS = 6
 """Of alignment and averaging."""
+PART = 512
+"""Particles looked at at a time."""
+LEAST_SHIFT_SD_PX = 0.5
+"""Of the prior of shifts between rounds."""
 ROUGH_ROUNDS = 1
 """The first rounds, in which poses stay on the grid of the global search."""
 FEWEST_MEMBERS = 4
@@ -119,10 +122,6 @@ def _summed(
         square += float((poses.shift_px**2).sum())
     search.shift_sd_px.fill_(max(math.sqrt(square / (2 * len(observation))), LEAST_SHIFT_SD_PX))
     return sums, information, counts
-
-
-PART = 512
-LEAST_SHIFT_SD_PX = 0.5
 
 
 class _Restoration:
@@ -271,6 +270,3 @@ def teach_decoder(
             optimiser.step()
             schedule.step()
     optimiser.zero_grad()
-
-
-__all__ = ["Poses", "Templates", "find_templates", "lay_out", "mean_evidence", "teach_decoder", "template_count"]
