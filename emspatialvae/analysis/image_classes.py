@@ -15,11 +15,12 @@ other, and each particle gets a pose that aligns it on the average of its class,
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
@@ -176,7 +177,7 @@ class _Patches:
 
     def assigned(self, z: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Classes and turns of particles z [n, d]."""
-        _, group = cKDTree(self.place).query(z)
+        _, group = KDTree(self.place).query(z)
         return self.of[group], self.turn_rad[group]
 
 
@@ -185,8 +186,8 @@ def _patches(comparison: _Comparison, latents: Latents, rows: NDArray[np.int64],
 
     count = min(MOST_GROUPS, max(k or 1, len(rows) // SMALLEST_GROUP))
     z = latents.z[rows]
-    found = KMeans(count, n_init=1, random_state=seed).fit(z)
-    group, place = found.labels_, found.cluster_centers_
+    once: Any = KMeans(count, n_init="auto", random_state=seed).fit(z)  # one start
+    group, place = once.labels_, once.cluster_centers_
     images = comparison.images(latents, rows)
     size = torch.from_numpy(np.bincount(group, minlength=count)).float()
     mean = torch.zeros(count, images.shape[1]).index_add_(0, torch.from_numpy(group).long(), images) / size[:, None]
@@ -201,11 +202,9 @@ def _patches(comparison: _Comparison, latents: Latents, rows: NDArray[np.int64],
     if k is None:
         k = _distinct(comparison, _Groups(mean, size))
     where = places(similarity, size.double().numpy(), min(MAP_AXES, count - 1))[0] if count > k else np.eye(count)
-    of = (
-        KMeans(min(k, count), n_init=10, random_state=seed)
-        .fit(where, sample_weight=size.numpy())
-        .labels_.astype(np.int64)
-    )
+    starts: Any = 10
+    cut: Any = KMeans(min(k, count), n_init=starts, random_state=seed).fit(where, sample_weight=size.numpy())
+    of = cut.labels_.astype(np.int64)
     turn, centre = np.zeros(count), []
     for number in range(of.max() + 1):
         own = np.flatnonzero(of == number)
