@@ -420,3 +420,116 @@ def test_effective_ring_of_a_whole_basis_is_the_whole_plane(full):
     """The last ring stands for the corners as well, so it is all or nothing there."""
     for box in (33, 40):
         assert len(FourierPlane(box, effective_ring(full(box))).where) == box * (box // 2 + 1)
+
+
+# ----------------------------------------------------------------------------------------------------- disks, soft edges
+
+
+@pytest.mark.parametrize(("box", "radius_px", "edge_px"), [(33, 12.0, 4.0), (40, 15.3, 2.0), (33, 10.0, 0.0)])
+def test_a_disk_with_a_soft_edge(box, radius_px, edge_px):
+    """One in the middle, half in the middle of the edge, nothing at the radius and beyond, and never rising outwards."""
+    disk = Disk(box, radius_px, edge_px)
+    r = np.linspace(0, box / 2, 2001)
+    window = disk.window(r)
+    assert (window[r <= radius_px - edge_px] == 1).all()
+    assert not window[r > radius_px + 1e-9].any()
+    assert (np.diff(window) <= 0).all()
+    if edge_px:
+        assert float(disk.window(np.array(radius_px - edge_px / 2))) == pytest.approx(0.5)
+        assert np.abs(np.diff(window)).max() < 2 * np.pi / 2 / edge_px * (r[1] - r[0])  # no step
+
+
+@pytest.mark.parametrize(("radius_px", "edge_px"), [(12.0, 4.0), (14.5, 2.0)])
+def test_components_of_a_disk_with_a_soft_edge(radius_px, edge_px):
+    """Orthonormal within each order, zero outside, and hardly anything near the rim; drawn the same at any sampling."""
+    box = 33
+    basis = SteerableBasis.full(Disk(box, radius_px, edge_px), 0.35)
+    re, im = basis.vectors.double().chunk(2)
+    for m in basis.order.unique():
+        rows = basis.order == m
+        functions = torch.complex(re[rows], -im[rows])
+        gram = functions @ functions.conj().T
+        # Real and imaginary parts of an order above 0 are unit vectors each.
+        assert torch.allclose(gram, (1 if m == 0 else 2) * torch.eye(int(rows.sum()), dtype=gram.dtype), atol=2e-4)
+    x, y = geometry.pixel_grid(box)
+    r = tensor(np.hypot(x, y)).flatten()
+    assert not basis.vectors[:, r > radius_px].any()
+    rim = (r > radius_px - edge_px / 4) & (r <= radius_px)
+    inner = r < radius_px - edge_px
+    assert float(basis.vectors[:, rim].square().mean()) < 0.15 * float(basis.vectors[:, inner].square().mean())
+    c = random_coefficients(basis, 2)
+    fine = basis.draw(c, 3 * box)
+    start = (3 * box) // 2 - 3 * (box // 2)
+    assert torch.allclose(fine[:, start::3, start::3], basis.images(c), atol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------- a metric worked out once
+
+
+@pytest.fixture(scope="module")
+def formed(full) -> tuple[SteerableBasis, RingMetric, torch.Tensor]:
+    """A basis, its metric, and factors of four images."""
+    basis = full(33, 0.3)
+    metric = RingMetric(basis, FourierPlane(33))
+    factors = 0.2 + torch.rand(4, metric.rings, generator=torch.Generator().manual_seed(0))
+    return basis, metric, factors
+
+
+def test_a_form_is_the_metric_of_each_image(formed):
+    basis, metric, factors = formed
+    form = metric.form(factors)
+    a, b = random_coefficients(basis, 4, 1), random_coefficients(basis, 4, 2)
+    assert torch.allclose(form.applied(b), metric.applied(b, factors), atol=1e-3)
+    assert torch.allclose((a * form.applied(b)).sum(-1), metric.products(a, b, factors), rtol=1e-4, atol=1e-2)
+    assert torch.allclose(form.half_square(b), 0.5 * metric.square(b, factors), rtol=1e-4)
+
+
+def test_a_form_of_several_references_for_each_image(formed):
+    basis, metric, factors = formed
+    form = metric.form(factors)
+    many = random_coefficients(basis, 4 * 6).view(4, 2, 3, -1)
+    applied, half = form.applied(many), form.half_square(many)
+    assert applied.shape == many.shape and half.shape == (4, 2, 3)
+    for j in range(2):
+        for k in range(3):
+            assert torch.allclose(applied[:, j, k], form.applied(many[:, j, k]), atol=1e-3)
+            assert torch.allclose(half[:, j, k], form.half_square(many[:, j, k]), rtol=1e-4)
+    some = form[torch.tensor([2, 0])]
+    assert torch.allclose(some.applied(many[[2, 0]]), applied[[2, 0]], atol=1e-3)
+    assert torch.allclose(some.half_square(many[[2, 0]]), half[[2, 0]], rtol=1e-4)
+
+
+def test_the_gradient_of_half_a_square(formed):
+    basis, metric, factors = formed
+    for given in (factors, None):
+        form = metric.form(given)
+        b = random_coefficients(basis, 4).requires_grad_()
+        (gradient,) = torch.autograd.grad(form.half_square(b).sum(), b)
+        assert torch.allclose(gradient, form.applied(b).detach(), atol=1e-3)
+
+
+def test_a_form_of_white_noise_knows_no_level(formed):
+    """As with factors of 1 but at frequency zero; there components of different orders are taken as orthonormal."""
+    basis, metric, _ = formed
+    form, b = metric.form(None), random_coefficients(basis, 4)
+    assert torch.equal(form.applied(b), metric.without_level(b))
+    assert torch.allclose(form.half_square(b), 0.5 * (metric.without_level(b) * b).sum(-1), rtol=1e-4)
+    whole, strength = form.mean()
+    assert torch.allclose(b @ whole, form.applied(b), atol=1e-3) and strength.tolist() == [1]
+    assert form[torch.tensor([1])] is form
+
+
+def test_the_mean_of_a_form(formed):
+    """Exact where images differ in strength alone; else the mean matrix, with a strength of 1 on average."""
+    basis, metric, factors = formed
+    b = random_coefficients(basis, 4)
+    strength = torch.tensor([0.2, 0.9, 1.1, 1.8])
+    form = metric.form(factors[:1] * strength[:, None])
+    whole, found = form.mean()
+    assert torch.allclose(found, strength / strength.mean(), rtol=1e-4)
+    assert torch.allclose((b @ whole) * found[:, None], form.applied(b), atol=2e-3)
+    form = metric.form(factors)
+    whole, found = form.mean()
+    assert float(found.mean()) == pytest.approx(1, rel=1e-4)
+    expected = torch.stack([metric.products(b[:1], b[:1], f[None])[0] for f in factors]).mean()
+    assert float((b[:1] @ whole * b[:1]).sum()) == pytest.approx(float(expected), rel=1e-3)
