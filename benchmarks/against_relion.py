@@ -7,7 +7,7 @@ A simulated stack holds views of a map from all directions, 64 px of 5 A, CTF of
 junk. With ``--stack`` any STAR file takes its place; nothing is known of its truth, and a figure of contrast is all there is to say.
 Both programs run with one thread; seconds are those of the processor, user and system together, so that others on the machine
 matter little. RELION works through some 20 particles and iterations a second at 64 px and 20 classes: the default takes a quarter
-of an hour, the usual size (``--particles 10000 --k 50 --iterations 25``) ten hours or more.
+of an hour, the usual size (``--particles 10000 --k 50 --iterations 25``) seven hours.
 
 RELION's run is kept in DIR/relion with its seconds; ``--skip-relion`` compares with it again without running it, as when only our
 side has changed. Printed is a table in Markdown; DIR/averages.png shows ours, RELION's particles averaged in the same way, and the
