@@ -32,9 +32,7 @@ def particles_text(source: InputConfig, prepare: PrepareConfig) -> str:
         model = ModelConfig()
         _, said, _ = decide(stack, prepare, engine=model.engine)
         read = f"read images of {', '.join(map(str, stack.boxes))} px"
-        lines += [
-            f"  {line}" for line in (read, *said, f"{model.engine} engine, {_coordinates(model.z_dim)}")
-        ]
+        lines += [f"  {line}" for line in (read, *said, f"{model.engine} engine, {_coordinates(model.z_dim)}")]
     except EmsvaeError as error:
         lines.append(f"  stop: {error}")
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse.csgraph import shortest_path
 from scipy.spatial import KDTree
 from scipy.spatial.distance import cdist
 from torch import Tensor
@@ -29,7 +30,7 @@ from emspatialvae.errors import EmsvaeError
 from emspatialvae.geometry import Pose2D
 from emspatialvae.infer import Latents
 from emspatialvae.model.steerable_vae import SteerableVAE
-from emspatialvae.model.template_start import places, synchronised
+from emspatialvae.model.template_start import synchronised
 
 ANGLES = 72
 FITTED = 20_000
@@ -43,8 +44,8 @@ DISTINCT_NATS, DISTINCT_SHARE = 3.0, 0.35
 MOST_AUTO = 100
 LEAST_LIKENESS, LIKENESS_POWER = 0.02, 1.0
 """Of two small groups, as a correlation of their images: neighbours in z that do not look alike are no neighbours."""
-MOST_GROUPS, MAP_AXES = 240, 5
-"""Small groups that the map of views is made of, and its axes."""
+MOST_GROUPS, NEIGHBOURS = 240, 8
+"""Small groups that the map of views is made of, and neighbours of each that distances are measured along."""
 NEARBY_RAD, NEARBY_STEPS = 0.5, 16
 """How far from the decoder's frame, or from the angle of a particle's small group, better angles are looked for."""
 BLOCK = 2048
@@ -182,7 +183,7 @@ class _Patches:
 
 
 def _patches(comparison: _Comparison, latents: Latents, rows: NDArray[np.int64], k: int | None, seed: int) -> _Patches:
-    from sklearn.cluster import KMeans
+    from sklearn.cluster import AgglomerativeClustering, KMeans
 
     count = min(MOST_GROUPS, max(k or 1, len(rows) // SMALLEST_GROUP))
     z = latents.z[rows]
@@ -201,10 +202,9 @@ def _patches(comparison: _Comparison, latents: Latents, rows: NDArray[np.int64],
     similarity = np.exp(-((apart / np.median(np.sort(apart, 1)[:, 1])) ** 2)) * alike**LIKENESS_POWER
     if k is None:
         k = _distinct(comparison, _Groups(mean, size))
-    where = places(similarity, size.double().numpy(), min(MAP_AXES, count - 1))[0] if count > k else np.eye(count)
-    starts: Any = 10
-    cut: Any = KMeans(min(k, count), n_init=starts, random_state=seed).fit(where, sample_weight=size.numpy())
-    of = cut.labels_.astype(np.int64)
+    # Complete linkage: no two groups of a class are far apart.
+    linkage: Any = AgglomerativeClustering(min(k, count), metric="precomputed", linkage="complete")
+    of = linkage.fit(_along_neighbours(apart)).labels_.astype(np.int64) if count > k else np.arange(count)
     turn, centre = np.zeros(count), []
     for number in range(of.max() + 1):
         own = np.flatnonzero(of == number)
@@ -215,6 +215,16 @@ def _patches(comparison: _Comparison, latents: Latents, rows: NDArray[np.int64],
         upright = comparison.model.basis.rotate(mean[own], torch.from_numpy(-turn[own]).float())
         centre.append((size[own, None] * upright).sum(0) / size[own].sum())
     return _Patches(place, of, turn, torch.stack(centre))
+
+
+def _along_neighbours(apart: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distances [A, A] along the graph that joins each point to its nearest neighbours; parts that nothing joins are farthest apart."""
+    near = np.argsort(apart, 1)[:, :NEIGHBOURS]
+    length = np.zeros_like(apart)
+    np.put_along_axis(length, near, np.take_along_axis(apart, near, 1), 1)
+    along = shortest_path(np.maximum(length, length.T), directed=False)
+    along[~np.isfinite(along)] = 2 * along[np.isfinite(along)].max()
+    return along
 
 
 def _distinct(comparison: _Comparison, groups: _Groups) -> int:
