@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from emspatialvae import jobs
-from emspatialvae.config import PRESETS, InputConfig, ModelConfig, RunConfig, TrainConfig, with_preset
+from emspatialvae.config import PRESETS, InputConfig, RunConfig, TrainConfig, with_preset
 from emspatialvae.errors import EmsvaeError
 from napari_emsvae.training import Pace, config_of, duration, progress_text, settings, tail
 
@@ -168,7 +168,7 @@ def test_every_control_has_a_tooltip_and_room(form, qtbot):
     narrow = [c for c in controls if not isinstance(c, QCheckBox) and c.width() < c.minimumSizeHint().width()]
     assert not narrow
     form.settings.more.collapse(animate=False)
-    assert form.settings.fields["model.z_dim"].placeholderText() == str(ModelConfig.z_dim)
+    assert form.settings.fields["model.z_dim"].placeholderText() == "automatic"
 
 
 def test_the_preset_shows_in_the_fields(form):
