@@ -197,7 +197,7 @@ def _patches(comparison: _Comparison, latents: Latents, rows: NDArray[np.int64],
     fit, at = comparison.model.search.fits_at(mean, mean, near).max(0)
     angle, norm = near[at], (mean**2).sum(1).sqrt().clamp(min=1e-6)
     alike = (fit / norm[:, None] / norm).clamp(LEAST_LIKENESS, 1).double().numpy()
-    apart = cdist(place, place)
+    apart = cdist(place, place).astype(np.float64)
     np.fill_diagonal(apart, np.inf)
     similarity = np.exp(-((apart / np.median(np.sort(apart, 1)[:, 1])) ** 2)) * alike**LIKENESS_POWER
     if k is None:
