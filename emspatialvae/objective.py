@@ -284,12 +284,19 @@ class SearchedObjective(Objective):
     @property
     def remark(self) -> str:
         """See `Objective`."""
-        if self.config.draws is not None or self.draws == DRAWS:
-            return ""
-        return (
-            f"a particle says little, {self.evidence:.1f} nats more than noise: {self.draws} contents were drawn for each in a step "
-            f"(--draws), {DRAWS} are the rule"
-        )
+        remarks = []
+        if self.from_templates:
+            remarks.append(
+                "particles differ as views do: training began from templates made of single particles, not from one consensus"
+            )
+        if self.model.config.z_dim is None:
+            remarks.append(f"{self.model.z_dim} latent coordinate(s) found (--z-dim)")
+        if self.config.draws is None and self.draws != DRAWS:
+            remarks.append(
+                f"a particle says little, {self.evidence:.1f} nats more than noise: {self.draws} contents were drawn for each in a step "
+                f"(--draws), {DRAWS} are the rule"
+            )
+        return "; ".join(remarks)
 
     # ------------------------------------------------------------------------------------------------------ epochs
 
