@@ -224,3 +224,18 @@ def test_classes_are_read_back(run, emsvae):
     with pytest.raises(RunFolderError, match=r"damaged .* again"):
         read_classes(RunDir(run))
     assert export.read_csv(run / "latents.csv", latents.z.shape[1], latents.pixel_size_A).class_number is not None
+
+
+def test_distances_between_views_go_along_their_neighbours():
+    """On a circle to the opposite point it is half the way round, not the diameter; what nothing joins lies farther off than all the rest."""
+    from emspatialvae.analysis.image_classes import _along_neighbours
+
+    angle = 2 * np.pi * np.arange(60) / 60
+    points = np.concatenate(
+        [np.stack([np.cos(angle), np.sin(angle)], 1), 100 + 0.1 * np.random.default_rng(0).random((20, 2))]
+    )
+    apart = np.linalg.norm(points[:, None] - points, axis=2)
+    np.fill_diagonal(apart, np.inf)
+    along = _along_neighbours(apart)
+    assert np.pi * 0.95 < along[0, 30] < np.pi * 1.01
+    assert along[0, 70] == 2 * along[:60, :60].max()

@@ -8,9 +8,9 @@ k-means, and the two that cost least are merged until the number is right (Ward)
 cloud and one in two.
 
 Views of a 3-D object have no common frame, and views some 30 degrees apart have nothing in common: a class of them is a patch of neighbours.
-So small groups are made in z, where neighbours are alike; distances are measured from neighbour to neighbour (as in
-`emspatialvae.model.template_start`), and patches are cut out of the map that they make. Within a patch the groups are turned onto each
-other, and each particle gets a pose that aligns it on the average of its class, as RELION's Class2D does.
+So small groups are made in z, where neighbours are alike; distances are measured from neighbour to neighbour, and groups are joined so
+that no two of one class are far apart (complete linkage). Within a class the groups are turned onto each other, and each particle gets a
+pose that aligns it on the average of its class, as RELION's Class2D does.
 """
 
 import math
@@ -42,8 +42,8 @@ ROUNDS, LAST_ROUNDS = 12, 10
 DISTINCT_NATS, DISTINCT_SHARE = 3.0, 0.35
 """Classes are told apart (``--k auto``) where half their squared distance is more than that, in nats and as a share of what a class explains."""
 MOST_AUTO = 100
-LEAST_LIKENESS, LIKENESS_POWER = 0.02, 1.0
-"""Of two small groups, as a correlation of their images: neighbours in z that do not look alike are no neighbours."""
+LEAST_LIKENESS = 0.02
+"""Correlation of images that counts at least, so that every class hangs together."""
 MOST_GROUPS, NEIGHBOURS = 240, 8
 """Small groups that the map of views is made of, and neighbours of each that distances are measured along."""
 NEARBY_RAD, NEARBY_STEPS = 0.5, 16
@@ -191,15 +191,19 @@ def _patches(comparison: _Comparison, latents: Latents, rows: NDArray[np.int64],
     group, place = once.labels_, once.cluster_centers_
     images = comparison.images(latents, rows)
     size = torch.from_numpy(np.bincount(group, minlength=count)).float()
-    mean = torch.zeros(count, images.shape[1]).index_add_(0, torch.from_numpy(group).long(), images) / size[:, None]
+    mean = torch.zeros(count, images.shape[1]).index_add_(0, torch.from_numpy(group).long(), images) / size[
+        :, None
+    ].clamp(min=1)
     # Neighbours lie nearly alike already; at angles far from that, images that are not quite the same agree by chance.
     near = torch.linspace(-NEARBY_RAD, NEARBY_RAD, 2 * NEARBY_STEPS + 1)
     fit, at = comparison.model.search.fits_at(mean, mean, near).max(0)
     angle, norm = near[at], (mean**2).sum(1).sqrt().clamp(min=1e-6)
+    # How much two groups tell of each other's angle: by how near they lie, and by the correlation of their images.
     alike = (fit / norm[:, None] / norm).clamp(LEAST_LIKENESS, 1).double().numpy()
     apart = cdist(place, place).astype(np.float64)
     np.fill_diagonal(apart, np.inf)
-    similarity = np.exp(-((apart / np.median(np.sort(apart, 1)[:, 1])) ** 2)) * alike**LIKENESS_POWER
+    usual = max(float(np.median(apart.min(1))), 1e-9)
+    similarity = np.exp(-((apart / usual) ** 2)) * alike
     if k is None:
         k = _distinct(comparison, _Groups(mean, size))
     # Complete linkage: no two groups of a class are far apart.
