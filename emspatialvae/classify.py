@@ -28,6 +28,7 @@ from emspatialvae.geometry import Floats
 from emspatialvae.infer import Latents
 from emspatialvae.io import mrc, star
 from emspatialvae.io.atomic import atomic_folder, atomic_path
+from emspatialvae.particles import ParticleStack
 from emspatialvae.prepare import Preparation
 from emspatialvae.progress import Say, bar
 from emspatialvae.results import check_fits, read_run
@@ -36,6 +37,8 @@ from emspatialvae.sources import particle_block
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from emspatialvae.model.observation import Observation
 
 THRESHOLDS = (0.143, 0.5)
 """Of the FRC, for the resolution."""
@@ -103,7 +106,7 @@ def classify_run(
     run, latents, stack = read_run(path, project_dir)
     manifest = run.manifest
     check_fits(stack, manifest.preparation, run)  # a stack of the same name that is found first may be another one
-    latents = _classified(run, latents, k, method, seed)
+    latents = _classified(run, latents, stack, k, method, seed)
     with bar(int(latents.used.sum()), "averaging classes") as progress:
         averages = class_averages(stack, latents, manifest.preparation, seed=seed, progress=progress)
     folder = run.path / "classes"
@@ -122,7 +125,9 @@ def classify_run(
     return classes
 
 
-def _classified(run: RunDir, latents: Latents, k: int | None, method: ClassMethod | None, seed: int) -> Latents:
+def _classified(
+    run: RunDir, latents: Latents, stack: ParticleStack, k: int | None, method: ClassMethod | None, seed: int
+) -> Latents:
     """Classes by the method that was asked for, or that fits the run.
 
     Raises
@@ -143,11 +148,18 @@ def _classified(run: RunDir, latents: Latents, k: int | None, method: ClassMetho
         )
     from emspatialvae.analysis.image_classes import classified_by_image
     from emspatialvae.infer import load_model
+    from emspatialvae.model.batch import Batch
     from emspatialvae.model.steerable_vae import SteerableVAE
+    from emspatialvae.workflow import open_images
 
     model = load_model(run)
     assert isinstance(model, SteerableVAE)
-    return classified_by_image(model, latents, k, seed)
+
+    def observe(rows: NDArray[np.int64]) -> "Observation":
+        portion = open_images(run, stack).portion(rows)
+        return model.observe(Batch.of(portion.images, portion.group, portion.ctf_power))
+
+    return classified_by_image(model, latents, k, observe, seed)
 
 
 def _particle_radius_px(preparation: Preparation, pixel_size_A: float) -> float:

@@ -69,6 +69,8 @@ class _Reported:
     peak_weight: Floats | None
     junk: Floats | None
     misfit: Floats | None = None
+    on_class_rad: Floats | None = None
+    """Angles that lay particles on the average of their class, where they differ from ``theta_rad``."""
 
 
 def has_views(truth: Path) -> bool:
@@ -119,6 +121,9 @@ def evaluate_views(path: Path, truth: Path) -> ViewsJudged:
         None if classes is None else classes[real],
         z if z.shape[1] else None,
         None if found.peak_weight is None else found.peak_weight[real],
+        on_classes=None
+        if found.on_class_rad is None
+        else rotations_left(rot_rad, tilt_rad, true_rad, found.on_class_rad[real]),
     )
     return ViewsJudged(
         scores,
@@ -178,6 +183,7 @@ def _of_run(path: Path) -> _Reported:
         latents.peak_weight,
         latents.junk,
         latents.misfit,
+        None if latents.class_pose is None else latents.class_pose.theta_rad,
     )
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from emspatialvae import export
+from emspatialvae.analysis.view_classes import along_neighbours, joined, scaled
 from emspatialvae.classify import read_classes
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import RunFolderError
@@ -226,16 +227,43 @@ def test_classes_are_read_back(run, emsvae):
     assert export.read_csv(run / "latents.csv", latents.z.shape[1], latents.pixel_size_A).class_number is not None
 
 
-def test_distances_between_views_go_along_their_neighbours():
-    """On a circle to the opposite point it is half the way round, not the diameter; what nothing joins lies farther off than all the rest."""
-    from emspatialvae.analysis.image_classes import _along_neighbours
-
-    angle = 2 * np.pi * np.arange(60) / 60
-    points = np.concatenate(
-        [np.stack([np.cos(angle), np.sin(angle)], 1), 100 + 0.1 * np.random.default_rng(0).random((20, 2))]
-    )
+def circle(n=60):
+    """Points on a circle, and how many particles two of them share: fewer the farther they are apart."""
+    angle = 2 * np.pi * np.arange(n) / n
+    points = np.stack([np.cos(angle), np.sin(angle)], 1)
     apart = np.linalg.norm(points[:, None] - points, axis=2)
-    np.fill_diagonal(apart, np.inf)
-    along = _along_neighbours(apart)
-    assert np.pi * 0.95 < along[0, 30] < np.pi * 1.01
-    assert along[0, 70] == 2 * along[:60, :60].max()
+    return angle, np.exp(-((apart / 0.3) ** 2)) * (apart > 0)
+
+
+def test_distances_between_views_go_along_their_neighbours():
+    """To the opposite point of a circle it is half the way round, not the diameter; what nothing joins lies farther off than all the rest."""
+    _, shared = circle()
+    shared = np.block([[shared, np.zeros((60, 20))], [np.zeros((20, 60)), 0.5 - 0.5 * np.eye(20)]])
+    along = along_neighbours(shared)
+    step = along[0, 1]
+    assert along[0, 30] == pytest.approx(along[0, 10] * 3, rel=0.02)
+    assert along[0, 30] > 5 * step
+    assert along[0, 70] == pytest.approx(2 * max(along[:60, :60].max(), along[60:, 60:].max()))
+    assert along.diagonal().tolist() == [0] * 80
+
+
+def test_views_are_joined_in_patches_and_junk_decides_nothing():
+    angle, shared = circle()
+    shared = np.block([[shared, np.zeros((60, 6))], [np.zeros((6, 60)), np.zeros((6, 6))]])
+    weight = np.concatenate([np.ones(60), np.zeros(6)])
+    of = joined(along_neighbours(shared), 6, weight)
+    assert len(of) == 66 and sorted(set(of[:60])) == list(range(6))
+    for number in range(6):
+        own = angle[of[:60] == number]
+        middle = np.angle(np.exp(1j * own).mean())
+        assert (
+            np.abs(np.angle(np.exp(1j * (own - middle)))).max() < 0.75
+        )  # a sixth of the circle is 0.52 to either side
+    assert joined(np.zeros((3, 3)), 5, np.ones(3)).tolist() == [0, 1, 2]
+
+
+def test_places_keep_distances():
+    points = np.random.default_rng(0).normal(size=(30, 3))
+    apart = np.linalg.norm(points[:, None] - points, axis=2)
+    placed = scaled(apart, 3)
+    np.testing.assert_allclose(np.linalg.norm(placed[:, None] - placed, axis=2), apart, atol=1e-9)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up; a room may import from rooms on lower floors only, not from its neighbours.
 FLOORS: list[tuple[str, ...]] = [
     ("errors",),
-    ("config", "dataclass_json", "geometry", "ctf", "interruption", "labels"),
+    ("config", "dataclass_json", "geometry", "latent_count", "ctf", "interruption", "labels"),
     ("background",),
     (
         "imaging",
@@ -41,8 +41,8 @@ FLOORS: list[tuple[str, ...]] = [
     ("model.engines", "model.start", "model.template_start"),
     ("simulation.stack", "run", "progress", "objective", "analysis.junk"),
     ("simulation.oracle", "train", "infer"),
-    ("analysis.regression", "analysis.restore", "analysis.clusters", "analysis.calibration", "analysis.image_classes"),
-    ("analysis.views", "analysis.junk_score"),
+    ("analysis.regression", "analysis.restore", "analysis.clusters", "analysis.calibration", "analysis.view_classes"),
+    ("analysis.views", "analysis.junk_score", "analysis.image_classes"),
     ("analysis.evaluation", "analysis.averages", "analysis.pose_errors", "analysis.manifold", "analysis.scales"),
     ("export", "analysis.metrics", "analysis.figures", "analysis.summary", "analysis.rendering", "analysis.paths"),
     (

@@ -7,30 +7,25 @@ Where the run has a common frame (a hinge, say) images are compared as they lie 
 k-means, and the two that cost least are merged until the number is right (Ward): k-means alone often leaves two centres in one
 cloud and one in two.
 
-Views of a 3-D object have no common frame, and views some 30 degrees apart have nothing in common: a class of them is a patch of neighbours.
-So small groups are made in z, where neighbours are alike; distances are measured from neighbour to neighbour, and groups are joined so
-that no two of one class are far apart (complete linkage). Within a class the groups are turned onto each other, and each particle gets a
-pose that aligns it on the average of its class, as RELION's Class2D does.
+Views of a 3-D object have no common frame: see `emspatialvae.analysis.view_classes`.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import shortest_path
-from scipy.spatial import KDTree
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from emspatialvae import geometry
+from emspatialvae.analysis.view_classes import ViewPatches, small_groups
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.geometry import Pose2D
 from emspatialvae.infer import Latents
+from emspatialvae.model.observation import Observation
 from emspatialvae.model.steerable_vae import SteerableVAE
-from emspatialvae.model.template_start import synchronised
 
 ANGLES = 72
 FITTED = 20_000
@@ -42,12 +37,8 @@ ROUNDS, LAST_ROUNDS = 12, 10
 DISTINCT_NATS, DISTINCT_SHARE = 3.0, 0.35
 """Classes are told apart (``--k auto``) where half their squared distance is more than that, in nats and as a share of what a class explains."""
 MOST_AUTO = 100
-LEAST_LIKENESS = 0.02
-"""Correlation of images that counts at least, so that every class hangs together."""
-MOST_GROUPS, NEIGHBOURS = 240, 8
-"""Small groups that the map of views is made of, and neighbours of each that distances are measured along."""
-NEARBY_RAD, NEARBY_STEPS = 0.5, 16
-"""How far from the decoder's frame, or from the angle of a particle's small group, better angles are looked for."""
+MOST_AUTO_GROUPS = 240
+"""Small groups among which distinct views are counted, at most."""
 BLOCK = 2048
 SOLID = 0.3
 """Share of an average's highest density above which its pixels count for the centre of mass."""
@@ -62,7 +53,13 @@ class _Groups:
 
 
 @torch.no_grad()
-def classified_by_image(model: SteerableVAE, latents: Latents, k: int | None, seed: int = 0) -> Latents:
+def classified_by_image(
+    model: SteerableVAE,
+    latents: Latents,
+    k: int | None,
+    observe: Callable[[NDArray[np.int64]], Observation],
+    seed: int = 0,
+) -> Latents:
     """The same results with a class, its probability, and (without a common frame) the pose on the class's average.
 
     Classes are numbered from 1 by the number of their particles, the largest first. The same seed gives the same classes.
@@ -71,6 +68,8 @@ def classified_by_image(model: SteerableVAE, latents: Latents, k: int | None, se
     ----------
     k
         Number of classes; None: as many as are distinct.
+    observe
+        The images of some particles as the model sees them; called only where there is no common frame.
 
     Raises
     ------
@@ -83,10 +82,11 @@ def classified_by_image(model: SteerableVAE, latents: Latents, k: int | None, se
     comparison = _Comparison(model, turn=not (model.gauge.fitted or model.search.fixed) and model.search.rotate)
     some = np.random.default_rng(seed).permutation(used)[:FITTED]
     if comparison.turn:
-        patches = _patches(comparison, latents, some, k, seed)
+        k = k or _distinct_views(comparison, latents, some, seed)
+        patches = ViewPatches.of_particles(model, observe, latents, some, k, seed)
         centre = patches.centre
         number, turn = patches.assigned(latents.z[used])
-        number, turn, probability = comparison.registered(latents, used, centre, number, turn)
+        probability = comparison.probability(latents, used, centre, number)
     else:
         centre = _grouped(comparison, comparison.images(latents, some), k, seed).centre
         number, turn, probability = comparison.assigned(latents, used, centre)
@@ -127,28 +127,17 @@ class _Comparison:
         number = square.argmin(0)
         return number, self.angles[at[number, torch.arange(len(images))]], square.T.clamp(min=0)
 
-    def registered(
-        self,
-        latents: Latents,
-        rows: NDArray[np.int64],
-        centre: Tensor,
-        number: NDArray[np.int64],
-        turn_rad: NDArray[np.float64],
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """Classes as they are, turns [n] brought to the best angle nearby, and the probability of each class [n]."""
-        turn, sure = turn_rad.copy(), np.zeros(len(rows))
-        near = torch.linspace(-NEARBY_RAD, NEARBY_RAD, 2 * NEARBY_STEPS + 1)
+    def probability(
+        self, latents: Latents, rows: NDArray[np.int64], centre: Tensor, number: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Probability of the group that particles were put into [n], at the best angle to each centre."""
+        sure = np.zeros(len(rows))
         norm = (centre**2).sum(1)
         for part in np.array_split(np.arange(len(rows)), max(1, len(rows) // BLOCK)):
-            images = self.images(latents, rows[part])
-            own = centre[number[part]]
-            upright = self.model.basis.rotate(images, torch.from_numpy(-turn_rad[part]).float())
-            best = self.model.basis.correlate(upright, own, near).argmax(1)
-            turn[part] += near[best].double().numpy()
-            fit = self.model.search.fits_at(images, centre, self.angles).amax(0)  # [k, n]
+            fit = self.model.search.fits_at(self.images(latents, rows[part]), centre, self.angles).amax(0)  # [k, n]
             square = norm[:, None] - 2 * fit
             sure[part] = torch.softmax(-0.5 * square, 0)[number[part], torch.arange(len(part))].double().numpy()
-        return number, turn, sure
+        return sure
 
     def assigned(
         self, latents: Latents, rows: NDArray[np.int64], centre: Tensor
@@ -163,77 +152,11 @@ class _Comparison:
         return number, turn, sure
 
 
-@dataclass(frozen=True)
-class _Patches:
-    """Classes as sets of small groups in z.
-
-    ``place`` [A, d], where the groups lie in z; ``of`` [A], the class of each; ``turn_rad`` [A], by which the average of its class is turned in
-    it; ``centre`` [k, 2 R], the averages.
-    """
-
-    place: NDArray[np.float64]
-    of: NDArray[np.int64]
-    turn_rad: NDArray[np.float64]
-    centre: Tensor
-
-    def assigned(self, z: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Classes and turns of particles z [n, d]."""
-        _, group = KDTree(self.place).query(z)
-        return self.of[group], self.turn_rad[group]
-
-
-def _patches(comparison: _Comparison, latents: Latents, rows: NDArray[np.int64], k: int | None, seed: int) -> _Patches:
-    from sklearn.cluster import AgglomerativeClustering, KMeans
-
-    count = min(MOST_GROUPS, max(k or 1, len(rows) // SMALLEST_GROUP))
-    z = latents.z[rows]
-    once: Any = KMeans(count, n_init="auto", random_state=seed).fit(z)  # one start
-    group, place = once.labels_, once.cluster_centers_
-    images = comparison.images(latents, rows)
-    size = torch.from_numpy(np.bincount(group, minlength=count)).float()
-    mean = torch.zeros(count, images.shape[1]).index_add_(0, torch.from_numpy(group).long(), images) / size[
-        :, None
-    ].clamp(min=1)
-    # Neighbours lie nearly alike already; at angles far from that, images that are not quite the same agree by chance.
-    near = torch.linspace(-NEARBY_RAD, NEARBY_RAD, 2 * NEARBY_STEPS + 1)
-    fit, at = comparison.model.search.fits_at(mean, mean, near).max(0)
-    angle, norm = near[at], (mean**2).sum(1).sqrt().clamp(min=1e-6)
-    # How much two groups tell of each other's angle: by how near they lie, and by the correlation of their images.
-    alike = (fit / norm[:, None] / norm).clamp(LEAST_LIKENESS, 1).double().numpy()
-    apart = cdist(place, place).astype(np.float64)
-    np.fill_diagonal(apart, np.inf)
-    usual = max(float(np.median(apart.min(1))), 1e-9)
-    similarity = np.exp(-((apart / usual) ** 2)) * alike
-    if k is None:
-        k = _distinct(comparison, _Groups(mean, size))
-    # Complete linkage: no two groups of a class are far apart.
-    linkage: Any = AgglomerativeClustering(min(k, count), metric="precomputed", linkage="complete")
-    of = linkage.fit(_along_neighbours(apart)).labels_.astype(np.int64) if count > k else np.arange(count)
-    turn, centre = np.zeros(count), []
-    for number in range(of.max() + 1):
-        own = np.flatnonzero(of == number)
-        # image i is image j turned by angle[j, i]
-        relative: NDArray[np.complex128] = np.exp(1j * angle[np.ix_(own, own)].double().numpy().T)
-        relation = similarity[np.ix_(own, own)] * relative
-        turn[own] = -synchronised(relation) if len(own) > 1 else 0.0
-        upright = comparison.model.basis.rotate(mean[own], torch.from_numpy(-turn[own]).float())
-        centre.append((size[own, None] * upright).sum(0) / size[own].sum())
-    return _Patches(place, of, turn, torch.stack(centre))
-
-
-def _along_neighbours(apart: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distances [A, A] along the graph that joins each point to its nearest neighbours; parts that nothing joins are farthest apart."""
-    near = np.argsort(apart, 1)[:, :NEIGHBOURS]
-    length = np.zeros_like(apart)
-    np.put_along_axis(length, near, np.take_along_axis(apart, near, 1), 1)
-    along = shortest_path(np.maximum(length, length.T), directed=False)
-    along[~np.isfinite(along)] = 2 * along[np.isfinite(along)].max()
-    return along
-
-
-def _distinct(comparison: _Comparison, groups: _Groups) -> int:
-    """How many of some groups are distinct."""
-    return len(_merged(comparison, groups, None).centre)
+def _distinct_views(comparison: _Comparison, latents: Latents, rows: NDArray[np.int64], seed: int) -> int:
+    """How many views are distinct, of those that small groups in z show."""
+    count = min(MOST_AUTO_GROUPS, max(1, len(rows) // SMALLEST_GROUP))
+    groups = small_groups(comparison.model, latents, rows, count, seed)
+    return len(_merged(comparison, _Groups(groups.mean, groups.size), None).centre)
 
 
 def _grouped(comparison: _Comparison, images: Tensor, k: int | None, seed: int) -> _Groups:

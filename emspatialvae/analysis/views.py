@@ -223,6 +223,8 @@ def view_scores(
     z: Floats | None = None,
     peak_weight: Floats | None = None,
     seed: int = 0,
+    *,
+    on_classes: Floats | None = None,
 ) -> ViewScores:
     """All of `ViewScores` that can be said.
 
@@ -236,12 +238,15 @@ def view_scores(
         Shape [n, d], d >= 1; coordinates that say something, in one scale.
     peak_weight
         Shape [n]; reported probability of the pose.
+    on_classes
+        Shape [n, 3, 3]; rotations left by the angles that lay particles on the average of their class [default: the same].
     """
     found: dict[str, Any] = {"n": len(rotations)}
     wrong = None
     if class_number is not None:
         k = len(np.unique(class_number))
-        own, best = to_class_mean_deg(rotations, class_number), best_to_class_mean_deg(rotations[:, 2], k, seed)
+        laid = rotations if on_classes is None else on_classes
+        own, best = to_class_mean_deg(laid, class_number), best_to_class_mean_deg(rotations[:, 2], k, seed)
         wrong = own > OFF_DEG
         found |= {"k": k, **_spread("view_class", own), **_spread("view_best", best)}
     if z is not None:

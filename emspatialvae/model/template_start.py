@@ -191,17 +191,19 @@ def lay_out(model: SteerableVAE, observation: Observation, templates: Templates)
 
 
 @torch.no_grad()
-def shared_particles(model: SteerableVAE, observation: Observation, templates: Tensor) -> NDArray[np.complex128]:
+def shared_particles(
+    model: SteerableVAE, observation: Observation, templates: Tensor, nats: float = SHARED_NATS
+) -> NDArray[np.complex128]:
     """How many particles each pair of K templates shares, times ``exp(i angle)`` by which the second is to be turned onto the first; [K, K].
 
-    A particle is shared as far as either explains it as well as its best template, within some `SHARED_NATS`.
+    A particle is shared as far as either explains it as well as its best template, within some ``nats``.
     """
     count = len(templates)
     relation, shared = np.zeros((count, count), np.complex128), np.zeros(count)
     for start in range(0, len(observation), PART):
         some = observation[start : start + PART]
         found = model.search.everywhere(some, templates, model.search_radius_px, 1, OTHERS)
-        weight = torch.softmax(found.score / SHARED_NATS, 1).double().cpu().numpy()
+        weight = torch.softmax(found.score / nats, 1).double().cpu().numpy()
         wave = weight * np.exp(1j * found.poses.theta_rad.double().cpu().numpy())
         template = found.template.cpu().numpy()
         first, second = template[:, :, None], template[:, None]
