@@ -74,8 +74,8 @@ class ModelConfig:
     coordinate: the paper, with a decoder of coordinates and a network that guesses poses."""
 
     z_dim: int | None = None
-    """Number of latent coordinates z [default: as many as the particles differ in, 1 to 8, found from how groups of alike particles resemble
-    each other; coordinate engine 2]."""
+    """Number of latent coordinates z [default: 1, 2, 4 or 8, as many as make particles that were not trained on more likely; 2 where that cannot
+    be tried, in trainings of fewer than 24 epochs or without --holdout, and in the coordinate engine]."""
     decoder: Literal["auto", "coefficients", "spatial", "vanilla"] = "auto"
     """coefficients: z to a steerable basis (the steerable engine's own); spatial: a function of (coordinates, z), the paper's
     generator, for either engine; vanilla: z to pixels, the baseline without pose [default: as the engine]."""

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from emspatialvae import compute
 from emspatialvae.config import TrainConfig
 from emspatialvae.geometry import Pose2D
+from emspatialvae.latent_count import FEWEST_EPOCHS, LatentTrials
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.groups import shrunk_scales
 from emspatialvae.model.inference import Settled
@@ -42,11 +43,8 @@ ANCHOR_PARTICLES = 2000
 GAUGE_PARTICLES = 4000
 TEMPLATE_PARTICLES, LAYOUT_PARTICLES, JUDGES = 6000, 3000, 500
 """Particles that templates are made of at the start and laid out by, at most, and others that tell whether they are better than one consensus."""
-RESEMBLING = 0.93
-"""Templates that explain at least so much of what the consensus does resemble particles, not noise."""
-LATENT_AXIS, FALLBACK_LATENTS = 0.4, 2
-"""An axis of the layout of templates is a latent coordinate where it holds more than this share of the first; and how many there are where no
-layout can be made."""
+FALLBACK_LATENTS = 2
+"""Latent coordinates where nobody says how many and nothing can be tried: nothing is held out, or the training is short."""
 TEMPLATE_GAIN_NATS, TEMPLATE_GAIN = 5.0, 0.3
 """By how much they must be: in nats per particle, and as a share of what the consensus explains."""
 FEWEST_TEMPLATES, MOST_TEMPLATES = 8, 128
@@ -59,6 +57,10 @@ LITTLE_EVIDENCE = 6.0
 learn from, and with a loose bound z stays closed: it is the sum over contents that teaches the decoder."""
 EVIDENCE_PARTICLES = 1000
 LEAST_SHIFT_SD_PX = 0.3
+TRIAL_SEARCH = 2
+"""Epochs after the beginning of a trial of more latent coordinates before poses are searched everywhere again."""
+NEVER = 1_000_000
+"""An epoch that no training reaches."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,11 @@ class ParticleTable:
         return cls(torch.zeros(n), torch.zeros(n, 2), torch.zeros(n, z_dim), torch.zeros(n, 2), torch.zeros(n))
 
     def with_latents(self, z_dim: int) -> "ParticleTable":
-        """The same with so many latent coordinates, all of them 0."""
-        return replace(self, z=torch.zeros(len(self.z), z_dim))
+        """The same with so many latent coordinates; new ones are 0."""
+        z = torch.zeros(len(self.z), z_dim)
+        shared = min(z_dim, self.z.shape[1])
+        z[:, :shared] = self.z[:, :shared]
+        return replace(self, z=z)
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint."""
@@ -104,6 +109,14 @@ class Objective(ABC):
     @abstractmethod
     def begin_epoch(self, epoch: int, rows: Rows) -> None:
         """Prepare an epoch (from 0); ``rows`` are all particles that can be used."""
+
+    def finish_epoch(self, epoch: int, judges: Rows, bound: Callable[[], NDArray[np.float64]]) -> bool:
+        """Decide what there is to decide after so many epochs.
+
+        ``judges`` are particles that are not trained on, ``bound()`` the ELBO of each of them [n] by the model as it is. Returns True if the
+        model's networks have another size now.
+        """
+        return False
 
     @abstractmethod
     def elbo(
@@ -192,7 +205,9 @@ class SearchedObjective(Objective):
         self.model, self.load, self.config, self.device = model, load, config, device
         self.learn_shift_prior = learn_shift_prior
         self.z_delay = config.z_delay or 0
-        self.unsettled_epochs = NOISE_EPOCHS
+        self.unsettled_epochs = self.noise_until = NOISE_EPOCHS
+        self.searches: set[int] = set(SEARCH_EPOCHS)
+        self.trials: LatentTrials | None = None
         self.table = ParticleTable.zeros(n, model.z_dim)
         self.typical = 1.0
         self.draws = config.draws or DRAWS
@@ -272,6 +287,10 @@ class SearchedObjective(Objective):
             "from_templates": self.from_templates,
             "draws": self.draws,
             "evidence": self.evidence,
+            "trials": None if self.trials is None else asdict(self.trials),
+            "noise_until": self.noise_until,
+            "unsettled_epochs": self.unsettled_epochs,
+            "searches": sorted(self.searches),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -280,6 +299,9 @@ class SearchedObjective(Objective):
         self.given, self.typical = state["given"], state["typical"]
         self.draws, self.evidence = state["draws"], state["evidence"]
         self.from_templates = state["from_templates"]
+        self.trials = None if state["trials"] is None else LatentTrials(**state["trials"])
+        self.searches = set(state["searches"])
+        self.noise_until, self.unsettled_epochs = state["noise_until"], state["unsettled_epochs"]
 
     @property
     def remark(self) -> str:
@@ -290,7 +312,9 @@ class SearchedObjective(Objective):
                 "particles differ as views do: training began from templates made of single particles, not from one consensus"
             )
         if self.model.config.z_dim is None:
-            remarks.append(f"{self.model.z_dim} latent coordinate(s) found (--z-dim)")
+            tried = self.trials.story if self.trials else []
+            why = "".join(f"; held-out particles gain {gain:.2f} nats by {size}" for size, gain in tried)
+            remarks.append(f"{self.model.z_dim} latent coordinate(s) found{why} (--z-dim)")
         if self.config.draws is None and self.draws != DRAWS:
             remarks.append(
                 f"a particle says little, {self.evidence:.1f} nats more than noise: {self.draws} contents were drawn for each in a step "
@@ -309,17 +333,18 @@ class SearchedObjective(Objective):
             self._first_consensus(some)
         if self.from_templates:
             self.z_delay = 0
-        searched = epoch in SEARCH_EPOCHS or epoch % SEARCH_EVERY == 0
+        frozen = epoch <= self.z_delay and not self.from_templates
+        searched = epoch in self.searches or epoch % SEARCH_EVERY == 0
         if epoch > self.z_delay and searched:
             self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], epoch)
         if self.model.scale != "none" and epoch > 0:
             self._settle_scales(rows)
-        if self.z_delay < epoch < self.unsettled_epochs:
+        if self.z_delay < epoch < self.noise_until:
             self._look_at_noise(some[:NOISE_PARTICLES])
         if epoch > 0 or self.given:
-            self._set_steps(some[:256], frozen=epoch <= self.z_delay and not self.from_templates)
+            self._set_steps(some[:256], frozen=frozen)
         if searched and not self.given:
-            self._search_everywhere(rows, frozen=epoch <= self.z_delay and not self.from_templates, known=epoch > 0)
+            self._search_everywhere(rows, frozen=frozen, known=epoch > 0)
         if searched and self.model.search.fixed and epoch > self.z_delay:
             self._search_contents(rows)
         if epoch == self.z_delay and self.config.draws is None:
@@ -342,13 +367,10 @@ class SearchedObjective(Objective):
         else:
             reference = find_consensus(self.model, observation, self.config.seed)
         self.model.search.set_steps(reference[None], self.model.mean_information(observation))
-        if self.model.search.fixed:
-            pass  # as many latents as there may be: those that say nothing are closed by their posterior
-        elif self.model.search.rotate:
+        if self.model.search.rotate and not self.model.search.fixed:
             self._look_for_templates(rows, reference)
-        else:
-            self._set_z_dim(FALLBACK_LATENTS)
         if not self.from_templates:
+            self._begin_trials()
             self.model.decoder.start_from(reference, torch.Generator().manual_seed(self.config.seed))
 
     def _look_for_templates(self, rows: Rows, consensus: Tensor) -> None:
@@ -360,32 +382,90 @@ class SearchedObjective(Objective):
         judges = rows[-max(1, min(JUDGES, len(rows) // 5)) :]
         learners = rows[: min(TEMPLATE_PARTICLES, len(rows) - len(judges))]
         count = template_count(len(learners))
-        if not count:
-            self._set_z_dim(FALLBACK_LATENTS)
+        if not count or self.given:
             return
         shift_sd_px = float(model.search.shift_sd_px)
         watched, learned = self._observe(judges), self._observe(learners)
         one = mean_evidence(model, watched, consensus[None])
         found = find_templates(model, learned, count, generator)
         many = mean_evidence(model, watched, found.coefficients)
-        layout = lay_out(model, learned[:LAYOUT_PARTICLES], found)
-        if many > one + max(TEMPLATE_GAIN_NATS, TEMPLATE_GAIN * abs(one)) and not self.given:
+        if many > one + max(TEMPLATE_GAIN_NATS, TEMPLATE_GAIN * abs(one)):
             self.from_templates = True
+            layout = lay_out(model, learned[:LAYOUT_PARTICLES], found)
             teach_decoder(model, layout.z, layout.turned, found.count, generator)
             model.anchors = layout.z
             model.search.set_steps(layout.turned, model.mean_information(watched))
             return
-        resembling = many > RESEMBLING * one
-        self._set_z_dim(int((layout.axes > LATENT_AXIS).sum()) if resembling else FALLBACK_LATENTS)
         model.search.shift_sd_px.fill_(shift_sd_px)
         model.search.set_steps(consensus[None], model.mean_information(watched))
 
-    def _set_z_dim(self, found: int) -> None:
-        """Take the number of latent coordinates that was found, unless the user gave one."""
-        wanted = min(found, self.model.z_dim)
-        if self.model.config.z_dim is None and wanted != self.model.z_dim:
-            self.model.set_z_dim(wanted)
-            self.table = self.table.with_latents(wanted)
+    # ----------------------------------------------------------------------------------- number of latent coordinates
+
+    def _begin_trials(self) -> None:
+        """Start with one latent coordinate, to try more later; where nothing can be tried take a fixed number."""
+        if self.model.config.z_dim is not None:
+            return
+        epochs = self.config.epochs or self.config.max_epochs
+        if epochs < FEWEST_EPOCHS or not self.config.holdout:
+            self._set_z_dim(min(FALLBACK_LATENTS, self.model.z_dim))
+            return
+        self.trials = LatentTrials(most=self.model.z_dim, epochs=epochs)
+        self.unsettled_epochs = NEVER
+        self._set_z_dim(self.trials.size)
+
+    def _set_z_dim(self, z_dim: int) -> None:
+        """Go on with so many latent coordinates: surplus ones are taken out, new ones change nothing yet."""
+        if z_dim != self.model.z_dim:
+            self.model.resize_latents(z_dim, torch.Generator().manual_seed(self.config.seed))
+            self.table = self.table.with_latents(z_dim)
+
+    @torch.no_grad()
+    def finish_epoch(self, epoch: int, judges: Rows, bound: Callable[[], NDArray[np.float64]]) -> bool:
+        """See `Objective`: the number of latent coordinates may change."""
+        trials = self.trials
+        if trials is None or not trials.due(epoch):
+            return False
+        if not len(judges):
+            trials.over = True
+            return False
+        if trials.size > trials.kept:
+            new = bound()
+            networks, table = self.model.networks, self.table
+            self._set_z_dim(trials.kept)
+            if trials.judge(new - bound()):
+                self.model.networks, self.table = networks, table
+        if not trials.over:
+            trials.begin(epoch)
+        if not trials.over:
+            self._set_z_dim(trials.size)
+            self.searches.add(epoch + TRIAL_SEARCH)
+            return True
+        self.unsettled_epochs = epoch
+        if trials.kept > 1:
+            self._learn_z_anew(epoch)
+        return True
+
+    def _learn_z_anew(self, epoch: int) -> None:
+        """Forget z and what was learned of it, and begin again with the poses that are known by now.
+
+        Coordinates that came one after the other map particles in folds, a snake that fills a plane: they explain the particles, but do not
+        show how these are related. So once their number is known all of them are learned together.
+        """
+        model, table = self.model, self.table
+        z, poses = table.z.to(self.device), Poses(table.theta_rad.to(self.device), table.shift_px.to(self.device))
+        some = np.random.default_rng([self.config.seed, epoch]).permutation(len(z))[:GAUGE_PARTICLES]
+        consensus = model.decoder(z[torch.from_numpy(some)]).mean(0)
+        if not model.search.fixed:
+            model.fix_gauge(z[torch.from_numpy(some)])
+            poses, consensus = model.gauge.into_common(poses, z), model.gauge.reference.clone()
+        model.set_z_dim(model.z_dim, self.config.seed)
+        model.decoder.start_from(consensus, torch.Generator().manual_seed(self.config.seed))
+        self.table = replace(
+            table, theta_rad=poses.theta_rad.cpu(), shift_px=poses.shift_px.cpu(), z=torch.zeros_like(table.z)
+        )
+        # The noise was measured with one coordinate: what others explain was part of it.
+        self.noise_until = self.unsettled_epochs = epoch + NOISE_EPOCHS
+        self.searches |= {epoch + after for after in SEARCH_EPOCHS if after}
 
     def _settle_scales(self, rows: Rows) -> None:
         """Amplitudes average to 1, for the decoder has one of its own; a group's is the most likely one of all its particles."""

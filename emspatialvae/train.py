@@ -168,9 +168,7 @@ class Trainer:
     def _begin_epoch(self) -> None:
         if self.progress.step == 0:
             self.objective.begin_epoch(self.progress.epoch, np.concatenate([self.train_rows, self.test_rows]))
-            if (
-                self.progress.epoch == 0
-            ):  # the number of latent coordinates may have been found, and networks of that size made
+            if self.progress.epoch == 0:  # networks of another size may have been made
                 self.optimiser = self._new_optimiser()
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * self._cooling()
@@ -209,7 +207,11 @@ class Trainer:
 
     def _elbo(self, rows: NDArray[np.int64], generator: torch.Generator, *, training: bool, keep: bool = True) -> Elbo:
         return self.objective.elbo(
-            rows, generator, freeze_z=self.progress.epoch < self.z_delay, training=training, keep=keep
+            rows,
+            generator,
+            freeze_z=self.progress.epoch < self.z_delay,
+            training=training,
+            keep=keep,
         )
 
     def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
@@ -226,6 +228,8 @@ class Trainer:
         row |= {f"test_{name}": value for name, value in zip(PARTS, test or [""] * len(PARTS), strict=True)}
         self.run.append_metrics(row)
         p.epoch, p.step, p.sums = p.epoch + 1, 0, [0.0] * len(PARTS)
+        if self.objective.finish_epoch(p.epoch, self.test_rows, self._held_out_bounds):
+            self.optimiser = self._new_optimiser()
         watched = (test or train)[0]
         # While z is frozen, noise is measured or the KL terms are warming up something else is maximised; that does not count.
         unsettled = p.epoch <= max(self.z_delay, self.objective.unsettled_epochs)
@@ -247,6 +251,10 @@ class Trainer:
         if not len(self.test_rows):
             return None
         return self._each(self.test_rows).mean(1).tolist()
+
+    def _held_out_bounds(self) -> NDArray[np.float64]:
+        """ELBO of each held-out particle, of which nothing is remembered; [n]."""
+        return self._each(self.test_rows, keep=False)[0].numpy()
 
     @torch.no_grad()
     def _each(self, rows: NDArray[np.int64], *, keep: bool = True) -> torch.Tensor:

@@ -13,6 +13,7 @@ from emspatialvae import geometry
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
 from emspatialvae.geometry import Pose2D
 from emspatialvae.infer import load_model
+from emspatialvae.latent_count import LatentTrials
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.inference import Inference
 from emspatialvae.model.interface import ImageSpec
@@ -483,3 +484,49 @@ def test_the_gauge_is_fitted_at_the_end(tmp_path, images, whole):
     assert float((found.shift_px - raw.shift_px).abs().median()) < 0.1
     still = model.gauge.out_of_common(Poses(torch.zeros(200), torch.zeros(200, 2)), z)
     assert torch.allclose(geometry.wrapped(still.theta_rad + found.theta_rad), torch.zeros(200), atol=1e-4)
+
+
+def test_the_number_of_latents_is_found_by_trials(tmp_path, images, monkeypatch):
+    """One hinge: a second coordinate tells held-out particles nothing, so one is kept; a training that is resumed in a trial goes on alike."""
+    monkeypatch.setattr(LatentTrials, "__init__", _early(LatentTrials.__init__))
+    wide = dataclasses.replace(MODEL, z_dim=None)
+    whole = trainer(tmp_path / "whole", images, fresh_model(images, wide), epochs=26)
+    whole.fit()
+    trials = whole.objective.trials
+    assert trials.over and trials.kept == 1 and [size for size, _ in trials.story] == [2]
+    assert whole.model.z_dim == 1 and whole.objective.table.z.shape == (N, 1)
+    assert "1 latent coordinate(s) found; held-out particles gain" in whole.objective.remark
+
+    first = trainer(tmp_path / "parts", images, fresh_model(images, wide), epochs=26)
+    first.limit = 5
+    first.fit()
+    assert first.model.z_dim == 2
+    model = SteerableVAE.of_state(wide, SPEC, RunDir(tmp_path / "parts").load_checkpoint()["model"])
+    second = trainer(tmp_path / "parts", images, model, epochs=26)
+    second.resume()
+    second.fit()
+    assert second.objective.trials.story == trials.story
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+
+
+def _early(init, epochs=26):
+    """The first trial after two epochs."""
+
+    def start(self, *args, **settings):
+        init(self, *args, **{"ends_after": 2, **settings, "epochs": epochs})
+
+    return start
+
+
+def test_more_coordinates_are_learned_together_from_the_poses_that_are_known(tmp_path, images, monkeypatch):
+    monkeypatch.setattr(LatentTrials, "__init__", _early(LatentTrials.__init__, epochs=20))
+    monkeypatch.setattr(LatentTrials, "judge", lambda self, gain: setattr(self, "kept", self.size) or True)
+    made = trainer(tmp_path / "run", images, fresh_model(images, dataclasses.replace(MODEL, z_dim=None)), epochs=24)
+    made.limit = 8
+    made.fit()
+    assert made.objective.trials.over and made.objective.trials.kept == 2 == made.model.z_dim
+    before = made.objective.table
+    assert not before.z.any()  # z begins anew
+    assert before.theta_rad.std() > 1
+    assert made.objective.unsettled_epochs == 14 == made.objective.noise_until

@@ -128,6 +128,20 @@ class CoefficientEncoder(nn.Module):
             nn.Linear(hidden, 2 * z_dim),
         )
 
+    @torch.no_grad()
+    def copy_shared(self, old: "CoefficientEncoder") -> None:
+        """Take the weights of an encoder of more or fewer latents; of latents that it does not know this one says N(0, 1)."""
+        self.scale.copy_(old.scale)
+        for ours, theirs in zip(self.layers.parameters(), old.layers.parameters(), strict=True):
+            if ours.shape == theirs.shape:
+                ours.copy_(theirs)
+                continue
+            # The last layer: means, then logarithms of s.d.
+            ours.zero_()
+            mine, others = ours.unflatten(0, (2, -1)), theirs.unflatten(0, (2, -1))
+            shared = min(mine.shape[1], others.shape[1])
+            mine[:, :shared] = others[:, :shared]
+
     def forward(self, upright: Tensor) -> DiagonalGaussian:
         """Look at coefficients [n, 2 R]."""
         mean, log_sd = self.layers(upright * self.scale).chunk(2, -1)

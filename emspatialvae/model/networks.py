@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 Activation = Literal["tanh", "relu", "silu"]
@@ -26,3 +27,21 @@ def hidden_layers(hidden: int, count: int, activation: Activation, residual: boo
     if residual:
         return [ResidualLayer(hidden, activation) for _ in range(count)]
     return [module for _ in range(count) for module in (nn.Linear(hidden, hidden), ACTIVATIONS[activation]())]
+
+
+NEW_INPUT_SD = 0.1
+"""Of the weights by which a network listens to an input that it did not have so far."""
+
+
+@torch.no_grad()
+def copy_shared(old: nn.Module, new: nn.Module, generator: torch.Generator | None) -> None:
+    """Give ``new`` the weights of ``old``, a network of the same kind with more or fewer inputs.
+
+    Weights of inputs that ``old`` does not have are drawn from ``generator``, small ones. Inputs that ``new`` does not have are as if they were 0.
+    """
+    theirs = dict(old.named_parameters())
+    for name, weight in new.named_parameters():
+        shared = tuple(slice(0, min(a, b)) for a, b in zip(weight.shape, theirs[name].shape, strict=True))
+        if weight.shape != theirs[name].shape:
+            weight.copy_(NEW_INPUT_SD * torch.randn(weight.shape, generator=generator))
+        weight[shared] = theirs[name][shared]

@@ -20,6 +20,7 @@ from emspatialvae.model.canonical import CanonicalDecoder, CoefficientEncoder, c
 from emspatialvae.model.gauge import Gauge, register
 from emspatialvae.model.inference import Inference, Settled
 from emspatialvae.model.interface import Elbo, Estimate, ImageSpec, ParticleVAE
+from emspatialvae.model.networks import copy_shared
 from emspatialvae.model.noise import noise_within
 from emspatialvae.model.observation import Observation, Spectra
 from emspatialvae.model.pose_search import Poses, PoseSearch
@@ -36,6 +37,7 @@ MOST_LATENTS = 8
 """Latent coordinates where nobody says how many."""
 STEPS_IN_TRAINING = 1
 """Of Gauss-Newton for z in a step of training: the last visit's z is known."""
+Networks = tuple[CanonicalDecoder, CoefficientEncoder, Gauge, Tensor]
 SCALE_SD = 0.3
 """Of the prior on a particle's amplitude."""
 
@@ -75,8 +77,14 @@ class SteerableVAE(ParticleVAE):
         self.scale = "none" if groups == 1 and config.scale != "particle" else config.scale
         self.register_buffer("group_scale", torch.ones(groups))
 
-    def set_z_dim(self, z_dim: int) -> None:
-        """Begin anew with so many latent coordinates: untrained networks."""
+    def set_z_dim(self, z_dim: int, seed: int | None = None) -> None:
+        """Begin anew with so many latent coordinates: untrained networks, those of a ``seed`` if there is one."""
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            self._new_networks(z_dim)
+
+    def _new_networks(self, z_dim: int) -> None:
         config, size = self.config, 2 * self.basis.size
         device = self.plane.fx.device
         scale = self.encoder.scale if hasattr(self, "encoder") else None
@@ -93,6 +101,25 @@ class SteerableVAE(ParticleVAE):
             self.encoder.scale.copy_(scale)
         self.gauge = Gauge(z_dim, size, rotate=config.rotate, translate=config.translate).to(device)
         self.register_buffer("anchors", torch.zeros(1, z_dim, device=device))
+
+    @property
+    def networks(self) -> Networks:
+        """All that depends on the number of latent coordinates."""
+        return self.decoder, self.encoder, self.gauge, self.anchors
+
+    @networks.setter
+    def networks(self, networks: Networks) -> None:
+        self.decoder, self.encoder, self.gauge, self.anchors = networks
+
+    def resize_latents(self, z_dim: int, generator: torch.Generator | None = None) -> None:
+        """Go on with another number of latent coordinates: surplus ones are as if they were 0, new ones change little at first."""
+        decoder, encoder, _, anchors = self.networks
+        self.set_z_dim(z_dim, seed=0)  # what is random in it is overwritten or, in the gauge, fitted from the beginning
+        copy_shared(decoder, self.decoder, generator)
+        self.encoder.copy_shared(encoder)
+        shared = min(z_dim, anchors.shape[1])
+        self.anchors = anchors.new_zeros(len(anchors), z_dim)
+        self.anchors[:, :shared] = anchors[:, :shared]
 
     @classmethod
     def of_state(cls, config: ModelConfig, images: ImageSpec, state: dict[str, Tensor]) -> "SteerableVAE":

@@ -1,0 +1,86 @@
+"""How many latent coordinates the particles need: no more than particles that were not trained on profit from.
+
+Training begins with one coordinate. Once it has found its way, as many again are added, which change nothing at first, and training goes on
+for some epochs. Then the held-out particles are judged twice by the same model: as it is, and with the new coordinates held at 0. If the new ones
+make held-out particles clearly more likely they stay, and the next size is tried; otherwise they are taken out again. A coordinate
+that only learns the noise of the training particles by heart makes held-out particles less likely, so it is noticed; the ELBO of the training
+particles would rise with each coordinate.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+FIRST_EPOCHS, TRIAL_EPOCHS = 8, 6
+"""Epochs with one coordinate before the first trial, and epochs of each trial."""
+LEARNING_EPOCHS = 10
+"""That must be left after a trial, to learn the number that was found from the beginning."""
+FEWEST_EPOCHS = FIRST_EPOCHS + TRIAL_EPOCHS + LEARNING_EPOCHS
+"""Of a training with trials; a shorter one has no time for them."""
+LEAST_GAIN_NATS, LEAST_GAIN_SD = 0.05, 3.0
+"""By how much held-out particles must become more likely on average, in nats and in standard errors of that mean."""
+
+
+@dataclass
+class LatentTrials:
+    """The trials of 1, 2, 4, ... latent coordinates, one after the other.
+
+    Attributes
+    ----------
+    most
+        The largest number that is tried.
+    epochs
+        At most, of the whole training.
+    size, kept
+        The number that is being trained, and the number that has proved itself.
+    ends_after
+        The epoch (counted from 1) after which the present trial is judged.
+    over
+        No more is tried.
+    story
+        What was tried: the number, and what its new coordinates gained on held-out particles, in nats.
+
+    Examples
+    --------
+    >>> trials = LatentTrials(most=8)
+    >>> trials.due(7), trials.due(8)
+    (False, True)
+    >>> trials.begin(8), trials.size
+    (None, 2)
+    >>> trials.judge(np.array([0.1, -0.2, -0.1]))
+    False
+    >>> trials.kept, trials.over
+    (1, True)
+    """
+
+    most: int
+    epochs: int = 1000
+    size: int = 1
+    kept: int = 1
+    ends_after: int = FIRST_EPOCHS
+    over: bool = False
+    story: list[tuple[int, float]] = field(default_factory=list)
+
+    def due(self, epoch: int) -> bool:
+        """Whether something is to be decided after so many epochs."""
+        return not self.over and epoch >= self.ends_after
+
+    def begin(self, epoch: int) -> None:
+        """Start to try more coordinates, or end where there are as many as there may be or too few epochs are left."""
+        self.over = self.kept >= self.most or epoch + TRIAL_EPOCHS + LEARNING_EPOCHS > self.epochs
+        if self.over:
+            return
+        self.size = min(2 * self.kept, self.most)
+        self.ends_after = epoch + TRIAL_EPOCHS
+
+    def judge(self, gain: NDArray[np.float64]) -> bool:
+        """Whether the new coordinates stay, by the gain in log-likelihood of each held-out particle [n] in nats."""
+        mean = float(gain.mean())
+        error = float(gain.std()) / max(len(gain), 1) ** 0.5
+        self.story.append((self.size, mean))
+        if mean > max(LEAST_GAIN_NATS, LEAST_GAIN_SD * error):
+            self.kept = self.size
+            return True
+        self.over, self.size = True, self.kept
+        return False
