@@ -9,13 +9,14 @@ from emspatialvae import imaging
 from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.geometry import Pose2D
 from emspatialvae.io.mrc import read_header
-from napari_emsvae import films, particle
-from napari_emsvae.drawing import draw, draw_map
-from napari_emsvae.mosaic import LOOKS, Mosaic, montage, short_name, tile_names
-from napari_emsvae.picture import limits_of, low_passed
-from napari_emsvae.prepared import PreparedOnDemand
-from napari_emsvae.run_data import RunData
-from napari_emsvae.statistics import statistics
+from napari_emsvae.explorer.pictures import particle_images
+from napari_emsvae.explorer.pictures.film import SUFFIXES, along_line, film_along, rolling_averages, save_film
+from napari_emsvae.explorer.pictures.model_images import draw, draw_map
+from napari_emsvae.explorer.pictures.mosaic import LOOKS, Mosaic, montage, short_name, tile_names
+from napari_emsvae.explorer.pictures.picture import limits_of, low_passed
+from napari_emsvae.explorer.pictures.selection_average import statistics
+from napari_emsvae.explorer.prepared_images import PreparedOnDemand
+from napari_emsvae.explorer.run_data import RunData
 
 CONSTANT, PREPARED_BOX = 7, 24
 """See conftest.py: the particle that the run could not use, and the box that it was prepared in."""
@@ -124,7 +125,7 @@ def test_without_the_cache_the_images_are_the_same(trained_run, data, tmp_path):
 
 def test_pictures_of_a_particle(data):
     row = int(data.used[3])
-    pictures = {picture.name: picture for picture in particle.pictures_of(data, row, 20.0)}
+    pictures = {picture.name: picture for picture in particle_images.pictures_of(data, row, 20.0)}
     assert list(pictures) == ["raw", "low-passed", "aligned", "reconstruction", "residual"]
     np.testing.assert_array_equal(pictures["raw"].image, data.stack.images([row])[0])
     assert pictures["low-passed"].image.std() < pictures["raw"].image.std()
@@ -132,15 +133,15 @@ def test_pictures_of_a_particle(data):
         pictures["residual"].image, pictures["aligned"].image - pictures["reconstruction"].image, atol=1e-5
     )
     assert pictures["raw"].pixel_size_A * 32 == pytest.approx(pictures["aligned"].pixel_size_A * PREPARED_BOX)
-    assert [picture.name for picture in particle.pictures_of(data, CONSTANT, 20.0)] == ["raw", "low-passed"]
+    assert [picture.name for picture in particle_images.pictures_of(data, CONSTANT, 20.0)] == ["raw", "low-passed"]
 
 
 def test_words_about_a_particle(data):
     row = int(data.used[3])
-    said = dict(particle.described(data, row))
+    said = dict(particle_images.described(data, row))
     assert said["name"] == data.latents.names[row] and said["particle"] == f"{row + 1} of 60"
     assert said["z1"].startswith(f"{data.latents.z[row, 0]:+.2f}") and "pose probability" in said
-    assert "not used" in dict(particle.described(data, CONSTANT))
+    assert "not used" in dict(particle_images.described(data, CONSTANT))
 
 
 def test_the_low_pass_filter_halves_the_amplitude_at_its_resolution():
@@ -219,8 +220,8 @@ def test_statistics_are_those_of_the_aligned_images(data):
 
 
 def test_statistics_get_better_bit_by_bit(data, monkeypatch):
-    monkeypatch.setattr("napari_emsvae.statistics.PORTIONS", (8, 20))
-    monkeypatch.setattr("napari_emsvae.statistics.STEP", 8)
+    monkeypatch.setattr("napari_emsvae.explorer.pictures.selection_average.PORTIONS", (8, 20))
+    monkeypatch.setattr("napari_emsvae.explorer.pictures.selection_average.STEP", 8)
     made = list(statistics(data, data.used))
     assert [part.averaged for part in made if part is not None] == [8, 20]
     assert made.count(None) == 3 and made[-1].described() == "20 of 59 selected particles"
@@ -228,7 +229,7 @@ def test_statistics_get_better_bit_by_bit(data, monkeypatch):
 
 def test_a_film_is_what_the_model_draws_beside_the_average_of_real_particles(data):
     points = np.linspace(data.latents.z[data.used[0]], data.latents.z[data.used[1]], 4)
-    film = films.film_along(data, points, ("a", "b"))
+    film = film_along(data, points, ("a", "b"))
     assert film.drawn.shape == film.averages.shape == (4, PREPARED_BOX, PREPARED_BOX)
     np.testing.assert_allclose(film.drawn[2], draw(data.model, points[2], Pose2D.identity(1)), atol=1e-4)
     # Of 59 particles the 100 nearest are all of them.
@@ -239,7 +240,7 @@ def test_a_film_is_what_the_model_draws_beside_the_average_of_real_particles(dat
 
 def test_rolling_averages_are_of_the_members_of_each_step(data):
     members = np.array([[3, 4], [4, 12]])
-    found = films.rolling_averages(data, members)
+    found = rolling_averages(data, members)
     for step, rows in enumerate(members):
         aligned = imaging.align(data.images.portion(rows).images, data.latents.pose[rows])
         np.testing.assert_allclose(found[step], aligned.mean(0), atol=1e-5)
@@ -247,28 +248,28 @@ def test_rolling_averages_are_of_the_members_of_each_step(data):
 
 def test_points_along_a_line_are_equally_far_apart():
     line = np.array([[0.0, 0], [3, 0], [3, 0], [3, 3]])
-    points = films.along_line(line, 7)
+    points = along_line(line, 7)
     np.testing.assert_allclose(points[[0, 3, 6]], [[0, 0], [3, 0], [3, 3]])
     np.testing.assert_allclose(np.hypot(*np.diff(points, axis=0).T), 1)
 
 
-@pytest.mark.parametrize("ending", films.SUFFIXES)
+@pytest.mark.parametrize("ending", SUFFIXES)
 def test_a_film_is_saved(data, tmp_path, ending):
-    film = films.film_along(data, data.latents.z[data.used[:3]], ("a", "b"))
+    film = film_along(data, data.latents.z[data.used[:3]], ("a", "b"))
     files = {tmp_path / f"film{ending}"} | ({tmp_path / "film_particles.mrcs"} if ending == ".mrcs" else set())
-    films.save_film(film, tmp_path / f"film{ending}")
+    save_film(film, tmp_path / f"film{ending}")
     assert set(tmp_path.iterdir()) == files
     if ending == ".mrcs":
         assert {read_header(file).n_images for file in files} == {3}
     with pytest.raises(EmsvaeError, match="exists"):
-        films.save_film(film, tmp_path / f"film{ending}")
-    films.save_film(film, tmp_path / f"film{ending}", force=True)
+        save_film(film, tmp_path / f"film{ending}")
+    save_film(film, tmp_path / f"film{ending}", force=True)
 
 
 def test_a_film_of_another_kind_is_refused(data, tmp_path):
-    film = films.film_along(data, data.latents.z[data.used[:2]], ("a", "b"))
+    film = film_along(data, data.latents.z[data.used[:2]], ("a", "b"))
     with pytest.raises(EmsvaeError, match="expected a name ending in"):
-        films.save_film(film, tmp_path / "film.avi")
+        save_film(film, tmp_path / "film.avi")
     assert not list(tmp_path.iterdir())
 
 

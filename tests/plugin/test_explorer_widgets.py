@@ -522,7 +522,7 @@ def test_the_selection_saved_is_the_selection_made(explorer, errors, qtbot, tmp_
     page, selection = select(explorer, qtbot), explorer.session.selection
     selection.apply(np.random.default_rng(0).uniform(size=PARTICLES) < 0.4)
     out = tmp_path / "mine_kept.star"
-    monkeypatch.setattr("napari_emsvae.select_tab.QFileDialog.getSaveFileName", lambda *_: (str(out), ""))
+    monkeypatch.setattr("napari_emsvae.explorer.tabs.select.QFileDialog.getSaveFileName", lambda *_: (str(out), ""))
     page.ask_and_save(both=True)
     quiet(explorer, qtbot)
     names = explorer.session.data.latents.names

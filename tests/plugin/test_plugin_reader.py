@@ -19,7 +19,7 @@ from emspatialvae.io import cs
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.loading import load_particles
 from emspatialvae.results import read_run
-from napari_emsvae.pictures import Grid, aligned_images, raw_images
+from napari_emsvae.layers.images import Grid, aligned_images, raw_images
 from napari_emsvae.reader import get_reader
 
 CONSTANT = 7
