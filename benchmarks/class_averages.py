@@ -56,7 +56,7 @@ def measure(path: Path, treatment: str, k: int) -> None:
     from emspatialvae.analysis.averages import class_averages
     from emspatialvae.analysis.clusters import classified
     from emspatialvae.config import InputConfig
-    from emspatialvae.geometry import Pose2D
+    from emspatialvae.imaging.geometry import Pose2D
     from emspatialvae.infer import Latents
     from emspatialvae.loading import load_particles
     from emspatialvae.prepare import Preparation

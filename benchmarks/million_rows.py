@@ -86,7 +86,7 @@ import sys, numpy as np
 from pathlib import Path
 from emspatialvae.config import InputConfig
 from emspatialvae.export import write_star
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
 from emspatialvae.loading import load_particles
 stack = load_particles(InputConfig(Path(sys.argv[1])), open_stacks=False)

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import export, geometry, labels
+from emspatialvae import export, labels
 from emspatialvae.analysis.averages import class_averages
 from emspatialvae.analysis.clusters import classified
 from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.analysis.restore import Averages
 from emspatialvae.config import ClassMethod
 from emspatialvae.errors import EmsvaeError, RunFolderError
-from emspatialvae.geometry import Floats
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.geometry import Floats
 from emspatialvae.infer import Latents
 from emspatialvae.io import mrc, star
 from emspatialvae.io.atomic import atomic_folder, atomic_path

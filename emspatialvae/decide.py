@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.config import Engine, PrepareConfig
-from emspatialvae.ctf import ctf_2d
 from emspatialvae.errors import EmsvaeError, ParticleFileError
+from emspatialvae.imaging.ctf import ctf_2d
 from emspatialvae.loading import most_common_box
 from emspatialvae.particles import ParticleStack
 from emspatialvae.prepare import CtfTreatment, Preparation, check_ctf, is_flipped, prepare

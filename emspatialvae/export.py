@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import geometry, imaging, labels
+from emspatialvae import labels
 from emspatialvae.config import Poses
 from emspatialvae.errors import EmsvaeError, RunFolderError
+from emspatialvae.imaging import alignment, geometry
 from emspatialvae.infer import Latents
 from emspatialvae.io import cs, star
 from emspatialvae.io.atomic import atomic_path, check_writable
@@ -257,7 +258,7 @@ def write_csv(
 
 
 def latents_table(latents: Latents) -> "pd.DataFrame":
-    """The results as a table; theta and shift in our own convention (see `emspatialvae.geometry`)."""
+    """The results as a table; theta and shift in our own convention (see `emspatialvae.imaging.geometry`)."""
     import pandas as pd
 
     shift_A, shift_sd_A = latents.pose.shift_px * latents.pixel_size_A, latents.shift_sd_px * latents.pixel_size_A
@@ -349,7 +350,7 @@ def write_aligned(
             images = stack.channel_images(rows)
             used = latents.used[rows]
             for channel in images.swapaxes(0, 1):
-                channel[used] = imaging.align(channel[used], pose[rows[used]])
+                channel[used] = alignment.align(channel[used], pose[rows[used]])
             append(np.nan_to_num(images, posinf=0, neginf=0))
             progress(len(rows))
 

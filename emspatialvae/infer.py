@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emspatialvae import compute, geometry
+from emspatialvae import compute
 from emspatialvae.analysis.junk import junk_probability
 from emspatialvae.config import TrainConfig
 from emspatialvae.errors import RunFolderError
-from emspatialvae.geometry import Floats, Pose2D
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.geometry import Floats, Pose2D
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.engines import blank_model
 from emspatialvae.model.interface import Estimate, ParticleVAE

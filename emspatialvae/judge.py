@@ -13,7 +13,7 @@ from emspatialvae.analysis.junk_score import JunkScore, auc_of_low
 from emspatialvae.analysis.metrics import Evaluation, evaluate_latents, matched_accuracy
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
 from emspatialvae.io.star import StarFile
 from emspatialvae.loading import load_particles

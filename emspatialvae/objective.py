@@ -14,7 +14,7 @@ from torch import Tensor
 
 from emspatialvae import compute
 from emspatialvae.config import TrainConfig
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.groups import shrunk_scales
 from emspatialvae.model.inference import Settled

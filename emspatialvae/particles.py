@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.ctf import CtfParams
 from emspatialvae.errors import ParticleFileError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.ctf import CtfParams
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.images import ImageFile, channels_of, read_images
 from emspatialvae.io.mrc import MrcHeader
 from emspatialvae.io.star import StarFile

@@ -20,10 +20,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import ctf, imaging
 from emspatialvae.dataclass_json import to_json
 from emspatialvae.errors import EmsvaeError, ParticleFileError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import ctf, normalisation, resampling
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.particles import OpticsGroup, ParticleStack
 from emspatialvae.sources import missing_ctf_columns
@@ -145,19 +145,19 @@ def prepare_chunk(stack: ParticleStack, rows: NDArray[np.int64], preparation: Pr
         raise EmsvaeError(f"--noise bernoulli needs images {found}; use --noise unit")
     hot = 0
     if preparation.hot_pixel_sd > 0:
-        raw, replaced = imaging.replace_hot_pixels(raw, preparation.hot_pixel_sd)
+        raw, replaced = normalisation.replace_hot_pixels(raw, preparation.hot_pixel_sd)
         hot = int(replaced.sum())
     optics = stack.optics[stack.optics_of[rows[0]]]
     if preparation.ctf == "phase-flip" and not is_flipped(optics):
         assert stack.ctf is not None
         raw = ctf.flip_phases(raw, stack.ctf[rows], optics.pixel_size_A)
     if preparation.highpass_A is not None:
-        raw = imaging.highpass(raw, preparation.highpass_A / optics.pixel_size_A)
+        raw = normalisation.highpass(raw, preparation.highpass_A / optics.pixel_size_A)
     step = preparation.pixel_size_A / optics.pixel_size_A
     if raw.shape[-1] != preparation.box or abs(step - 1) > 1e-6:
-        raw = imaging.resample(raw, imaging.fourier_resampling(raw.shape[-1], preparation.box, max(step, 1.0)))
+        raw = resampling.resample(raw, resampling.fourier_resampling(raw.shape[-1], preparation.box, max(step, 1.0)))
     # Cropping rings at sharp edges, a little below 0 and above 1.
-    images = imaging.normalise(raw, preparation.mask_radius_px) if preparation.normalise else raw.clip(0, 1)
+    images = normalisation.normalise(raw, preparation.mask_radius_px) if preparation.normalise else raw.clip(0, 1)
     if preparation.invert:
         images = -images if preparation.normalise else 1 - images
     power = None
@@ -177,9 +177,9 @@ def _usable(images: NDArray[np.float32]) -> NDArray[np.bool_]:
     A channel of its own may be: a red thing has no blue.
     """
     if images.shape[1] == 1:
-        return ~imaging.unusable(images[:, 0])
+        return ~normalisation.unusable(images[:, 0])
     finite = np.isfinite(images).all((1, 2, 3))
-    return finite & np.any([~imaging.unusable(channel) for channel in images.swapaxes(0, 1)], axis=0)
+    return finite & np.any([~normalisation.unusable(channel) for channel in images.swapaxes(0, 1)], axis=0)
 
 
 def is_flipped(optics: OpticsGroup) -> bool:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from emspatialvae import export
 from emspatialvae.config import Device, InputConfig, Poses
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents, infer, load_model
 from emspatialvae.io.atomic import check_writable
 from emspatialvae.loading import load_particles, read_mask

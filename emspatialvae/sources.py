@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import geometry
 from emspatialvae.config import InputConfig
-from emspatialvae.ctf import NEEDED, completed
 from emspatialvae.errors import ParticleFileError
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.ctf import NEEDED, completed
 from emspatialvae.io import cs, mrc
 from emspatialvae.io.star import StarBlock, StarFile
 from emspatialvae.particles import OpticsGroup, ParticleStack

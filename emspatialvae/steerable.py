@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from scipy import special
 from torch import Tensor, nn
 
-from emspatialvae import geometry
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.imaging import geometry
 
 INDEPENDENT = 0.3
 """Combinations of Bessel functions whose norm on the disk is below this share of the largest are multiples of the others."""

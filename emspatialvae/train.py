@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from emspatialvae import compute
 from emspatialvae.config import TrainConfig, train_for
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import Elbo, ParticleVAE
 from emspatialvae.model.spatial_vae import SpatialVAE

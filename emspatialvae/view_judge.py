@@ -13,7 +13,7 @@ from emspatialvae.analysis.junk_score import JunkScore, auc_of_low
 from emspatialvae.analysis.summary import ACTIVE_VARIANCE
 from emspatialvae.analysis.views import ViewScores, rotations_left, view_scores
 from emspatialvae.errors import ParticleFileError
-from emspatialvae.geometry import Floats, from_relion
+from emspatialvae.imaging.geometry import Floats, from_relion
 from emspatialvae.io.star import StarBlock, StarFile
 from emspatialvae.run import RunDir
 from emspatialvae.sources import particle_block

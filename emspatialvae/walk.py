@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from emspatialvae import export, imaging, results
+from emspatialvae import export, results
 from emspatialvae.analysis import atlas, figures, film, manifold, paths
 from emspatialvae.analysis.averages import average
 from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.analysis.rendering import canonical
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.imaging import resampling
 from emspatialvae.infer import Latents, load_model
 from emspatialvae.io.atomic import check_writable
 from emspatialvae.io.mrc import StackWriter
@@ -99,7 +100,7 @@ def film_between(
         weights = paths.membership(path, rows, len(latents))
         with bar(int((weights.sum(1) > 0).sum()), "averaging") as progress:
             made = average(stack, latents, weights, run.manifest.preparation, progress=progress)
-        real = imaging.fourier_crop(made.images, drawn.shape[-1])
+        real = resampling.fourier_crop(made.images, drawn.shape[-1])
     return film.Film(
         drawn=drawn,
         averages=real,

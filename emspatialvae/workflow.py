@@ -15,7 +15,7 @@ from emspatialvae import export
 from emspatialvae.config import InputConfig, RunConfig
 from emspatialvae.decide import decide
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.loading import load_particles, read_mask
 from emspatialvae.particles import ParticleStack
 from emspatialvae.prepare import Portion, Preparation, PreparedImages, file_poses, prepared_images

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emspatialvae import ctf, imaging
 from emspatialvae.analysis import averages
 from emspatialvae.analysis.averages import average, class_averages, full_size, split
 from emspatialvae.analysis.restore import Sums, restore
 from emspatialvae.config import InputConfig, SimulateConfig
-from emspatialvae.ctf import CtfParams
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import ctf, masks, normalisation
+from emspatialvae.imaging.ctf import CtfParams
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
 from emspatialvae.io.mrc import StackWriter, read_header, read_images
 from emspatialvae.loading import load_particles
@@ -69,7 +69,7 @@ def simulated(tmp_path):
 
 
 def correlation(image, truth, radius=0.42):
-    inside = imaging.circular_mask(len(image), radius * len(image))
+    inside = masks.circular_mask(len(image), radius * len(image))
     return np.corrcoef(image[inside], truth[inside])[0, 1]
 
 
@@ -92,7 +92,7 @@ def test_classes_look_like_the_object_at_their_contents(simulated, box):
     assert np.diag(match).min() > 0.99
     assert match.argmax(1).tolist() == [0, 1, 2]
     # Brightness in units of the background's s.d., which is that of the noise of the simulation.
-    inside = imaging.circular_mask(box, 0.4 * box)
+    inside = masks.circular_mask(box, 0.4 * box)
     slope = np.polyfit(expected[0][inside], found.images[0][inside], 1)[0]
     assert abs(slope - 1) < 0.1
 
@@ -155,7 +155,7 @@ def test_the_wiener_average_is_the_object_and_the_plain_one_is_not(simulated, bo
     # Both halves tell the same, and it is not the filter that makes them agree.
     assert wiener.frc[0, 1:5].min() > 0.9
     assert abs(wiener.frc[0, box // 2 - 4 :].mean()) < 0.2
-    outside = ~imaging.circular_mask(box, 0.45 * box)
+    outside = ~masks.circular_mask(box, 0.45 * box)
     assert abs(wiener.images[0][outside].mean()) < 1e-4
 
 
@@ -190,7 +190,7 @@ def test_ctf_of_a_turned_image_is_the_turned_ctf():
 
 def test_images_flipped_or_multiplied_before_give_the_same(simulated):
     stack, truth, _ = simulated(box=32, ctf=True, snr=2.0)
-    raw = imaging.normalise(stack.images(slice(None)), 0.45 * 32)
+    raw = normalisation.normalise(stack.images(slice(None)), 0.45 * 32)
     versions = {
         "raw": (raw, {}),
         "flipped": (ctf.flip_phases(raw, stack.ctf, PIXEL_A), {"phase_flipped": True}),
@@ -218,7 +218,7 @@ def test_without_noise_nothing_is_divided_by_the_zeros_of_the_ctf(simulated):
     sums = Sums(halves.astype(np.float32), np.broadcast_to(power, (1, 2, *power.shape)), ten, ten, ten)
     found = restore(sums, PIXEL_A, 14).images[0]
     assert correlation(found, object_) > 0.95
-    inside = imaging.circular_mask(32, 14)
+    inside = masks.circular_mask(32, 14)
     assert np.ptp(found[inside]) < 1.5 * np.ptp(object_[inside])
 
 

@@ -8,7 +8,7 @@ import pytest
 from emspatialvae.analysis import clusters
 from emspatialvae.analysis.clusters import Mixture, classified
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
 
 CENTRES = np.array([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]])

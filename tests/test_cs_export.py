@@ -12,7 +12,7 @@ import pytest
 
 from emspatialvae import export
 from emspatialvae.config import InputConfig
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
 from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.loading import load_particles

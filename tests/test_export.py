@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from emspatialvae import export, geometry, imaging
+from emspatialvae import export
 from emspatialvae.analysis.column_names import find_column
 from emspatialvae.config import InputConfig, ModelConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import alignment, geometry
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents, infer
 from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.io.mrc import StackWriter, read_header, read_images
@@ -512,7 +513,7 @@ def test_aligned_stack(load, images, tmp_path):
     seen: list[int] = []
     export.write_aligned(results, load(KINDS["3.1"]), tmp_path / "a.mrcs", progress=seen.append)
     found = read_images(read_header(tmp_path / "a.mrcs"), range(N))
-    wanted = imaging.align(images, results.pose.scaled(PREPARED_A / PIXEL_A))
+    wanted = alignment.align(images, results.pose.scaled(PREPARED_A / PIXEL_A))
     used = results.used
     np.testing.assert_allclose(found[used], wanted[used], atol=1e-5)
     np.testing.assert_array_equal(found[2], images[2])
@@ -527,7 +528,7 @@ def test_aligned_stack_is_in_particle_order_in_any_portion(load, tmp_path, monke
     monkeypatch.setattr(export, "CHUNK_BYTES", 2 * 4 * BOX**2)
     export.write_aligned(latents(), stack, tmp_path / "b.mrcs")
     assert (tmp_path / "a.mrcs").read_bytes()[1024:] == (tmp_path / "b.mrcs").read_bytes()[1024:]
-    wanted = imaging.align(stack.images([4]), latents().pose.scaled(PREPARED_A / PIXEL_A)[[4]])
+    wanted = alignment.align(stack.images([4]), latents().pose.scaled(PREPARED_A / PIXEL_A)[[4]])
     np.testing.assert_allclose(read_images(read_header(tmp_path / "b.mrcs"), [4]), wanted, atol=1e-5)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from emspatialvae import geometry
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.gauge import Gauge, register
 from emspatialvae.model.pose_search import Poses, PoseSearch
 from emspatialvae.simulation.phantom import JointedPhantom, Part

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from emspatialvae import geometry
 from emspatialvae.export import read_csv
+from emspatialvae.imaging import geometry
 from emspatialvae.io import mrc
 from emspatialvae.run import RunDir
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from emspatialvae import geometry
 from emspatialvae.config import ModelConfig
+from emspatialvae.imaging import geometry
 from emspatialvae.model.canonical import CanonicalDecoder, canonical_decoder
 from emspatialvae.model.latent_posterior import LatentPosterior, latent_posterior
 from emspatialvae.model.posterior import log_normal

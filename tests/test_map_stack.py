@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from emspatialvae.config import SimulateConfig
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import pixel_axis, view_rotations
+from emspatialvae.imaging.geometry import pixel_axis, view_rotations
 from emspatialvae.io import mrc
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.io.star import StarFile

@@ -10,7 +10,7 @@ from scipy import stats
 from emspatialvae.analysis.calibration import PeakWeightBin
 from emspatialvae.analysis.metrics import circular_correlation, evaluate_latents, pearson, spearman
 from emspatialvae.analysis.regression import CrossFit, Polynomial, halves
-from emspatialvae.geometry import Pose2D, object_to_image_xy
+from emspatialvae.imaging.geometry import Pose2D, object_to_image_xy
 
 
 def truth(n=2000, seed=0, k=1):

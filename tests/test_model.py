@@ -8,8 +8,8 @@ import torch
 from torch import distributions
 from torch.autograd import gradcheck
 
-from emspatialvae import geometry
 from emspatialvae.config import ModelConfig
+from emspatialvae.imaging import geometry
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.decoder import SpatialDecoder, VanillaDecoder
 from emspatialvae.model.encoder import MlpEncoder, align_images, turn_images
@@ -203,13 +203,13 @@ def test_turning_there_and_back():
 
 @pytest.mark.parametrize("box", [24, 25])
 def test_align_images_is_imaging_align(box):
-    from emspatialvae import imaging
+    from emspatialvae.imaging import alignment
 
     x, y = geometry.pixel_grid(box)
     smooth = np.exp(-((x - 3) ** 2 + (y + 2) ** 2) / 18).astype(np.float32)[None]
     pose = geometry.Pose2D(np.array([0.8]), np.array([[1.5, -2.5]]))
     ours = align_images(torch.from_numpy(smooth)[None], torch.tensor([0.8]), torch.tensor([[1.5, -2.5]]))
-    assert np.abs(ours[0].numpy() - imaging.align(smooth, pose)).max() < 0.03
+    assert np.abs(ours[0].numpy() - alignment.align(smooth, pose)).max() < 0.03
 
 
 def test_z_does_not_see_the_pose():
@@ -355,7 +355,7 @@ def test_likelihood_gradients(noise):
 @pytest.mark.parametrize("box", [24, 25])
 def test_render_keeps_the_convention(box):
     """The image at a pose is the canonical image under ``image(p) = object(R(-theta) (p - shift))``."""
-    from emspatialvae import imaging
+    from emspatialvae.imaging import alignment, masks
 
     torch.manual_seed(0)
     model = SpatialVAE(coordinate(hidden=32, encoder_hidden=8), ImageSpec(box, box / 2, 2.0, 6.0))
@@ -363,8 +363,8 @@ def test_render_keeps_the_convention(box):
     pose = geometry.Pose2D(np.array([0.7]), np.array([[2.5, -1.5]]))
     posed = Content(z, torch.tensor([0.7]), torch.tensor([[2.5, -1.5]]))
     still = Content(z, torch.zeros(1), torch.zeros(1, 2))
-    undone = imaging.align(model.render(posed)[:, 0].numpy(), pose)
-    inside = imaging.circular_mask(box, box / 2 - 5)
+    undone = alignment.align(model.render(posed)[:, 0].numpy(), pose)
+    inside = masks.circular_mask(box, box / 2 - 5)
     assert np.abs(undone - model.render(still)[:, 0].numpy())[0][inside].max() < 2e-3
 
 

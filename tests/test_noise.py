@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from emspatialvae import imaging
+from emspatialvae.imaging import masks, normalisation
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.noise import noise_within
 from emspatialvae.simulation.microscope import COLOURED, COLOURED_OTHER, NoiseSpectrum
@@ -27,7 +27,7 @@ def rings_of(spectrum: NoiseSpectrum, plane: FourierPlane) -> torch.Tensor:
 def test_the_noise_outside_a_disk_is_the_noise(box):
     """A particle inside, however bright, changes nothing; neither do the steepness of the spectrum, levels and slopes."""
     plane = FourierPlane(box)
-    outside = torch.from_numpy(~imaging.circular_mask(box, 0.45 * box)).float()
+    outside = torch.from_numpy(~masks.circular_mask(box, 0.45 * box)).float()
     images = noise(COLOURED, 3000, box) + 50 * (1 - outside) + torch.linspace(-9, 9, 3000)[:, None, None]
     images = images + torch.randn(3000, 1, 1, generator=torch.Generator().manual_seed(0)) * torch.linspace(-9, 9, box)
     found = noise_within(lambda: [Batch.of(images.numpy(), np.zeros(3000))], outside, 1, plane)[0]
@@ -45,7 +45,7 @@ def test_the_noise_outside_a_disk_is_the_noise(box):
 def test_each_optics_group_has_its_own_noise_and_ctf():
     box, n = 40, 2000
     plane = FourierPlane(box)
-    outside = torch.from_numpy(~imaging.circular_mask(box, 0.42 * box)).float()
+    outside = torch.from_numpy(~masks.circular_mask(box, 0.42 * box)).float()
     groups = np.arange(2 * n) % 2
     images = torch.empty(2 * n, box, box)
     images[groups == 0], images[groups == 1] = noise(COLOURED, n, box), noise(COLOURED_OTHER, n, box, seed=1)
@@ -64,7 +64,7 @@ def test_each_optics_group_has_its_own_noise_and_ctf():
 def test_edges_and_neighbours_in_some_images_are_not_noise():
     box, n = 40, 2000
     plane = FourierPlane(box)
-    outside = torch.from_numpy(~imaging.circular_mask(box, 0.45 * box)).float()
+    outside = torch.from_numpy(~masks.circular_mask(box, 0.45 * box)).float()
     images = noise(NoiseSpectrum(1.0), n, box)
     images[::10, :, : box // 3] += 2.0
     found = noise_within(lambda: [Batch.of(images.numpy(), np.zeros(n))], outside, 1, plane)[0]
@@ -77,7 +77,7 @@ def test_what_normalisation_took_of_the_noise_is_put_back(share):
     box, n = 40, 6000
     plane = FourierPlane(box)
     radius = share * box / 2
-    outside = torch.from_numpy(~imaging.circular_mask(box, radius)).float()
-    images = imaging.normalise(noise(NoiseSpectrum(1.0), n, box).numpy(), radius)
+    outside = torch.from_numpy(~masks.circular_mask(box, radius)).float()
+    images = normalisation.normalise(noise(NoiseSpectrum(1.0), n, box).numpy(), radius)
     found = noise_within(lambda: [Batch.of(images, np.zeros(n))], outside, 1, plane)[0]
     assert torch.allclose(found, torch.ones(plane.rings), atol=0.07)

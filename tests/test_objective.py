@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from emspatialvae import geometry
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import load_model
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.inference import Inference

@@ -8,7 +8,7 @@ import pytest
 from test_simulate import config
 
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.judge import auc_of_low
 from emspatialvae.simulation import oracle
 from emspatialvae.simulation.bounds import cramer_rao

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from emspatialvae import ctf, geometry
 from emspatialvae.config import InputConfig, PrepareConfig
-from emspatialvae.ctf import CtfParams
 from emspatialvae.decide import decide
+from emspatialvae.imaging import ctf, geometry
+from emspatialvae.imaging.ctf import CtfParams
 from emspatialvae.loading import load_particles
 from emspatialvae.preprocess.particle_size import ParticleSize, measure_particle
 

@@ -11,13 +11,13 @@ import torch
 from PIL import Image, ImageSequence
 from torch import Tensor, nn
 
-from emspatialvae import geometry
 from emspatialvae.analysis import film, paths
 from emspatialvae.analysis.rendering import canonical
 from emspatialvae.analysis.scales import round_below
 from emspatialvae.config import ModelConfig
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.lookup import find_particle
 from emspatialvae.model.gauge import register
 from emspatialvae.model.interface import ImageSpec

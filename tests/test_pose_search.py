@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from emspatialvae import ctf, geometry
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import ctf, geometry
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model import pose_search
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.observation import Observation, Spectra, half_norm

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from emspatialvae import geometry
+from emspatialvae.imaging import geometry
 from emspatialvae.io.star import StarFile, write_with_columns
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.observation import Observation

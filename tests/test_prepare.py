@@ -10,10 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emspatialvae import ctf, geometry, imaging, prepare
+from emspatialvae import prepare
 from emspatialvae.config import InputConfig, PrepareConfig, SimulateConfig
 from emspatialvae.decide import decide
 from emspatialvae.errors import EmsvaeError, ParticleFileError
+from emspatialvae.imaging import ctf, geometry, masks, normalisation, resampling
 from emspatialvae.io.mrc import StackWriter, read_header
 from emspatialvae.io.star import StarFile
 from emspatialvae.loading import load_particles
@@ -154,7 +155,7 @@ def test_mixed_sizes_offer_a_box_that_works(tmp_path, sizes):
     coarse, _, _ = decide(stack, replace(KEEP, box=int(field_A / 4.5), particle_diameter_A=40))
     images, usable = whole(stack, coarse)
     assert usable.all()
-    drawn = imaging.normalise(blobs(coarse.box, coarse.pixel_size_A, seeds), coarse.mask_radius_px)
+    drawn = normalisation.normalise(blobs(coarse.box, coarse.pixel_size_A, seeds), coarse.mask_radius_px)
     contrast = np.ptp(drawn)
     # 5 A blobs at 4.5 A pixels: what lies above the new Nyquist is a thousandth.
     np.testing.assert_allclose(images[:4], images[4:], atol=1e-3 * contrast)
@@ -177,7 +178,7 @@ def test_a_stack_smaller_than_the_model_is_refused(tmp_path):
     [(0.4, False, "bright: kept"), (-0.4, True, "dark: inverted"), (0.0, False, "unclear")],
 )
 def test_contrast_is_found_and_said(tmp_path, height, invert, word):
-    images = 30 * (noise(100, 32) + np.float32(height) * imaging.circular_mask(32, 9)) + 500
+    images = 30 * (noise(100, 32) + np.float32(height) * masks.circular_mask(32, 9)) + 500
     preparation, said, _ = decide(bare(tmp_path, images), PrepareConfig())
     assert preparation.invert is invert
     assert sum(word in line for line in said) == 1
@@ -214,7 +215,7 @@ def test_phases_are_flipped_where_the_ctf_is_known(tmp_path):
     assert "CTF: phases flipped" in said
     expected = np.fft.irfft2(np.fft.rfft2(clean) * np.abs(transfer), s=(40, 40)).astype(np.float32)
     found, _ = whole(stack, preparation)
-    np.testing.assert_allclose(found, imaging.normalise(expected, preparation.mask_radius_px), atol=1e-4)
+    np.testing.assert_allclose(found, normalisation.normalise(expected, preparation.mask_radius_px), atol=1e-4)
     left, said, _ = decide(stack, replace(KEEP, ctf="none"))
     assert left.ctf == "none"
     assert "CTF left alone (--ctf none)" in said
@@ -289,7 +290,7 @@ def test_what_was_done_to_the_ctf_is_not_done_again(tmp_path, flag, engine, trea
     assert preparation.ctf == treatment
     assert said in sentences
     if treatment == "phase-flip":
-        plain = imaging.normalise(np.concatenate([images for images, _ in groups]), preparation.mask_radius_px)
+        plain = normalisation.normalise(np.concatenate([images for images, _ in groups]), preparation.mask_radius_px)
         np.testing.assert_allclose(whole(stack, preparation)[0], plain, atol=1e-5)
     assert decide(starred(tmp_path, groups, defocus, (flag, "0,0")), KEEP, engine=engine)[0].ctf == treatment
     mixed = starred(tmp_path, groups, defocus, (flag, "0,1"))
@@ -353,7 +354,7 @@ def test_images_multiplied_by_the_ctf(tmp_path, flag):
     np.testing.assert_allclose(portion.ctf_power, ctf.ring_power(params, 41, 2.0), atol=1e-5)
     if flag != MULTIPLIED:
         once = filtered(
-            imaging.normalise(seen, preparation.mask_radius_px), np.abs(transfer) if flag == FLIPPED else transfer
+            normalisation.normalise(seen, preparation.mask_radius_px), np.abs(transfer) if flag == FLIPPED else transfer
         )
         np.testing.assert_allclose(portion.images, once, atol=1e-4)
     if flag == "rlnOther":  # without the astigmatism or the phase plate the same images come out different
@@ -391,11 +392,11 @@ def test_what_is_coarse_is_taken_out_at_full_size(tmp_path, box):
     assert plain.highpass_A is None
     found, usable = whole(stack, preparation)
     assert usable.all()
-    filtered = imaging.highpass(raw, 30.0)  # 60 A of 2 A pixels
-    expected = imaging.normalise(imaging.fourier_crop(filtered, box), preparation.mask_radius_px)
+    filtered = normalisation.highpass(raw, 30.0)  # 60 A of 2 A pixels
+    expected = normalisation.normalise(resampling.fourier_crop(filtered, box), preparation.mask_radius_px)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    coarse = imaging.fourier_crop(whole(stack, plain)[0], 8).std((1, 2)).mean()
-    assert imaging.fourier_crop(found, 8).std((1, 2)).mean() < 0.4 * coarse
+    coarse = resampling.fourier_crop(whole(stack, plain)[0], 8).std((1, 2)).mean()
+    assert resampling.fourier_crop(found, 8).std((1, 2)).mean() < 0.4 * coarse
 
 
 @pytest.mark.parametrize(
@@ -415,12 +416,12 @@ def test_a_highpass_needs_normalised_images(tmp_path):
 def test_the_ctf_is_multiplied_last_of_all(tmp_path):
     """Crop, normalise, invert, multiply; and whether to invert is seen before it."""
     params = volta(20)
-    raw = 500 - 30 * (noise(20, 80) + 0.8 * imaging.circular_mask(80, 20).astype(np.float32))
+    raw = 500 - 30 * (noise(20, 80) + 0.8 * masks.circular_mask(80, 20).astype(np.float32))
     stack = recorded(tmp_path, raw, params, 1.5)
     preparation, said, _ = decide(stack, PrepareConfig(box=40, hot_pixel_sd=0), engine="steerable")
     assert preparation.invert
     assert any("dark: inverted" in line for line in said)
-    expected = -imaging.normalise(imaging.fourier_crop(raw, 40), preparation.mask_radius_px)
+    expected = -normalisation.normalise(resampling.fourier_crop(raw, 40), preparation.mask_radius_px)
     expected = filtered(expected, ctf.ctf_2d(params, 40, 3.0))
     for portion in prepare.prepare(stack, preparation):
         np.testing.assert_allclose(portion.images, expected[portion.rows], atol=1e-3)
@@ -503,7 +504,7 @@ def test_bad_images_are_marked_and_left_empty(tmp_path):
     assert usable.tolist() == [True, False, False, True, False, True]
     assert np.isfinite(found).all()
     assert not found[~usable].any()
-    good = imaging.normalise(images[usable], preparation.mask_radius_px)
+    good = normalisation.normalise(images[usable], preparation.mask_radius_px)
     np.testing.assert_allclose(found[usable], good, atol=1e-5)
 
 
@@ -554,7 +555,7 @@ def test_bernoulli_images_stay_between_0_and_1_when_cropped(tmp_path):
     found, _ = whole(stack, preparation)
     assert found.min() == 0
     assert found.max() == 1
-    np.testing.assert_allclose(found, imaging.fourier_crop(images, 24).clip(0, 1), atol=1e-6)
+    np.testing.assert_allclose(found, resampling.fourier_crop(images, 24).clip(0, 1), atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------- portions, cache
@@ -570,7 +571,7 @@ def shuffled(folder, monkeypatch, n=30):
     monkeypatch.setattr(prepare, "CHUNK_BYTES", 7 * 4 * 32 * 32)
     stack = load_particles(InputConfig(folder / "particles.star", pixel_size_A=2.0))
     preparation, _, _ = decide(stack, KEEP)
-    return stack, preparation, imaging.normalise(images[order], preparation.mask_radius_px)
+    return stack, preparation, normalisation.normalise(images[order], preparation.mask_radius_px)
 
 
 def test_the_cache_holds_the_particles_in_their_order(tmp_path, monkeypatch):
@@ -700,7 +701,7 @@ def test_real_particles_are_prepared(real_data):
     assert any("Fourier-cropped from 320 to 64" in line for line in said)
     images, usable = whole(stack, preparation)
     assert usable.all()
-    outside = ~imaging.circular_mask(64, preparation.mask_radius_px)
+    outside = ~masks.circular_mask(64, preparation.mask_radius_px)
     np.testing.assert_allclose(images[:, outside].std(1), 1, rtol=0.1)
     assert isinstance(stack.metadata, StarFile)
     assert read_header(stack.files[0].path).n_images == 7

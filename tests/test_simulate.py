@@ -9,9 +9,9 @@ import pytest
 from scipy import ndimage
 
 from emspatialvae.config import SimulateConfig
-from emspatialvae.ctf import CtfParams, ctf_2d
 from emspatialvae.errors import EmsvaeError, OutputExistsError
-from emspatialvae.geometry import Pose2D, from_relion, image_to_object_xy, object_to_image_xy, pixel_grid
+from emspatialvae.imaging.ctf import CtfParams, ctf_2d
+from emspatialvae.imaging.geometry import Pose2D, from_relion, image_to_object_xy, object_to_image_xy, pixel_grid
 from emspatialvae.io import mrc
 from emspatialvae.io.star import StarFile
 from emspatialvae.simulation import oracle

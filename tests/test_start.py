@@ -5,7 +5,7 @@ import pytest
 import torch
 from test_steerable_vae import CONFIGS, noisy_hinges, seeded
 
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import ImageSpec
 from emspatialvae.model.observation import Spectra

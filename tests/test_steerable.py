@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from emspatialvae import geometry
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.imaging import geometry
 from emspatialvae.steerable import (
     MAX_BYTES,
     Disk,

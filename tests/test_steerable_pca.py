@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from emspatialvae import geometry
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.simulation.stack import clean_image, draw_truth, hinge_object
 from emspatialvae.steerable import Disk, FourierPlane, SteerableBasis
 from emspatialvae.steerable_pca import FullDisk

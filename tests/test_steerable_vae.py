@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from emspatialvae import ctf, geometry, imaging
 from emspatialvae.config import ModelConfig
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import alignment, ctf, geometry
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.engines import blank_model
 from emspatialvae.model.inference import Inference
@@ -212,7 +212,7 @@ def test_render_keeps_the_convention(box):
         drawn = model.render(content(model, theta, shift))[0, 0].numpy()
         expected = hinge_image(box, theta=theta, shift=shift)
         assert np.linalg.norm(drawn - expected) < 0.05 * np.linalg.norm(expected)
-    undone = imaging.align(drawn[None], Pose2D(np.array([theta]), np.array([shift])))[0]
+    undone = alignment.align(drawn[None], Pose2D(np.array([theta]), np.array([shift])))[0]
     assert np.linalg.norm(undone - hinge_image(box)) < 0.08 * np.linalg.norm(undone)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from emspatialvae.analysis.summary import sureness
 from emspatialvae.config import ModelConfig
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
 
 

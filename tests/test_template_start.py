@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from emspatialvae import geometry
 from emspatialvae.config import ModelConfig
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model import template_start
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import ImageSpec

@@ -11,7 +11,7 @@ import torch
 
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig, train_for
 from emspatialvae.errors import EmsvaeError, RunFolderError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model import posterior
 from emspatialvae.model.spatial_vae import ImageSpec, SpatialVAE
 from emspatialvae.prepare import Preparation, PreparedImages

@@ -21,7 +21,7 @@ from emspatialvae.analysis.views import (
     view_scores,
 )
 from emspatialvae.errors import ParticleFileError
-from emspatialvae.geometry import view_rotations
+from emspatialvae.imaging.geometry import view_rotations
 from emspatialvae.io import star
 from emspatialvae.simulation.crowd import draw_views
 from emspatialvae.view_judge import evaluate_views, has_views, joined_rows

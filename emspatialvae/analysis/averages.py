@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from emspatialvae import ctf, imaging, shears
 from emspatialvae.analysis.restore import Averages, Sums, restore
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import alignment, ctf, normalisation
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
 from emspatialvae.particles import ParticleStack
 from emspatialvae.prepare import Preparation, ahead, check_ctf, prepare_chunk
@@ -187,7 +187,7 @@ def _aligned(
         portion, _ = prepare_chunk(stack, rows, preparation)
         portion = portion[portion.usable]
         own = pose[portion.rows]
-        aligned = shears.align(imaging.brightness(portion.images), own)
+        aligned = alignment.align_by_shears(normalisation.brightness(portion.images), own)
         if preparation.ctf != "multiply" or stack.ctf is None:
             return portion.rows, aligned, None
         # An image turned back by theta has its CTF turned back, too.

@@ -8,7 +8,7 @@ import numpy as np
 
 from emspatialvae.config import ClassMethod
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import Floats
+from emspatialvae.imaging.geometry import Floats
 from emspatialvae.infer import Latents
 
 FITTED = 100_000

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from emspatialvae import geometry, labels
+from emspatialvae import labels
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
-from emspatialvae.geometry import Floats
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.geometry import Floats
 from emspatialvae.sources import read_cs_source, read_star_source
 from emspatialvae.tables import CS_COORDINATES, STAR_COORDINATES, ParticleTable
 

@@ -25,9 +25,9 @@ from scipy.spatial import KDTree
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from emspatialvae import geometry
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
 from emspatialvae.model.steerable_vae import SteerableVAE
 from emspatialvae.model.template_start import synchronised

@@ -18,7 +18,7 @@ from emspatialvae.analysis import calibration
 from emspatialvae.analysis.evaluation import Evaluation
 from emspatialvae.analysis.pose_errors import PoseErrors, pose_errors
 from emspatialvae.analysis.regression import CrossFit, Halves, affordable_degree, halves
-from emspatialvae.geometry import Floats, Pose2D
+from emspatialvae.imaging.geometry import Floats, Pose2D
 
 Z_DEGREE = 3
 GAUGE_DEGREE = {1: 5}  # by dimension of z; otherwise:

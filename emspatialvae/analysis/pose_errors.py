@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.analysis.regression import CrossFit, halves
-from emspatialvae.geometry import Floats, Pose2D
+from emspatialvae.imaging.geometry import Floats, Pose2D
 
 
 @dataclass(frozen=True, eq=False)

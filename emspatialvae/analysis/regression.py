@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.geometry import Floats
+from emspatialvae.imaging.geometry import Floats
 
 Rows = NDArray[np.int64]
 Halves = tuple[Rows, Rows]

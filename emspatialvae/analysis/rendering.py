@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emspatialvae import imaging
+from emspatialvae.imaging import masks
 from emspatialvae.model.interface import ParticleVAE
 from emspatialvae.model.posterior import Content
 from emspatialvae.model.steerable_vae import SteerableVAE
@@ -37,7 +37,7 @@ def seen(model: ParticleVAE, images: NDArray[np.float32]) -> NDArray[np.float32]
     """Images [n, box, box] with zeros where the model never saw a pixel and draws whatever it likes."""
     if isinstance(model, SteerableVAE):
         return images  # it saw the whole disk, and beyond there is nothing
-    return np.where(imaging.circular_mask(model.images.box, model.images.mask_radius_px), images, np.float32(0))
+    return np.where(masks.circular_mask(model.images.box, model.images.mask_radius_px), images, np.float32(0))
 
 
 def consensus(model: ParticleVAE, z: Floats) -> NDArray[np.float32]:

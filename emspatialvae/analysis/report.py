@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from emspatialvae import imaging
 from emspatialvae.analysis import atlas, figures, galleries, manifold, summary
 from emspatialvae.analysis.rendering import RENDERED, by_ring, canonical, consensus, evenly, restored, seen
+from emspatialvae.imaging import alignment, normalisation
 from emspatialvae.infer import Latents
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.model.interface import ParticleVAE
@@ -72,7 +72,7 @@ def _reconstructions(
 ) -> Figure:
     picked = evenly(rows, EXAMPLES)
     portion, pose = images.portion(picked), latents.pose[picked]
-    recorded = imaging.brightness(portion.images)
+    recorded = normalisation.brightness(portion.images)
     posed = Content(
         torch.from_numpy(latents.z[picked]).float(),
         torch.from_numpy(pose.theta_rad).float(),
@@ -90,7 +90,7 @@ def _reconstructions(
     lines = {
         f"{image}": recorded,
         f"{of_model},\nsame pose": by_ring(at_pose, power),
-        f"{image},\nno pose": imaging.align(recorded, pose),
+        f"{image},\nno pose": alignment.align(recorded, pose),
         f"{of_model},\nno pose": by_ring(upright, power),
     }
     if power is not None:
@@ -123,9 +123,9 @@ class _Averages:
         power = None if images.ctf_power is None else np.zeros(images.ctf_power.shape[1])
         for part in np.array_split(rows, max(1, len(rows) // 500)):
             portion = images.portion(part)
-            recorded = imaging.brightness(portion.images)
+            recorded = normalisation.brightness(portion.images)
             before += recorded.sum(0)
-            after += imaging.align(recorded, latents.pose[part]).sum(0)
+            after += alignment.align(recorded, latents.pose[part]).sum(0)
             if power is not None and portion.ctf_power is not None:
                 power += portion.ctf_power.sum(0)
         if power is None:
@@ -150,7 +150,7 @@ def _particle_size(
     if profiles and preparation.invert:  # they were seen before that
         profiles["mean"] = [-value for value in profiles["mean"]]
     picked = evenly(rows, CIRCLED)
-    recorded = imaging.brightness(images.portion(picked).images)
+    recorded = normalisation.brightness(images.portion(picked).images)
     said = (sentence for sentence in manifest.assumed if sentence.startswith(("particle diameter", "mask ")))
     return galleries.particle_size(
         profiles,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import ctf, imaging
-from emspatialvae.geometry import Floats
+from emspatialvae.imaging import ctf, masks, normalisation, resolution
+from emspatialvae.imaging.geometry import Floats
 
 Images = NDArray[np.float32]
 
@@ -57,7 +57,7 @@ class Averages:
 
     def resolution_A(self, threshold: float) -> Floats:
         """Where the halves' correlation falls below a threshold (0.143, 0.5), in angstrom; NaN where it never was above; [k]."""
-        return imaging.resolution_A(self.frc, threshold, self.images.shape[-1] * self.pixel_size_A)
+        return resolution.resolution_A(self.frc, threshold, self.images.shape[-1] * self.pixel_size_A)
 
 
 def restore(sums: Sums, pixel_size_A: float, radius_px: float) -> Averages:
@@ -88,12 +88,12 @@ def restore(sums: Sums, pixel_size_A: float, radius_px: float) -> Averages:
         halves[n] = _divided(sums.images[n], sums.ctf_power[n] + LEAST_POWER * sums.weight[n][:, None, None])
     if sums.ctf_power is not None:
         # The background was brought to 0 in every particle, so what the CTF hides of the mean is not known.
-        images -= imaging.background(images, radius_px)[0][:, None, None]
-    mask = imaging.soft_mask(box, min(radius_px, (0.5 - SOFT_EDGE) * box), SOFT_EDGE * box)
+        images -= normalisation.background(images, radius_px)[0][:, None, None]
+    mask = masks.soft_mask(box, min(radius_px, (0.5 - SOFT_EDGE) * box), SOFT_EDGE * box)
     return Averages(
         images=images,
         halves=halves,
-        frc=imaging.fourier_ring_correlation(halves[:, 0] * mask, halves[:, 1] * mask),
+        frc=resolution.fourier_ring_correlation(halves[:, 0] * mask, halves[:, 1] * mask),
         count=sums.count.sum(1),
         n_eff=np.divide(weight**2, squares, out=np.zeros(k), where=squares > 0),
         pixel_size_A=pixel_size_A,

@@ -1,7 +1,7 @@
 """How well views of a 3-D object are told apart: by classes, and by neighbours in z. Pure functions of arrays.
 
 A particle of view (rot, tilt) and in-plane angle theta is seen through the rotation ``A(rot, tilt, theta)``
-(`emspatialvae.geometry.view_rotations`). Whoever reports an in-plane angle says how to turn the particle back; what is left then is
+(`emspatialvae.imaging.geometry.view_rotations`). Whoever reports an in-plane angle says how to turn the particle back; what is left then is
 
     R = Rz(theta_reported)^T A(rot, tilt, theta) = A(rot, tilt, theta - theta_reported).
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
 
-from emspatialvae.geometry import Floats, view_rotations
+from emspatialvae.imaging.geometry import Floats, view_rotations
 
 OFF_DEG = 30.0
 """Two views further apart than this are different ones."""

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from emspatialvae import geometry, imaging
 from emspatialvae.config import ModelConfig
+from emspatialvae.imaging import geometry, masks
 from emspatialvae.model.decoder import SpatialDecoder
 from emspatialvae.model.networks import ACTIVATIONS, Activation, hidden_layers
 from emspatialvae.model.posterior import DiagonalGaussian
@@ -154,5 +154,5 @@ def canonical_decoder(config: ModelConfig, basis: SteerableBasis, z_dim: int) ->
     )
     x, y = geometry.pixel_grid(basis.box)
     points = torch.from_numpy(geometry.in_half_boxes(x, y)).float()
-    mask = torch.from_numpy(imaging.circular_mask(basis.box, basis.radius_px)).flatten()
+    mask = torch.from_numpy(masks.circular_mask(basis.box, basis.radius_px)).flatten()
     return ProjectedDecoder(basis, spatial, points, mask)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emspatialvae import geometry
+from emspatialvae.imaging import geometry
 from emspatialvae.model.networks import ACTIVATIONS, Activation, hidden_layers
 from emspatialvae.model.posterior import AmortisedPosterior, DiagonalGaussian
 
@@ -18,7 +18,7 @@ LOG_SD_RANGE = (math.log(1e-3), math.log(10.0))
 def align_images(images: Tensor, theta_rad: Tensor, shift_px: Tensor) -> Tensor:
     """Take poses (theta [n], shift [n, 2] in pixels) out of images [n, c, box, box]; bicubic, zero from outside.
 
-    The differentiable, batched sibling of `emspatialvae.imaging.align`.
+    The differentiable, batched sibling of `emspatialvae.imaging.alignment.align`.
     """
     box = images.shape[-1]
     axis = torch.arange(box, dtype=images.dtype, device=images.device) - box // 2

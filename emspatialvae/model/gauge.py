@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from emspatialvae import geometry
+from emspatialvae.imaging import geometry
 from emspatialvae.model.pose_search import ANGLES_REGISTERED, Poses, PoseSearch
 
 NEWTON_STEPS = 12

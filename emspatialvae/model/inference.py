@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from emspatialvae import geometry
+from emspatialvae.imaging import geometry
 from emspatialvae.model.canonical import CanonicalDecoder
 from emspatialvae.model.gauge import Gauge
 from emspatialvae.model.interface import Estimate

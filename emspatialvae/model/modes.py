@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from emspatialvae import geometry
+from emspatialvae.imaging import geometry
 from emspatialvae.model.interface import Estimate
 from emspatialvae.model.pose_search import Poses
 from emspatialvae.model.posterior import Content

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from emspatialvae import geometry
+from emspatialvae.imaging import geometry
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.groups import Reliability, shrunk_spectra
 from emspatialvae.steerable import FourierPlane

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emspatialvae import geometry
+from emspatialvae.imaging import geometry
 from emspatialvae.model.observation import Observation, half_norm
 from emspatialvae.steerable import FourierPlane, RingMetric, SteerableBasis
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from emspatialvae import geometry
+from emspatialvae.imaging import geometry
 
 ThetaKl = Literal["no-mean", "full"]
 

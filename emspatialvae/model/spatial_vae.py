@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from emspatialvae import geometry, imaging
 from emspatialvae.config import ModelConfig
+from emspatialvae.imaging import geometry, masks
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.decoder import Decoder, SpatialDecoder, VanillaDecoder
 from emspatialvae.model.encoder import MlpEncoder
@@ -30,7 +30,7 @@ class SpatialVAE(ParticleVAE):
         self.images = images
         self.prior = Prior(config.theta_prior_rad, images.shift_prior_px, config.theta_kl)
         x, y = geometry.pixel_grid(images.box)
-        mask = torch.from_numpy(imaging.circular_mask(images.box, images.mask_radius_px))
+        mask = torch.from_numpy(masks.circular_mask(images.box, images.mask_radius_px))
         self.register_buffer("points", torch.from_numpy(geometry.in_half_boxes(x, y)).float(), persistent=False)
         self.register_buffer("mask", mask.flatten(), persistent=False)
         self.likelihood = build_likelihood(config.noise, images.channels, config.non_negative)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from emspatialvae import geometry, imaging
 from emspatialvae.config import ModelConfig
+from emspatialvae.imaging import geometry, masks
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import ImageSpec
 from emspatialvae.model.noise import noise_within
@@ -84,7 +84,7 @@ def _measure(spectra: Spectra, plane: FourierPlane, images: ImageSpec, batches: 
     -------
     Standard error of the whitened signal's power, rather too large; [rings].
     """
-    outside = torch.from_numpy(~imaging.circular_mask(images.box, images.mask_radius_px)).float()
+    outside = torch.from_numpy(~masks.circular_mask(images.box, images.mask_radius_px)).float()
     share = float(outside.mean())
     if share > 0.1:
         noise = noise_within(batches, outside, len(spectra.noise), plane)

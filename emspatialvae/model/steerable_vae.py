@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emspatialvae import geometry
 from emspatialvae.config import ModelConfig
-from emspatialvae.imaging import circular_mask
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.masks import circular_mask
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.canonical import CanonicalDecoder, CoefficientEncoder, canonical_decoder
 from emspatialvae.model.gauge import Gauge, register

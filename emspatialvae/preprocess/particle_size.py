@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from emspatialvae import geometry
+from emspatialvae.imaging import geometry
 
 Floats = NDArray[np.float64]
 Images = NDArray[np.float32]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.simulation.microscope import Microscope, half_plane_weights
 from emspatialvae.simulation.phantom import Phantom, as_columns, chunks, derivatives
 

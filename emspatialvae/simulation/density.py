@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import pixel_axis
+from emspatialvae.imaging.geometry import pixel_axis
 from emspatialvae.io import mrc
 
 Floats = NDArray[np.float64]

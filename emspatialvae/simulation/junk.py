@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.geometry import pixel_axis, pixel_grid
+from emspatialvae.imaging.geometry import pixel_axis, pixel_grid
 
 Floats = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import rotate_xy
+from emspatialvae.imaging.geometry import rotate_xy
 from emspatialvae.simulation.phantom import JointedPhantom, Part, Phantom, TiltedPhantom
 
 Floats = NDArray[np.float64]

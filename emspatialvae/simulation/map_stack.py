@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.simulation.crowd import Neighbours, Views, annulus_px, draw_neighbours, draw_views
 from emspatialvae.simulation.density import Density
 from emspatialvae.simulation.junk import aggregate_images

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.ctf import CtfParams, ctf_2d
+from emspatialvae.imaging.ctf import CtfParams, ctf_2d
 
 Floats = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from emspatialvae.geometry import Pose2D, object_to_image_xy, pixel_axis, rotate_xy
+from emspatialvae.imaging.geometry import Pose2D, object_to_image_xy, pixel_axis, rotate_xy
 
 Floats = NDArray[np.float64]
 

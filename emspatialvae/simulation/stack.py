@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import Pose2D, wrap_rad
+from emspatialvae.imaging.geometry import Pose2D, wrap_rad
 from emspatialvae.simulation.bounds import cramer_rao
 from emspatialvae.simulation.density import Density, read_density
 from emspatialvae.simulation.files import folder_when_whole, write_stars

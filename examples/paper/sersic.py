@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import geometry
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.geometry import Pose2D
 
 Floats = NDArray[np.float64]
 OLD, YOUNG = np.array([1.0, 0.72, 0.45]), np.array([0.55, 0.72, 1.0])

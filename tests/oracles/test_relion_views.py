@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from emspatialvae.config import SimulateConfig
-from emspatialvae.geometry import view_rotations
+from emspatialvae.imaging.geometry import view_rotations
 from emspatialvae.io.mrc import StackWriter, read_header, read_images
 from emspatialvae.io.star import StarFile, write_new
 from emspatialvae.simulation.density import read_density

@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from emspatialvae import imaging
 from emspatialvae.errors import EmsvaeError, RunFolderError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import alignment, masks
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.mrc import read_header
 from napari_emsvae.explorer.pictures import particle_images
 from napari_emsvae.explorer.pictures.film import SUFFIXES, along_line, film_along, rolling_averages, save_film
@@ -156,8 +156,8 @@ def test_what_is_drawn_at_a_pose_is_what_is_drawn_without_one_after_alignment(da
     pose = Pose2D(np.array([0.7]), np.array([[1.0, -2.0]]))
     still = draw(data.model, z, Pose2D.identity(1))
     moved = draw(data.model, z, pose)
-    back = imaging.align(moved[None], pose)[0]
-    inside = imaging.circular_mask(PREPARED_BOX, PREPARED_BOX / 3)
+    back = alignment.align(moved[None], pose)[0]
+    inside = masks.circular_mask(PREPARED_BOX, PREPARED_BOX / 3)
     assert np.corrcoef(back[inside], still[inside])[0, 1] > 0.98
     assert np.corrcoef(moved[inside], still[inside])[0, 1] < 0.95
 
@@ -192,7 +192,7 @@ def test_a_montage_shows_the_particles_asked_for(data, look):
     row, column = mosaic.corner(1)
     tile = mosaic.image[row : row + mosaic.box, column : column + mosaic.box]
     if look.startswith("aligned"):
-        expected = imaging.align(data.images.portion(rows[1:2]).images, data.latents.pose[rows[1:2]])[0]
+        expected = alignment.align(data.images.portion(rows[1:2]).images, data.latents.pose[rows[1:2]])[0]
     else:
         expected = data.stack.images(rows[1:2])[0]
     if look.endswith("low-passed"):
@@ -212,7 +212,7 @@ def test_names_on_tiles_are_short():
 def test_statistics_are_those_of_the_aligned_images(data):
     rows = data.used[::2]
     found = [part for part in statistics(data, rows) if part is not None]
-    aligned = imaging.align(data.images.portion(rows).images, data.latents.pose[rows])
+    aligned = alignment.align(data.images.portion(rows).images, data.latents.pose[rows])
     assert len(found) == 1 and found[0].averaged == found[0].selected == len(rows)
     np.testing.assert_allclose(found[0].mean, aligned.mean(0), atol=1e-5)
     np.testing.assert_allclose(found[0].sd, aligned.std(0), atol=1e-4)
@@ -233,7 +233,7 @@ def test_a_film_is_what_the_model_draws_beside_the_average_of_real_particles(dat
     assert film.drawn.shape == film.averages.shape == (4, PREPARED_BOX, PREPARED_BOX)
     np.testing.assert_allclose(film.drawn[2], draw(data.model, points[2], Pose2D.identity(1)), atol=1e-4)
     # Of 59 particles the 100 nearest are all of them.
-    aligned = imaging.align(data.images.portion(data.used).images, data.latents.pose[data.used])
+    aligned = alignment.align(data.images.portion(data.used).images, data.latents.pose[data.used])
     assert film.averaged == 59
     np.testing.assert_allclose(film.averages[0], aligned.mean(0), atol=1e-4)
 
@@ -242,7 +242,7 @@ def test_rolling_averages_are_of_the_members_of_each_step(data):
     members = np.array([[3, 4], [4, 12]])
     found = rolling_averages(data, members)
     for step, rows in enumerate(members):
-        aligned = imaging.align(data.images.portion(rows).images, data.latents.pose[rows])
+        aligned = alignment.align(data.images.portion(rows).images, data.latents.pose[rows])
         np.testing.assert_allclose(found[step], aligned.mean(0), atol=1e-5)
 
 

@@ -10,10 +10,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from emspatialvae import imaging
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
-from emspatialvae.geometry import Pose2D, pixel_grid
+from emspatialvae.imaging import alignment, resampling
+from emspatialvae.imaging.geometry import Pose2D, pixel_grid
 from emspatialvae.infer import Latents
 from emspatialvae.io import cs
 from emspatialvae.io.mrc import StackWriter
@@ -220,7 +220,7 @@ def test_run_layers_and_their_pixels(trained_run):
     np.testing.assert_array_equal(np.asarray(layers["particles"][0]), raw)
     pose = latents.pose.scaled(latents.pixel_size_A / 4.0)
     for row in (0, 31, 59):
-        np.testing.assert_array_equal(layers["aligned"][0][row], imaging.align(raw[[row]], pose[[row]])[0])
+        np.testing.assert_array_equal(layers["aligned"][0][row], alignment.align(raw[[row]], pose[[row]])[0])
     assert {data.shape[0] for data, _ in layers.values()} == {60}
     for name, (_, settings) in layers.items():
         info = settings["metadata"]["emsvae"]
@@ -281,7 +281,7 @@ def test_one_spot_lies_at_one_world_coordinate_in_every_frame(tmp_path, box, pre
     aligned = aligned_images(stack, latents, grid)[0]
     np.testing.assert_allclose(world_centroid(aligned, grid), at, atol=0.1)
     # What the model sees and draws lies on the prepared grid.
-    small = imaging.fourier_crop(aligned[None], prepared_box)[0]
+    small = resampling.fourier_crop(aligned[None], prepared_box)[0]
     np.testing.assert_allclose(world_centroid(small, prepared), at, atol=0.3)
 
 

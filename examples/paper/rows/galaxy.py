@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from sersic import Galaxies, render
 
 from emspatialvae.config import ModelConfig, RunConfig
-from emspatialvae.geometry import Pose2D, pixel_grid
+from emspatialvae.imaging.geometry import Pose2D, pixel_grid
 
 SHIFT_SD_PX = 2.0
 NOISE = 0.03

@@ -12,7 +12,7 @@ from emspatialvae.analysis.figures import picture
 from emspatialvae.analysis.metrics import circular_correlation, evaluate_latents, pearson
 from emspatialvae.analysis.pose_errors import pose_errors
 from emspatialvae.config import SimulateConfig
-from emspatialvae.geometry import Pose2D, wrap_rad
+from emspatialvae.imaging.geometry import Pose2D, wrap_rad
 from emspatialvae.infer import Latents
 from emspatialvae.selection import write_selection
 from emspatialvae.simulation.stack import simulate_stack

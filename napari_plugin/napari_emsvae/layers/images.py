@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from emspatialvae import imaging
+from emspatialvae.imaging import alignment
 from emspatialvae.particles import ParticleStack
 from napari_emsvae.layers.lazy_images import Images, LazyImages, Rows
 
@@ -64,7 +64,7 @@ def aligned_images(stack: ParticleStack, latents: "Latents", grid: Grid) -> Lazy
 
     def align(images: Images, rows: Rows) -> Images:
         used = latents.used[rows]
-        images[used] = imaging.align(images[used], pose[rows[used]])
+        images[used] = alignment.align(images[used], pose[rows[used]])
         return images
 
     return _from_stack(stack, grid, len(latents), align)

@@ -44,8 +44,8 @@ def film_along(data: RunData, points: Floats, ends: tuple[str, str]) -> "Film":
 
 def rolling_averages(data: RunData, members: Rows) -> NDArray[np.float32]:
     """Averages of aligned particles ``members`` [k, m], each particle read once; [k, box, box]."""
-    from emspatialvae import imaging
     from emspatialvae.analysis.rendering import restored
+    from emspatialvae.imaging import alignment
 
     rows, place = np.unique(members, return_inverse=True)
     belongs = np.zeros((len(members), len(rows)), dtype=np.float32)
@@ -56,7 +56,7 @@ def rolling_averages(data: RunData, members: Rows) -> NDArray[np.float32]:
     for start in range(0, len(rows), STEP):
         part = slice(start, start + STEP)
         portion = images.portion(rows[part])
-        total += np.tensordot(belongs[:, part], imaging.align(portion.images, data.latents.pose[rows[part]]), 1)
+        total += np.tensordot(belongs[:, part], alignment.align(portion.images, data.latents.pose[rows[part]]), 1)
         if power is not None and portion.ctf_power is not None:
             power += belongs[:, part] @ portion.ctf_power
     if power is not None:

@@ -11,7 +11,7 @@ from napari_emsvae.explorer.scatter.raster import Floats
 
 if TYPE_CHECKING:
     from emspatialvae.analysis.manifold import ZMap
-    from emspatialvae.geometry import Pose2D
+    from emspatialvae.imaging.geometry import Pose2D
     from emspatialvae.model.interface import ParticleVAE
 
 

@@ -55,12 +55,12 @@ class Mosaic:
 
 def montage(data: "RunData", rows: "Rows", look: Look, low_pass_A: float) -> tuple[Mosaic, float]:
     """Some particles side by side, each brought to background 0 and s.d. 1, and the pixel size of the tiles (angstrom)."""
-    from emspatialvae import imaging
+    from emspatialvae.imaging import alignment
     from napari_emsvae.explorer.pictures.picture import low_passed
     from napari_emsvae.layers import images
 
     if look.startswith("aligned"):
-        tiles = imaging.align(data.images.portion(rows).images, data.latents.pose[rows])
+        tiles = alignment.align(data.images.portion(rows).images, data.latents.pose[rows])
         pixel_size_A = data.pixel_size_A
     else:
         grid = images.Grid.of(data.stack)

@@ -13,8 +13,8 @@ def pictures_of(data: RunData, row: int, low_pass_A: float) -> list[Picture]:
     the run could not use there are only the first two. Where the CTF is part of the model, the prepared image has been multiplied by
     it; the reconstruction is shown without, the residual is what is left when it acts on both.
     """
-    from emspatialvae import imaging
     from emspatialvae.analysis.rendering import by_ring, canonical
+    from emspatialvae.imaging import alignment
 
     pixel_size_A = float(data.stack.pixel_size_A[row])
     raw = np.nan_to_num(data.stack.images([row])[0], posinf=0, neginf=0)
@@ -29,7 +29,7 @@ def pictures_of(data: RunData, row: int, low_pass_A: float) -> list[Picture]:
         return pictures
     rows = np.array([row])
     portion = data.images.portion(rows)
-    aligned = imaging.align(portion.images, data.latents.pose[rows])[0]
+    aligned = alignment.align(portion.images, data.latents.pose[rows])[0]
     drawn = canonical(data.model, data.latents.z[rows])
     residual = aligned - amplitude(data, row) * by_ring(drawn, portion.ctf_power)[0]
     limits = limits_of(aligned)

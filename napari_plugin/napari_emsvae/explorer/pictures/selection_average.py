@@ -38,8 +38,8 @@ class Statistics:
 
 def statistics(data: RunData, rows: Rows) -> Iterator[Statistics | None]:
     """Statistics of ever more of the particles ``rows`` [k], drawn at random; None where a caller may want to stop in between."""
-    from emspatialvae import imaging
     from emspatialvae.analysis.rendering import restored
+    from emspatialvae.imaging import alignment
 
     images, pose = data.images, data.latents.pose
     shuffled = np.random.default_rng(0).permutation(rows)
@@ -53,7 +53,7 @@ def statistics(data: RunData, rows: Rows) -> Iterator[Statistics | None]:
         while done < goal:
             part = np.sort(shuffled[done : min(done + STEP, goal)])
             portion = images.portion(part)
-            upright = imaging.align(portion.images, pose[part])
+            upright = alignment.align(portion.images, pose[part])
             total += upright.sum(0)
             squares += (upright.astype(np.float64) ** 2).sum(0)
             if power is not None and portion.ctf_power is not None:

@@ -163,7 +163,7 @@ class ModelTab(Tab):
         self.attempt(self._draw)
 
     def _draw_image(self) -> Image:
-        from emspatialvae.geometry import Pose2D
+        from emspatialvae.imaging.geometry import Pose2D
 
         data = self.session.data
         shift_px = np.array([[slider.value() for slider in self.shift]]) / data.pixel_size_A

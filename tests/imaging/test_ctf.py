@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from emspatialvae import ctf
-from emspatialvae.ctf import CtfParams, ctf_2d, flip_phases, multiply, ring_power, ring_sizes, wavelength_A
+from emspatialvae.imaging import ctf
+from emspatialvae.imaging.ctf import CtfParams, ctf_2d, flip_phases, multiply, ring_power, ring_sizes, wavelength_A
 
 
 def params(n=1, **values):

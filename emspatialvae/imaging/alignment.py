@@ -1,21 +1,42 @@
-"""Rotation and shift taken out by shears: several times faster than by a spline, and no frequency is damped.
-
-A rotation is three shears, and a shear moves each row (or column) by its own amount, which an FFT along it does exactly for
-images that are what a camera's are, band-limited (Unser, Thevenaz, Yaroslavsky, IEEE Trans. Image Process. 4, 1371 (1995)).
-"""
+"""Rotation and shift taken out of images."""
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import fft
+from numpy.typing import ArrayLike, NDArray
+from scipy import fft, ndimage
 
-from emspatialvae import geometry
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.geometry import Pose2D
 
 Images = NDArray[np.float32]
 
 
-def align(images: Images, pose: Pose2D) -> Images:
-    """What `imaging.align` makes of images [n, box, box] at n poses (shifts in their pixels), within the inscribed circle.
+def align(images: ArrayLike, pose: Pose2D, fill: float = 0.0, order: int = 3) -> Images:
+    """Take rotation and shift out: the image as the object's own frame sees it.
+
+    Parameters
+    ----------
+    images
+        Shape [n, box, box].
+    pose
+        n poses, shifts in pixels of these images.
+    fill
+        Value for what lies outside the image.
+    order
+        Degree of the interpolating spline.
+    """
+    stack = np.asarray(images, dtype=np.float32)
+    x, y = geometry.pixel_grid(stack.shape[-1])
+    centre = stack.shape[-1] // 2
+    out = np.empty_like(stack)
+    for n, image in enumerate(stack):
+        theta, (shift_x, shift_y) = pose.theta_rad[n], pose.shift_px[n]
+        at_x, at_y = geometry.object_to_image_xy(x, y, np.cos(theta), np.sin(theta), shift_x, shift_y)
+        ndimage.map_coordinates(image, [at_y + centre, at_x + centre], out[n], order=order, mode="constant", cval=fill)
+    return out
+
+
+def align_by_shears(images: Images, pose: Pose2D) -> Images:
+    """What `align` makes of images [n, box, box] at n poses (shifts in their pixels), within the inscribed circle.
 
     Zero is what lies outside the image, or whose way through the shears leaves the box: that happens in the corners.
     """

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import geometry
+from emspatialvae.imaging import geometry
 
 Images = NDArray[np.float32]
 Values = NDArray[np.floating]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from emspatialvae import geometry, imaging
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import alignment, geometry, masks, normalisation, resampling, resolution
+from emspatialvae.imaging.geometry import Pose2D
 
 SIZES = [(40, 20), (40, 21), (41, 20), (41, 21), (40, 40), (41, 41), (40, 39), (41, 40)]
 
@@ -49,15 +49,15 @@ def fft_crop(image, box_out):
 
 @pytest.mark.parametrize("box", [16, 17])
 def test_resampling_to_the_same_box_changes_nothing(box):
-    np.testing.assert_allclose(imaging.fourier_resampling(box, box), np.eye(box), atol=1e-6)
+    np.testing.assert_allclose(resampling.fourier_resampling(box, box), np.eye(box), atol=1e-6)
     images = noise(2, box)
-    np.testing.assert_allclose(imaging.fourier_crop(images, box), images, atol=1e-5)
+    np.testing.assert_allclose(resampling.fourier_crop(images, box), images, atol=1e-5)
 
 
 @pytest.mark.parametrize(("box_in", "box_out"), SIZES)
 def test_cropping_agrees_with_an_fft(box_in, box_out):
     images = noise(3, box_in)
-    cropped = imaging.fourier_crop(images, box_out)
+    cropped = resampling.fourier_crop(images, box_out)
     assert cropped.shape == (3, box_out, box_out)
     assert cropped.dtype == np.float32
     np.testing.assert_allclose(cropped, [fft_crop(image, box_out) for image in images], atol=1e-5)
@@ -67,14 +67,14 @@ def test_cropping_agrees_with_an_fft(box_in, box_out):
 def test_cropping_keeps_the_centre_and_the_mean(box_in, box_out):
     point = np.zeros((1, box_in, box_in), np.float32)
     point[0, box_in // 2, box_in // 2] = 1
-    cropped = imaging.fourier_crop(point, box_out)[0]
+    cropped = resampling.fourier_crop(point, box_out)[0]
     centre = box_out // 2
     assert np.unravel_index(cropped.argmax(), cropped.shape) == (centre, centre)
     around = cropped[centre - 3 : centre + 4, centre - 3 : centre + 4]
     np.testing.assert_allclose(around, around[::-1, ::-1], atol=1e-6)  # no half pixel anywhere
     np.testing.assert_allclose(around, around.T, atol=1e-6)
     images = noise(2, box_in) + 5
-    np.testing.assert_allclose(imaging.fourier_crop(images, box_out).mean((1, 2)), images.mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(resampling.fourier_crop(images, box_out).mean((1, 2)), images.mean((1, 2)), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("box_in", "box_out", "step"), [(40, 25, 1.37), (41, 20, 1.9), (50, 16, 2.71), (33, 33, 1.0)])
@@ -91,19 +91,19 @@ def test_any_step_agrees_with_a_band_limited_function(box_in, box_out, step):
 
     image = waves(np.arange(box_in) - box_in // 2, np.ones(len(k), bool))
     expected = waves((np.arange(box_out) - box_out // 2) * step, kept)
-    found = imaging.resample(image[None].astype(np.float32), imaging.fourier_resampling(box_in, box_out, step))[0]
+    found = resampling.resample(image[None].astype(np.float32), resampling.fourier_resampling(box_in, box_out, step))[0]
     np.testing.assert_allclose(found, expected, atol=3e-5)
 
 
 def test_cropping_does_not_move_an_object():
     small, large = blobs(30, Pose2D.identity(1)), blobs(61, Pose2D.identity(1), scale=61 / 30)
-    np.testing.assert_allclose(imaging.fourier_crop(large.astype(np.float32), 30), small, atol=2e-3)
+    np.testing.assert_allclose(resampling.fourier_crop(large.astype(np.float32), 30), small, atol=2e-3)
 
 
 @pytest.mark.parametrize(("box_in", "box_out", "step"), [(20, 30, None), (20, 10, 0.5), (20, 15, 1.6)])
 def test_what_does_not_lie_within_the_box_is_refused(box_in, box_out, step):
     with pytest.raises(ValueError, match="do not lie within a box of 20"):
-        imaging.fourier_resampling(box_in, box_out, step)
+        resampling.fourier_resampling(box_in, box_out, step)
 
 
 # ---------------------------------------------------------------------------------------------------------- normalising
@@ -111,7 +111,7 @@ def test_what_does_not_lie_within_the_box_is_refused(box_in, box_out, step):
 
 def test_the_mask_is_centred():
     for box in (20, 21):
-        mask = imaging.circular_mask(box, 4)
+        mask = masks.circular_mask(box, 4)
         rows, columns = np.nonzero(mask)
         assert (rows.min(), rows.max()) == (columns.min(), columns.max()) == (box // 2 - 4, box // 2 + 4)
         assert abs(mask.sum() - np.pi * 16) < 3
@@ -121,8 +121,8 @@ def test_normalised_images_have_a_background_of_mean_0_and_sd_1():
     images = noise(3, 40)
     images[:, 15:25, 15:25] += 5
     images = images * np.array([1, 50, 0.01], np.float32)[:, None, None] + np.array([0, 100, -3])[:, None, None]
-    normal = imaging.normalise(images.astype(np.float32), 15)
-    outside = ~imaging.circular_mask(40, 15)
+    normal = normalisation.normalise(images.astype(np.float32), 15)
+    outside = ~masks.circular_mask(40, 15)
     np.testing.assert_allclose(normal[:, outside].mean(1), 0, atol=0.05)
     np.testing.assert_allclose(normal[:, outside].std(1), 1, rtol=0.02)
     assert normal.dtype == np.float32
@@ -136,10 +136,10 @@ def test_normalised_images_have_a_background_of_mean_0_and_sd_1():
 def test_an_image_without_noise_is_not_blown_up():
     clean = blobs(40, Pose2D.identity(1)).astype(np.float32)
     clean[clean < 0.05] = 0
-    normal = imaging.normalise(clean, 19)
+    normal = normalisation.normalise(clean, 19)
     assert np.isfinite(normal).all()
     np.testing.assert_allclose(normal.std(), 1, rtol=1e-4)
-    assert not imaging.normalise(np.zeros((1, 20, 20), np.float32), 8).any()
+    assert not normalisation.normalise(np.zeros((1, 20, 20), np.float32), 8).any()
 
 
 @pytest.mark.parametrize("box", [64, 65])
@@ -149,7 +149,7 @@ def test_a_highpass_leaves_half_of_the_amplitude_at_its_period(box):
     for count, period in ((4, 2 * box / 4), (8, 20.0), (1, 20.0)):
         wave = np.cos(np.pi * (column + 0.5) * count / box)
         images = np.stack([np.tile(wave, (box, 1)), np.tile(wave, (box, 1)).T, np.outer(wave, wave)]).astype(np.float32)
-        filtered = imaging.highpass(images, period)
+        filtered = normalisation.highpass(images, period)
         assert filtered.dtype == np.float32
         for image, found, k in zip(images, filtered, (1, 1, np.sqrt(2)), strict=True):
             factor = 1 - 2.0 ** -((period * k * count / (2 * box)) ** 2)
@@ -160,16 +160,16 @@ def test_a_highpass_leaves_half_of_the_amplitude_at_its_period(box):
     wave = np.tile(np.cos(2 * np.pi * x[0] / 16), (box, 1)).astype(np.float32)
     middle = np.s_[box // 2 - 8 : box // 2 + 8]
     np.testing.assert_allclose(
-        imaging.highpass(wave[None], 16.0)[0, middle, middle], wave[middle, middle] / 2, atol=0.02
+        normalisation.highpass(wave[None], 16.0)[0, middle, middle], wave[middle, middle] / 2, atol=0.02
     )
 
 
 def test_a_highpass_takes_slopes_away_and_leaves_detail():
     x, _ = geometry.pixel_grid(80)
     detail = noise(1, 80)
-    filtered = imaging.highpass(detail + (x / 4).astype(np.float32) + 20, 20.0)
+    filtered = normalisation.highpass(detail + (x / 4).astype(np.float32) + 20, 20.0)
     assert np.abs(filtered.mean()) < 1e-4
-    plain = imaging.highpass(detail, 20.0)
+    plain = normalisation.highpass(detail, 20.0)
     # A mirrored slope has a kink at the edge, where a little of it stays.
     assert np.abs(filtered - plain)[:, :, 20:60].max() < 0.02
     assert np.corrcoef(plain.ravel(), detail.ravel())[0, 1] > 0.98
@@ -181,7 +181,7 @@ def test_unusable_images_are_found():
     images[2, 4, 4] = np.nan
     images[3, 0, 0] = np.inf
     images[4, :] = -np.inf
-    assert imaging.unusable(images).tolist() == [False, True, True, True, True, False]
+    assert normalisation.unusable(images).tolist() == [False, True, True, True, True, False]
 
 
 # ----------------------------------------------------------------------------------------------------------- hot pixels
@@ -193,7 +193,7 @@ def test_a_lone_pixel_is_replaced_by_its_neighbours(place, value):
     images = noise(3, 40)
     images[(1, *place)] = value
     before = images.copy()
-    mended, replaced = imaging.replace_hot_pixels(images, 6)
+    mended, replaced = normalisation.replace_hot_pixels(images, 6)
     assert replaced.tolist() == [0, 1, 0]
     assert abs(mended[(1, *place)]) < 3
     np.testing.assert_array_equal(images, before)  # what was given stays as it was
@@ -205,7 +205,7 @@ def test_several_hot_pixels_are_counted_by_image():
     images = noise(2, 40)
     for place in ((3, 3), (10, 30), (39, 0)):
         images[(1, *place)] = 150
-    mended, replaced = imaging.replace_hot_pixels(images, 6)
+    mended, replaced = normalisation.replace_hot_pixels(images, 6)
     assert replaced.tolist() == [0, 3]
     assert np.abs(mended[1]).max() < 6
 
@@ -215,7 +215,7 @@ def test_a_bright_particle_is_left_alone():
     x, y = geometry.pixel_grid(80)
     images += 60 * np.exp(-(x**2 + y**2) / (2 * 3**2)).astype(np.float32)
     assert (images.max() - images.mean()) / images.std() > 6
-    mended, replaced = imaging.replace_hot_pixels(images, 6)
+    mended, replaced = normalisation.replace_hot_pixels(images, 6)
     assert replaced.tolist() == [0]
     assert mended is images
 
@@ -225,16 +225,16 @@ def test_a_bright_particle_is_left_alone():
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_brightness_of_the_centre(sign):
-    images = noise(200, 40) + sign * np.float32(0.5) * imaging.circular_mask(40, 15)
-    brighter, error = imaging.brightness_of_centre(images + 7, 15)
+    images = noise(200, 40) + sign * np.float32(0.5) * masks.circular_mask(40, 15)
+    brighter, error = normalisation.brightness_of_centre(images + 7, 15)
     assert abs(brighter - sign * 0.5) < 5 * error
     expected_error = np.sqrt(1 / (np.pi * 7.5**2) + 1 / (1600 - np.pi * 15**2)) / np.sqrt(200)
     assert 0.7 < error / expected_error < 1.4
 
 
 def test_one_image_tells_nothing_about_its_scatter():
-    assert np.isinf(imaging.brightness_of_centre(noise(1, 30), 12)[1])
-    flat = imaging.brightness_of_centre(np.zeros((2, 30, 30), np.float32), 12)
+    assert np.isinf(normalisation.brightness_of_centre(noise(1, 30), 12)[1])
+    flat = normalisation.brightness_of_centre(np.zeros((2, 30, 30), np.float32), 12)
     assert flat == (0, 0)
 
 
@@ -243,18 +243,18 @@ def test_alignment_takes_rotation_and_shift_out(box):
     rng = np.random.default_rng(3)
     pose = Pose2D(rng.uniform(-np.pi, np.pi, 10), rng.uniform(-4, 4, (10, 2)))
     object_ = blobs(box, Pose2D.identity(1))[0]
-    aligned = imaging.align(blobs(box, pose), pose)
-    inside = imaging.circular_mask(box, 14)
+    aligned = alignment.align(blobs(box, pose), pose)
+    inside = masks.circular_mask(box, 14)
     assert aligned.dtype == np.float32
     assert np.abs(aligned - object_)[:, inside].max() < 0.01 * object_.max()
-    wrong = imaging.align(blobs(box, pose), Pose2D(-pose.theta_rad, pose.shift_px))
+    wrong = alignment.align(blobs(box, pose), Pose2D(-pose.theta_rad, pose.shift_px))
     assert np.abs(wrong - object_)[:, inside].max() > 0.3
 
 
 def test_alignment_by_nothing_and_by_whole_pixels_is_exact():
     images = noise(2, 21)
-    np.testing.assert_allclose(imaging.align(images, Pose2D.identity(2)), images, atol=1e-5)
-    moved = imaging.align(images, Pose2D(np.zeros(2), np.array([[3.0, -2.0], [0.0, 0.0]])), fill=9)
+    np.testing.assert_allclose(alignment.align(images, Pose2D.identity(2)), images, atol=1e-5)
+    moved = alignment.align(images, Pose2D(np.zeros(2), np.array([[3.0, -2.0], [0.0, 0.0]])), fill=9)
     np.testing.assert_allclose(moved[0, 2:, :-3], images[0, :-2, 3:], atol=1e-5)
     np.testing.assert_array_equal(moved[0, :2], 9)  # what the image does not hold
     np.testing.assert_array_equal(moved[0, :, -3:], 9)
@@ -265,7 +265,7 @@ def test_radial_averages(box):
     x, y = geometry.pixel_grid(box)
     ring = np.rint(np.hypot(x, y))
     images = np.stack([ring, 0 * ring + 4]).astype(np.float32)
-    averages = imaging.radial_average(images)
+    averages = resolution.radial_average(images)
     assert averages.shape == (2, box // 2 + 1)
     np.testing.assert_allclose(averages[0], np.arange(box // 2 + 1), atol=1e-6)
     np.testing.assert_allclose(averages[1], 4)
@@ -276,7 +276,7 @@ def test_radial_averages(box):
 
 @pytest.mark.parametrize("box", [30, 31])
 def test_a_soft_mask_falls_off_between_its_radii(box):
-    mask = imaging.soft_mask(box, 6, 4)
+    mask = masks.soft_mask(box, 6, 4)
     distance = np.hypot(*geometry.pixel_grid(box))
     np.testing.assert_array_equal(mask[distance <= 6], 1)
     np.testing.assert_array_equal(mask[distance >= 10], 0)
@@ -289,17 +289,17 @@ def test_frc_of_two_noisy_copies_is_what_theory_says(box, snr):
     """SNR / (SNR + 1) at every ring, for signal and noise that are both white."""
     signal, *noises = (noise(300, box, seed) for seed in (0, 1, 2))
     one, other = (np.sqrt(snr).astype(np.float32) * signal + n for n in noises)
-    curve = imaging.fourier_ring_correlation(one, other)
+    curve = resolution.fourier_ring_correlation(one, other)
     assert curve.shape == (300, box // 2 + 1)
     np.testing.assert_allclose(curve[:, 3:].mean(0), snr / (snr + 1), atol=0.03)
 
 
 def test_frc_of_a_copy_is_1_whatever_its_scale_and_of_strangers_about_0():
     images, others = noise(200, 30), noise(200, 30, 1)
-    np.testing.assert_allclose(imaging.fourier_ring_correlation(images, 3 * images), 1, atol=1e-6)
-    np.testing.assert_allclose(imaging.fourier_ring_correlation(images, -images), -1, atol=1e-6)
-    assert np.abs(imaging.fourier_ring_correlation(images, others)[:, 2:].mean(0)).max() < 0.06
-    assert np.isnan(imaging.fourier_ring_correlation(images[:1], 0 * images[:1])).all()
+    np.testing.assert_allclose(resolution.fourier_ring_correlation(images, 3 * images), 1, atol=1e-6)
+    np.testing.assert_allclose(resolution.fourier_ring_correlation(images, -images), -1, atol=1e-6)
+    assert np.abs(resolution.fourier_ring_correlation(images, others)[:, 2:].mean(0)).max() < 0.06
+    assert np.isnan(resolution.fourier_ring_correlation(images[:1], 0 * images[:1])).all()
 
 
 def test_rings_tell_frequencies_apart():
@@ -307,7 +307,7 @@ def test_rings_tell_frequencies_apart():
     x, y = geometry.pixel_grid(40)
     wave = np.cos(2 * np.pi * (3 * x + 4 * y) / 40).astype(np.float32)
     first, second = (100 * wave + n for n in (noise(1, 40), noise(1, 40, 1)))
-    curve = imaging.fourier_ring_correlation(first, second)[0]
+    curve = resolution.fourier_ring_correlation(first, second)[0]
     assert curve[5] > 0.95
     assert np.abs(np.delete(curve, [0, 1, 5])).max() < 0.7
 
@@ -322,5 +322,5 @@ def test_resolution_lies_where_the_curve_crosses():
             [np.nan] * 6,
         ]
     )
-    found = imaging.resolution_A(curves, 0.5, field_A=30.0)
+    found = resolution.resolution_A(curves, 0.5, field_A=30.0)
     np.testing.assert_allclose(found, [30 / 2.5, 30 / 5, np.nan, 30 / 1.8, np.nan])

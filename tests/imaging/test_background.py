@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from emspatialvae import geometry, imaging
-from emspatialvae.background import fit_background
+from emspatialvae.imaging import geometry, masks, normalisation
+from emspatialvae.imaging.background import fit_background
 from emspatialvae.simulation.microscope import COLOURED
 
 
@@ -19,7 +19,7 @@ def slope(box, over_box, angle=0.6):
 
 
 def outside_of(box, radius):
-    return ~imaging.circular_mask(box, radius)
+    return ~masks.circular_mask(box, radius)
 
 
 def discs(n, box, radius, share=0.3, size=0.2, seed=0):
@@ -42,7 +42,7 @@ def discs(n, box, radius, share=0.3, size=0.2, seed=0):
 def test_a_plane_is_taken_out_exactly(box):
     """Whatever stands in the circle; with noise, the fit to noise and plane is that to the noise, plus the plane."""
     radius = 0.4 * box
-    particle = 50 * imaging.circular_mask(box, 0.3 * box).astype(np.float32)
+    particle = 50 * masks.circular_mask(box, 0.3 * box).astype(np.float32)
     planes, sd = fit_background((slope(box, 30) + 7 + particle)[None], radius)
     np.testing.assert_allclose(planes[0], slope(box, 30) + 7, atol=2e-4)
     assert sd[0] < 1e-3
@@ -114,7 +114,7 @@ def test_too_few_pixels_outside_are_refused_and_normalised_the_plain_way():
     images = noise(4, 12) * 3 + 5
     with pytest.raises(ValueError, match="pixels lie outside the circle"):
         fit_background(images, 6.5)
-    normal = imaging.normalise(images, 6.5)
+    normal = normalisation.normalise(images, 6.5)
     outside = outside_of(12, 6.5)
     assert 0 < outside.sum() < 50
     np.testing.assert_allclose(normal[:, outside].mean(1), 0, atol=1e-5)
@@ -124,10 +124,10 @@ def test_too_few_pixels_outside_are_refused_and_normalised_the_plain_way():
 def test_images_without_any_noise():
     """Nothing but a plane, and a particle on a plane: no rounding error is blown up."""
     box = 40
-    flat = imaging.normalise((slope(box, 20) + 100)[None], 16)
+    flat = normalisation.normalise((slope(box, 20) + 100)[None], 16)
     assert np.abs(flat).max() < 30
     assert not np.isnan(flat).any()
-    particle = imaging.circular_mask(box, 8).astype(np.float32)
-    normal = imaging.normalise((particle + slope(box, 2))[None], 16)
+    particle = masks.circular_mask(box, 8).astype(np.float32)
+    normal = normalisation.normalise((particle + slope(box, 2))[None], 16)
     np.testing.assert_allclose(normal.std(), 1, rtol=1e-3)
     np.testing.assert_allclose(normal[0][outside_of(box, 16)], 0, atol=1e-4)

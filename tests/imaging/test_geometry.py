@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from emspatialvae import geometry
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.geometry import Pose2D
 
 BOXES = [15, 16]  # odd and even: the centre is box // 2 in both
 

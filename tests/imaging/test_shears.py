@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from emspatialvae import geometry, imaging, shears
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import alignment, geometry, masks
+from emspatialvae.imaging.geometry import Pose2D
 
 
 def poses(n, largest_px, seed=3):
@@ -41,15 +41,15 @@ def test_a_phantom_comes_back(box):
     pose = poses(60, 4)
     object_ = blobs(box, Pose2D.identity(1))[0]
     images = blobs(box, pose)
-    inside = imaging.circular_mask(box, 17)
-    aligned, by_spline = shears.align(images, pose), imaging.align(images, pose)
+    inside = masks.circular_mask(box, 17)
+    aligned, by_spline = alignment.align_by_shears(images, pose), alignment.align(images, pose)
     assert aligned.dtype == np.float32
     for image in aligned:
         assert np.corrcoef(image[inside], object_[inside])[0, 1] > 0.9999
     error, spline_error = (np.abs(found - object_)[:, inside].max() for found in (aligned, by_spline))
     assert error < 2e-3 * object_.max()
     assert error < spline_error
-    wrong = shears.align(images, Pose2D(pose.theta_rad, -pose.shift_px))
+    wrong = alignment.align_by_shears(images, Pose2D(pose.theta_rad, -pose.shift_px))
     assert np.abs(wrong - object_)[:, inside].max() > 0.3
 
 
@@ -66,20 +66,20 @@ def test_one_bright_pixel_goes_where_the_pose_says(box, quarter):
     image[0, round(at_y) + box // 2, round(at_x) + box // 2] = 1
     expected = np.zeros((box, box))
     expected[1 + box // 2, 4 + box // 2] = 1
-    np.testing.assert_allclose(shears.align(image, pose)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(alignment.align_by_shears(image, pose)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("box", [32, 33])
 def test_fine_detail_is_not_damped(box):
     """A wave of 0.4 cycles per pixel keeps its height at any angle, where a cubic spline takes some of it."""
     x, _ = geometry.pixel_grid(box)
-    window = imaging.soft_mask(box, 6, 7)
+    window = masks.soft_mask(box, 6, 7)
     wave = (np.cos(2 * np.pi * 0.4 * x) * window)[None].astype(np.float32)
     pose = Pose2D(np.linspace(0, 2 * np.pi, 40), np.full((40, 2), 0.5))
     images = np.repeat(wave, 40, 0)
     kept = {
         name: np.std(align(images, pose), axis=(1, 2)) / wave.std()
-        for name, align in (("shears", shears.align), ("spline", imaging.align))
+        for name, align in (("shears", alignment.align_by_shears), ("spline", alignment.align))
     }
     assert 0.99 < kept["shears"].min() < kept["shears"].max() < 1.01
     assert kept["spline"].min() < 0.9
@@ -88,14 +88,14 @@ def test_fine_detail_is_not_damped(box):
 def test_noise_stays_as_strong_as_it_was():
     """Where no frequency lies at Nyquist itself, of which a real image keeps the cosine only."""
     noise = np.random.default_rng(0).normal(size=(50, 41, 41)).astype(np.float32)
-    aligned = shears.align(noise, poses(50, 0.5))
-    assert abs(aligned[:, imaging.circular_mask(41, 15)].std() - 1) < 0.01
+    aligned = alignment.align_by_shears(noise, poses(50, 0.5))
+    assert abs(aligned[:, masks.circular_mask(41, 15)].std() - 1) < 0.01
 
 
 def test_what_the_image_does_not_hold_is_zero():
     images = np.ones((1, 20, 20), np.float32)
-    moved = shears.align(images, Pose2D(np.zeros(1), np.array([[3.0, -2.0]])))[0]
+    moved = alignment.align_by_shears(images, Pose2D(np.zeros(1), np.array([[3.0, -2.0]])))[0]
     np.testing.assert_array_equal(moved[:2], 0)
     np.testing.assert_array_equal(moved[:, -3:], 0)
     np.testing.assert_allclose(moved[2:, :-3], 1, atol=1e-5)
-    assert shears.align(np.zeros((0, 20, 20), np.float32), Pose2D.identity(0)).shape == (0, 20, 20)
+    assert alignment.align_by_shears(np.zeros((0, 20, 20), np.float32), Pose2D.identity(0)).shape == (0, 20, 20)
