@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from test_steerable_vae import CONFIGS, noisy_hinges
 
 from emspatialvae import compute
 from emspatialvae.config import TrainConfig
@@ -15,6 +14,7 @@ from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import ImageSpec
 from emspatialvae.model.start import new_model
 from emspatialvae.prepare import Portion
+from tests.tools.hinges import CONFIGS, noisy_hinges
 
 CPU = torch.device("cpu")
 

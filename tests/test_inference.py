@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from test_steerable_vae import SMALL, seeded
 
 from emspatialvae.config import ModelConfig
 from emspatialvae.model.inference import CLOSE_NODES, close_contents, drawn_contents, tempered
@@ -12,6 +11,7 @@ from emspatialvae.model.interface import ImageSpec
 from emspatialvae.model.latent_posterior import LatentPosterior
 from emspatialvae.model.steerable_vae import SteerableVAE
 from emspatialvae.steerable import Disk, SteerableBasis
+from tests.tools.hinges import SMALL, seeded
 
 
 def first_contents(z_dim: int, mean: float, sd: float) -> tuple[torch.Tensor, torch.Tensor]:

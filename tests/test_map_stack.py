@@ -19,26 +19,7 @@ from emspatialvae.simulation.density import read_density
 from emspatialvae.simulation.projection import MapProjector
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.simulation.truth import load_simulation
-
-BLOBS = (
-    (5.0, 1.0, -1.5, 1.0),
-    (-3.0, 3.5, 2.0, 0.7),
-    (-1.0, -4.0, 3.0, 0.8),
-    (1.5, 2.0, 4.5, 0.6),
-    (0.0, 0.0, 0.0, 0.5),
-)
-SIGMA = 1.4
-"""x, y, z in voxels from the centre, height."""
-
-
-def blob_map(side, background=0.0):
-    """A map of Gaussian blobs [side, side, side], axes (z, y, x)."""
-    axis = pixel_axis(side)
-    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
-    density = np.full(x.shape, background)
-    for at_x, at_y, at_z, height in BLOBS:
-        density += height * np.exp(-((x - at_x) ** 2 + (y - at_y) ** 2 + (z - at_z) ** 2) / (2 * SIGMA**2))
-    return density
+from tests.tools.simulations import BLOBS, SIGMA, blob_map
 
 
 def blob_image(rotation, shift_px, box, pixels_per_voxel):

@@ -5,7 +5,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-from test_simulate import config
 
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.geometry import Pose2D
@@ -17,6 +16,7 @@ from emspatialvae.simulation.microscope import Microscope, draw_ctf, spectra_of
 from emspatialvae.simulation.phantom import clean_image
 from emspatialvae.simulation.stack import draw_truth, scale_to_snr, simulate_stack
 from emspatialvae.simulation.truth import load_simulation, read_truth
+from tests.tools.simulations import simulation_of
 
 
 def microscope_of(n, box, *, ctf=False, colour="white", groups=1):
@@ -165,14 +165,14 @@ def test_white_noise_of_any_strength_is_the_same_problem():
 
 
 def test_pure_noise_has_no_oracle(tmp_path):
-    folder = simulate_stack(config(tmp_path / "sim", "noise"))
+    folder = simulate_stack(simulation_of(tmp_path / "sim", "noise"))
     with pytest.raises(EmsvaeError, match="nothing but noise"):
         oracle.oracle_of_stack(folder)
 
 
 def test_a_stack_with_everything_in_it_has_an_oracle(tmp_path):
     everything = {"ctf": True, "noise_colour": "coloured", "optics_groups": 2, "junk": 0.2, "snr": 3.0}
-    folder = simulate_stack(config(tmp_path / "sim", "symmetric", particles=80, **everything))
+    folder = simulate_stack(simulation_of(tmp_path / "sim", "symmetric", particles=80, **everything))
     truth = read_truth(folder / "truth.star", load_simulation(folder / "simulation.json"))
     rows, z, pose = oracle.oracle_of_stack(folder, 30)
     assert len(rows) == 30 and not truth.is_junk[rows].any()

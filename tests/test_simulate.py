@@ -2,13 +2,11 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from emspatialvae.config import SimulateConfig
 from emspatialvae.errors import EmsvaeError, OutputExistsError
 from emspatialvae.imaging.ctf import CtfParams, ctf_2d
 from emspatialvae.imaging.geometry import Pose2D, from_relion, image_to_object_xy, object_to_image_xy, pixel_grid
@@ -21,13 +19,10 @@ from emspatialvae.simulation.microscope import COLOURED, Microscope, NoiseSpectr
 from emspatialvae.simulation.phantom import JointedPhantom, Part, TiltedPhantom, clean_image, derivatives
 from emspatialvae.simulation.stack import draw_truth, simulate_stack
 from emspatialvae.simulation.truth import load_simulation, read_truth
+from tests.tools.simulations import simulation_of
 
 KINDS: list[Kind] = ["hinge", "hinge-b", "two-hinges", "views", "symmetric", "pseudo-symmetric"]
 OBJ = hinge_object()
-
-
-def config(folder: Path, kind: Kind = "hinge", **options) -> SimulateConfig:
-    return SimulateConfig(kind, folder, **{"particles": 60, "seed": 3, **options})
 
 
 def some_truth(n, shift_px=2.0, seed=0, z_dim=1):
@@ -223,7 +218,7 @@ def test_the_bound_knows_its_prior():
 
 
 def test_the_stack_has_the_snr_asked_for_and_truth_star_aligns_it(tmp_path):
-    folder = simulate_stack(config(tmp_path / "sim", particles=700, snr=0.25))
+    folder = simulate_stack(simulation_of(tmp_path / "sim", particles=700, snr=0.25))
     assert sorted(path.name for path in folder.iterdir()) == [
         "particles.mrcs",
         "particles.star",
@@ -257,7 +252,7 @@ def test_the_stack_has_the_snr_asked_for_and_truth_star_aligns_it(tmp_path):
 
 
 def test_particles_star_says_nothing_of_the_truth(tmp_path):
-    folder = simulate_stack(config(tmp_path / "sim"))
+    folder = simulate_stack(simulation_of(tmp_path / "sim"))
     text = (folder / "particles.star").read_text()
     assert "Psi" not in text
     assert "Origin" not in text
@@ -269,8 +264,8 @@ def test_particles_star_says_nothing_of_the_truth(tmp_path):
 
 
 def test_same_seed_same_bytes_wherever_it_is_written(tmp_path):
-    first, again = (simulate_stack(config(tmp_path / name)) for name in ("a", "b"))
-    other = simulate_stack(config(tmp_path / "c", seed=4))
+    first, again = (simulate_stack(simulation_of(tmp_path / name)) for name in ("a", "b"))
+    other = simulate_stack(simulation_of(tmp_path / "c", seed=4))
     for path in first.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
     assert (first / "particles.mrcs").read_bytes() != (other / "particles.mrcs").read_bytes()
@@ -282,8 +277,8 @@ def test_same_seed_same_bytes_wherever_it_is_written(tmp_path):
 @pytest.mark.parametrize("kind", [*KINDS, "noise"])
 def test_what_is_read_back_is_what_was_drawn(tmp_path, kind):
     options = {"ctf": True, "noise_colour": "coloured", "optics_groups": 2, "junk": 0.3, "box": 32, "snr": 20.0}
-    folder = simulate_stack(config(tmp_path / "sim", kind, particles=120, **options))
-    again = simulate_stack(config(tmp_path / "again", kind, particles=120, **options))
+    folder = simulate_stack(simulation_of(tmp_path / "sim", kind, particles=120, **options))
+    again = simulate_stack(simulation_of(tmp_path / "again", kind, particles=120, **options))
     for path in folder.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
     simulation = load_simulation(folder / "simulation.json")
@@ -306,7 +301,9 @@ def test_what_is_read_back_is_what_was_drawn(tmp_path, kind):
 
 
 def test_relion_is_told_of_ctf_and_optics_groups(tmp_path):
-    folder = simulate_stack(config(tmp_path / "sim", ctf=True, optics_groups=2, defocus_min_A=12e3, defocus_max_A=13e3))
+    folder = simulate_stack(
+        simulation_of(tmp_path / "sim", ctf=True, optics_groups=2, defocus_min_A=12e3, defocus_max_A=13e3)
+    )
     file = StarFile.read(folder / "particles.star")
     optics = file.block("optics").columns("rlnVoltage", "rlnSphericalAberration", "rlnOpticsGroup")
     assert [float(v) for v in optics["rlnVoltage"]] == [300.0, 200.0]
@@ -321,7 +318,7 @@ def test_relion_is_told_of_ctf_and_optics_groups(tmp_path):
 
 
 def test_junk_is_in_the_truth_only_and_looks_unlike_particles(tmp_path):
-    folder = simulate_stack(config(tmp_path / "sim", junk=0.5, snr=50.0, particles=200))
+    folder = simulate_stack(simulation_of(tmp_path / "sim", junk=0.5, snr=50.0, particles=200))
     assert "Junk" not in (folder / "particles.star").read_text()
     simulation = load_simulation(folder / "simulation.json")
     truth = read_truth(folder / "truth.star", simulation)
@@ -336,7 +333,7 @@ def test_junk_is_in_the_truth_only_and_looks_unlike_particles(tmp_path):
 
 
 def test_a_stack_of_the_first_version_is_still_read(tmp_path):
-    folder = simulate_stack(config(tmp_path / "sim"))
+    folder = simulate_stack(simulation_of(tmp_path / "sim"))
     facts = json.loads((folder / "simulation.json").read_text())
     old = ("kind", "particles", "box", "snr", "shift_px", "span_deg", "pixel_size_A", "seed")
     kept = {name: facts[name] for name in (*old, "noise_sd", "signal_scale", "cramer_rao")}
@@ -372,23 +369,23 @@ def test_a_stack_of_the_first_version_is_still_read(tmp_path):
 )
 def test_nonsense_is_refused_in_one_line(tmp_path, options):
     with pytest.raises(EmsvaeError, match=r"^[^\n]+$"):
-        simulate_stack(config(tmp_path / "sim", **options))
+        simulate_stack(simulation_of(tmp_path / "sim", **options))
     assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_folder_is_kept_unless_forced_and_a_stranger_always(tmp_path):
-    folder = simulate_stack(config(tmp_path / "sim"))
+    folder = simulate_stack(simulation_of(tmp_path / "sim"))
     before = (folder / "particles.mrcs").read_bytes()
     with pytest.raises(OutputExistsError):
-        simulate_stack(config(folder, seed=9))
+        simulate_stack(simulation_of(folder, seed=9))
     assert (folder / "particles.mrcs").read_bytes() == before
-    simulate_stack(config(folder, seed=9, force=True))
+    simulate_stack(simulation_of(folder, seed=9, force=True))
     assert (folder / "particles.mrcs").read_bytes() != before
     home = tmp_path / "home"
     home.mkdir()
     (home / "thesis.txt").write_text("years")
     with pytest.raises(EmsvaeError, match="not replaced"):
-        simulate_stack(config(home, force=True))
+        simulate_stack(simulation_of(home, force=True))
     assert (home / "thesis.txt").read_text() == "years"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "sim"]
 
@@ -399,7 +396,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("emspatialvae.simulation.stack.write_stars", full)
     with pytest.raises(EmsvaeError, match="full"):
-        simulate_stack(config(tmp_path / "sim"))
+        simulate_stack(simulation_of(tmp_path / "sim"))
     assert not list(tmp_path.iterdir())
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from test_steerable_vae import CONFIGS, noisy_hinges, seeded
 
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
@@ -13,6 +12,7 @@ from emspatialvae.model.pose_search import Poses
 from emspatialvae.model.start import MARGIN_RINGS, new_model, resolved_frequency
 from emspatialvae.simulation.stack import clean_image, hinge_object
 from emspatialvae.steerable import FourierPlane
+from tests.tools.hinges import CONFIGS, noisy_hinges, seeded
 
 
 def test_new_model_knows_noise_and_signal():

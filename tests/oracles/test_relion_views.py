@@ -14,7 +14,7 @@ from emspatialvae.io.star import StarFile, write_new
 from emspatialvae.simulation.density import read_density
 from emspatialvae.simulation.projection import MapProjector
 from emspatialvae.simulation.stack import simulate_stack
-from tests.test_map_stack import blob_map
+from tests.tools.simulations import blob_map
 
 pytestmark = [
     pytest.mark.oracle,
