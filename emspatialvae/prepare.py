@@ -20,11 +20,11 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.dataclass_json import to_json
 from emspatialvae.errors import EmsvaeError, ParticleFileError
 from emspatialvae.imaging import ctf, normalisation, resampling
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.atomic import atomic_path
+from emspatialvae.io.json_dataclass import to_json
 from emspatialvae.particles import OpticsGroup, ParticleStack
 from emspatialvae.sources import missing_ctf_columns
 

@@ -13,7 +13,8 @@ from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents, infer, load_model
 from emspatialvae.io.atomic import check_writable
-from emspatialvae.loading import load_particles, read_mask
+from emspatialvae.io.mask import read_mask
+from emspatialvae.loading import load_particles
 from emspatialvae.particles import ParticleStack
 from emspatialvae.prepare import Portion, Preparation, check_ctf, file_poses, prepare
 from emspatialvae.progress import Say, bar

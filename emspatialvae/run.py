@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any
 
 from emspatialvae import __version__
 from emspatialvae.config import RunConfig
-from emspatialvae.dataclass_json import from_json, to_json
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
 from emspatialvae.io.atomic import atomic_path
+from emspatialvae.io.json_dataclass import from_json, to_json
 from emspatialvae.prepare import Preparation
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import torch
 from emspatialvae import config as configuration
 from emspatialvae import export, results, workflow
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
-from emspatialvae.dataclass_json import to_json
 from emspatialvae.infer import Latents, load_model
 from emspatialvae.io.atomic import atomic_path
+from emspatialvae.io.json_dataclass import to_json
 from emspatialvae.model.posterior import Content
 from emspatialvae.run import RunDir
 
