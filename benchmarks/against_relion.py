@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from emspatialvae.analysis.restore import Averages
     from emspatialvae.infer import Latents
-    from emspatialvae.particles import ParticleStack
+    from emspatialvae.particles.stack import ParticleStack
     from emspatialvae.prepare import Preparation
 
 EMSVAE = [sys.executable, "-W", "ignore", "-m", "emspatialvae"]
@@ -113,8 +113,8 @@ def existing(asked: argparse.Namespace) -> Case:
     from emspatialvae.imaging import normalisation
     from emspatialvae.io import star
     from emspatialvae.io.mrc import StackWriter
-    from emspatialvae.loading import load_particles
-    from emspatialvae.sources import particle_block
+    from emspatialvae.particles.load import load_particles
+    from emspatialvae.particles.read_star import particle_block
 
     stack = load_particles(InputConfig(asked.stack, limit=asked.limit))
     n, box, pixel_A = len(stack), stack.boxes[0], float(stack.pixel_size_A[0])
@@ -212,7 +212,7 @@ def relion_latents(case: Case, stack: "ParticleStack", iterations: int) -> "tupl
     from emspatialvae.imaging.geometry import from_relion
     from emspatialvae.infer import Latents
     from emspatialvae.io.star import StarFile
-    from emspatialvae.sources import particle_block
+    from emspatialvae.particles.read_star import particle_block
 
     block = particle_block(StarFile.read(relion_file(case, iterations, "data.star")))
     origin = ["rlnOriginXAngst", "rlnOriginYAngst"]
@@ -337,7 +337,7 @@ def true_rotations(latents: "Latents", truth: Path) -> "tuple[NDArray[np.intp], 
     from emspatialvae.analysis.views import rotations_left
     from emspatialvae.imaging.geometry import from_relion
     from emspatialvae.io.star import StarFile
-    from emspatialvae.sources import particle_block
+    from emspatialvae.particles.read_star import particle_block
 
     block = particle_block(StarFile.read(truth))
     columns = block.read(numbers=["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "emsvaeTrueJunk"])[1]

@@ -58,7 +58,7 @@ def measure(path: Path, treatment: str, k: int) -> None:
     from emspatialvae.config import InputConfig
     from emspatialvae.imaging.geometry import Pose2D
     from emspatialvae.infer import Latents
-    from emspatialvae.loading import load_particles
+    from emspatialvae.particles.load import load_particles
     from emspatialvae.prepare import Preparation
 
     stack = load_particles(InputConfig(path))

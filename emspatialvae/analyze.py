@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import labels
 from emspatialvae.analysis import embedding, exhibits, html, manifold, paths, summary
 from emspatialvae.analysis.cloud import cloud
 from emspatialvae.analysis.embedding import PrincipalComponents
@@ -26,6 +25,7 @@ from emspatialvae.classify import Classes, classify_run, read_classes
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.infer import Latents, load_model
 from emspatialvae.io.atomic import atomic_folder
+from emspatialvae.particles.columns import LOG_LIKELIHOOD, SCORES, kept_apart
 from emspatialvae.progress import Say
 from emspatialvae.results import read_latents
 from emspatialvae.run import RunDir
@@ -34,8 +34,8 @@ CLASSES, LEAST_PER_CLASS = 20, 10
 """Unless told otherwise: so many classes, or fewer, so that one has so many particles on average."""
 AXES, STEPS_SD = 3, np.linspace(-2, 2, 9)
 """Axes of content space that are walked, and where the steps lie."""
-_PLAIN = (*(labels.SCORES[score].star for score in ("class_number", "junk", "misfit")), labels.LOG_LIKELIHOOD)
-ALWAYS = tuple(name for plain in _PLAIN for name in (labels.kept_apart(plain), plain))
+_PLAIN = (*(SCORES[score].star for score in ("class_number", "junk", "misfit")), LOG_LIKELIHOOD)
+ALWAYS = tuple(name for plain in _PLAIN for name in (kept_apart(plain), plain))
 """What content is coloured by wherever the run knows it."""
 
 Floats = NDArray[np.floating]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import export, labels
+from emspatialvae import export
 from emspatialvae.analysis.averages import class_averages
 from emspatialvae.analysis.clusters import classified
 from emspatialvae.analysis.junk import LIKELY
@@ -29,11 +29,12 @@ from emspatialvae.imaging.geometry import Floats
 from emspatialvae.infer import Latents
 from emspatialvae.io import mrc, star
 from emspatialvae.io.atomic import atomic_folder, atomic_path
+from emspatialvae.particles.columns import CLASS, kept_apart
+from emspatialvae.particles.read_star import particle_block
 from emspatialvae.prepare import Preparation
 from emspatialvae.progress import Say, bar
 from emspatialvae.results import check_fits, read_run
 from emspatialvae.run import RunDir
-from emspatialvae.sources import particle_block
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +116,7 @@ def classify_run(
     with atomic_folder(folder) as temporary:
         _write(temporary, folder, averages, table)
     label = export.class_label(stack, manifest.config.poses)
-    if label != labels.CLASS:
+    if label != CLASS:
         say(f"the input has an rlnClassNumber of its own, which stays as its poses do: ours is {label}")
     classes = read_classes(run)
     assert classes is not None
@@ -257,9 +258,9 @@ def _write(folder: Path, final: Path, averages: Averages, table: "pd.DataFrame")
 def _write_data(destination: Path, particles: Path) -> None:
     """The run's particles with our classes where RELION looks for them."""
     table = star.StarFile.read(particles)
-    block, ours = particle_block(table), labels.kept_apart(labels.CLASS)
+    block, ours = particle_block(table), kept_apart(CLASS)
     if ours in block.labels:
-        star.write_with_columns(table, block.name, {labels.CLASS: block.columns(ours)[ours]}, destination)
+        star.write_with_columns(table, block.name, {CLASS: block.columns(ours)[ours]}, destination)
         return
     try:
         destination.symlink_to(Path("..") / particles.name)

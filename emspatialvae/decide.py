@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from emspatialvae.config import Engine, PrepareConfig
 from emspatialvae.errors import EmsvaeError, ParticleFileError
 from emspatialvae.imaging.ctf import ctf_2d
-from emspatialvae.loading import most_common_box
-from emspatialvae.particles import ParticleStack
+from emspatialvae.particles.load import missing_ctf_columns, most_common_box
+from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.prepare import CtfTreatment, Preparation, check_ctf, is_flipped, prepare
 from emspatialvae.preprocess.particle_size import ParticleSize, measure_particle
-from emspatialvae.sources import missing_ctf_columns
 
 DEFAULT_BOX = 64
 SAMPLE = 2000

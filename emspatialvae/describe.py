@@ -14,11 +14,10 @@ from emspatialvae.decide import decide
 from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.infer import load_model
 from emspatialvae.io.star import StarFile
-from emspatialvae.loading import load_particles, open_stacks_of
 from emspatialvae.model.steerable_vae import SteerableVAE
-from emspatialvae.particles import ParticleStack
+from emspatialvae.particles.load import load_particles, missing_ctf_columns, open_stacks_of
+from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.run import Manifest, RunDir
-from emspatialvae.sources import missing_ctf_columns
 
 
 def particles_text(source: InputConfig, prepare: PrepareConfig) -> str:

@@ -2,7 +2,7 @@
 
 Labels: what RELION has a label for goes under RELION's label, the rest under ``emsvae*``. Poses of a 3-D refinement are
 protected: unless ``--poses overwrite`` is given, ours then go under ``emsvae*`` labels too, and so do our classes if the
-file has some of its own. The names themselves stand in `emspatialvae.labels`.
+file has some of its own. The names themselves stand in `emspatialvae.particles.columns`.
 """
 
 import re
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import labels
 from emspatialvae.config import Poses
 from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.imaging import alignment, geometry
@@ -24,9 +23,21 @@ from emspatialvae.io import cs, star
 from emspatialvae.io.atomic import atomic_path, check_writable
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.io.pictures import NpyStack, npy_writer
-from emspatialvae.particles import ParticleStack
+from emspatialvae.particles.columns import (
+    ANGLE,
+    CLASS,
+    LOG_LIKELIHOOD,
+    ORIGIN_A,
+    ORIGIN_PX,
+    POSE_LABELS,
+    SCORES,
+    USED,
+    Names,
+    kept_apart,
+)
+from emspatialvae.particles.read_star import particle_block
+from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.run import RunDir
-from emspatialvae.sources import particle_block
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,27 +91,27 @@ def protects_poses(stack: ParticleStack, poses: Poses) -> bool:
 
 def class_label(stack: ParticleStack, poses: Poses) -> str:
     """Where our classes go in a STAR file: under RELION's label, unless that holds those of a 3-D classification."""
-    own = isinstance(stack.metadata, star.StarFile) and labels.CLASS in particle_block(stack.metadata).labels
-    return labels.kept_apart(labels.CLASS) if own and protects_poses(stack, poses) else labels.CLASS
+    own = isinstance(stack.metadata, star.StarFile) and CLASS in particle_block(stack.metadata).labels
+    return kept_apart(CLASS) if own and protects_poses(stack, poses) else CLASS
 
 
 def result_columns(latents: Latents, stack: ParticleStack, poses: Poses) -> list[Column]:
     """The columns that are added to a STAR file; the pose under RELION's labels where that is allowed."""
     psi_deg, origin_A = geometry.to_relion(latents.reported_pose, latents.pixel_size_A)
     apart = protects_poses(stack, poses)
-    origin, origin_labels = origin_A, labels.ORIGIN_A
+    origin, origin_labels = origin_A, ORIGIN_A
     if not apart and _has_pixel_origins(stack):
-        origin, origin_labels = origin_A / stack.pixel_size_A[: len(latents), None], labels.ORIGIN_PX
+        origin, origin_labels = origin_A / stack.pixel_size_A[: len(latents), None], ORIGIN_PX
 
     def label(name: str) -> str:
-        if name == labels.CLASS:
+        if name == CLASS:
             return class_label(stack, poses)
-        return labels.kept_apart(name) if apart and name in labels.POSE_LABELS else name
+        return kept_apart(name) if apart and name in POSE_LABELS else name
 
     return [
-        Column(label(labels.ANGLE), psi_deg),
+        Column(label(ANGLE), psi_deg),
         *[Column(label(name), values) for name, values in zip(origin_labels, origin.T, strict=True)],
-        Column(label(labels.LOG_LIKELIHOOD), latents.log_likelihood, ".6e"),
+        Column(label(LOG_LIKELIHOOD), latents.log_likelihood, ".6e"),
         *[
             Column(label(names.star), values, "d" if values.dtype.kind == "i" else ".6f")
             for names, values in _scores(latents)
@@ -109,13 +120,13 @@ def result_columns(latents: Latents, stack: ParticleStack, poses: Poses) -> list
         *[Column(f"emsvaeZStd{k + 1}", sd) for k, sd in enumerate(latents.z_sd.T)],
         Column("emsvaeThetaStd", np.degrees(latents.theta_sd_rad)),
         Column("emsvaeShiftStdAngst", np.sqrt((latents.shift_sd_px**2).mean(1)) * latents.pixel_size_A),
-        Column(labels.USED[0], latents.used.astype(int), "d"),
+        Column(USED[0], latents.used.astype(int), "d"),
     ]
 
 
-def _scores(latents: Latents) -> list[tuple[labels.Names, NDArray[Any]]]:
+def _scores(latents: Latents) -> list[tuple[Names, NDArray[Any]]]:
     """Those of `labels.SCORES` that are known, [n] each."""
-    found = ((names, getattr(latents, field)) for field, names in labels.SCORES.items())
+    found = ((names, getattr(latents, field)) for field, names in SCORES.items())
     return [(names, values) for names, values in found if values is not None]
 
 
@@ -124,7 +135,7 @@ def _has_pixel_origins(stack: ParticleStack) -> bool:
     if not isinstance(stack.metadata, star.StarFile) or stack.metadata.version is not None:
         return False
     known = particle_block(stack.metadata).labels
-    return all(block.name != "optics" for block in stack.metadata.blocks) and labels.ORIGIN_A[0] not in known
+    return all(block.name != "optics" for block in stack.metadata.blocks) and ORIGIN_A[0] not in known
 
 
 def write_star(
@@ -146,7 +157,7 @@ def write_star(
         known = column.label in block.labels
         texts = block.columns(column.label)[column.label] if known else ["0"] * block.n_rows
         for row, (value, used) in enumerate(zip(column.values.tolist(), latents.used.tolist(), strict=True)):
-            if used or column.label == labels.USED[0]:
+            if used or column.label == USED[0]:
                 texts[row] = format(value, column.digits)
         cells[column.label] = texts
     star.write_with_columns(stack.metadata, block.name, cells, destination, overwrite=force)
@@ -225,7 +236,7 @@ def write_cs(
     }
     for names, values in _scores(latents):
         whole_numbers = values.dtype.kind == "i"  # classes, which cryoSPARC counts from 0
-        name = labels.kept_apart(names.cs) if group == "emsvae" else names.cs
+        name = kept_apart(names.cs) if group == "emsvae" else names.cs
         fields[name] = np.maximum(values - 1, 0).astype(np.uint32) if whole_numbers else values.astype(np.float32)
     merged = {}
     for name, values in fields.items():
@@ -241,7 +252,7 @@ def write_cs(
     psize_A = array[own].copy() if own else np.resize(stack.pixel_size_A, len(array)).astype(np.float32)
     psize_A[:n][latents.used] = stack.pixel_size_A[:n][latents.used]
     merged[f"{group}/psize_A"] = psize_A
-    merged[labels.USED[1]] = np.pad(latents.used, (0, len(array) - n)).astype(np.uint32)
+    merged[USED[1]] = np.pad(latents.used, (0, len(array) - n)).astype(np.uint32)
     cs.write_cs(destination, cs.with_fields(array, merged), overwrite=force)
 
 
@@ -307,7 +318,7 @@ def read_csv(file: Path, z_dim: int | None, pixel_size_A: float) -> Latents:
             log_likelihood=table["log_likelihood"].to_numpy(),
             pixel_size_A=pixel_size_A,
             class_pose=_class_pose(table, pixel_size_A),
-            **{field: table[names.csv].to_numpy() for field, names in labels.SCORES.items() if names.csv in table},
+            **{field: table[names.csv].to_numpy() for field, names in SCORES.items() if names.csv in table},
         )
     except (KeyError, ValueError) as error:
         raise RunFolderError(

@@ -16,11 +16,11 @@ from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
 from emspatialvae.io.star import StarFile
-from emspatialvae.loading import load_particles
+from emspatialvae.particles.load import load_particles
+from emspatialvae.particles.read_star import particle_block
 from emspatialvae.run import RunDir
 from emspatialvae.simulation.oracle import oracle_of_stack
 from emspatialvae.simulation.truth import load_simulation
-from emspatialvae.sources import particle_block
 
 __all__ = ["Judged", "JunkScore", "auc_of_low", "evaluate_run"]
 

@@ -25,8 +25,8 @@ from emspatialvae.imaging import ctf, normalisation, resampling
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.io.json_dataclass import to_json
-from emspatialvae.particles import OpticsGroup, ParticleStack
-from emspatialvae.sources import missing_ctf_columns
+from emspatialvae.particles.load import missing_ctf_columns
+from emspatialvae.particles.stack import OpticsGroup, ParticleStack
 
 CHUNK_BYTES = 32 << 20
 

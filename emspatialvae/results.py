@@ -14,8 +14,8 @@ from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents, infer, load_model
 from emspatialvae.io.atomic import check_writable
 from emspatialvae.io.mask import read_mask
-from emspatialvae.loading import load_particles
-from emspatialvae.particles import ParticleStack
+from emspatialvae.particles.load import load_particles
+from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.prepare import Portion, Preparation, check_ctf, file_poses, prepare
 from emspatialvae.progress import Say, bar
 from emspatialvae.run import Manifest, RunDir

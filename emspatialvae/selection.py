@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import labels
-from emspatialvae.analysis import duplicates, query
 from emspatialvae.errors import EmsvaeError, NothingSelectedError, RunFolderError
 from emspatialvae.io import star
 from emspatialvae.io.atomic import atomic_path, check_writable
-from emspatialvae.joining import NOWHERE, Join, carried, join
-from emspatialvae.labels import is_result
+from emspatialvae.particles import duplicates, query
+from emspatialvae.particles.columns import USED, is_result
+from emspatialvae.particles.match import NOWHERE, Join, carried, join
+from emspatialvae.particles.table import ParticleTable, StarTable, ending, open_table
 from emspatialvae.progress import Say
 from emspatialvae.run import RunDir
-from emspatialvae.tables import ParticleTable, StarTable, ending, open_table
 
 Mask = NDArray[np.bool_]
 
@@ -113,7 +112,7 @@ def select(
 
 
 def matching(table: ParticleTable, where: str, *others: ParticleTable, say: Say = print) -> Mask:
-    """Which particles meet a condition, [n]; see `emspatialvae.analysis.query`.
+    """Which particles meet a condition, [n]; see `emspatialvae.particles.query`.
 
     Rows that a run could not use (``emsvaeUsed`` 0) hold no results, so a condition on results leaves them out.
 
@@ -123,7 +122,7 @@ def matching(table: ParticleTable, where: str, *others: ParticleTable, say: Say 
         Files whose first n rows are the same particles, in which columns are looked for that the table does not have.
     """
     condition = query.parse(where, table.names, *(other.names for other in others))
-    used = next((name for name in labels.USED if name in table.names), None)
+    used = next((name for name in USED if name in table.names), None)
     named = {*condition.texts, *condition.numbers}
     guard = used is not None and used not in named and any(map(is_result, named))
     texts, numbers = table.read(

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import export, labels
+from emspatialvae import export
 from emspatialvae.analysis.junk_score import JunkScore, auc_of_low
 from emspatialvae.analysis.summary import ACTIVE_VARIANCE
 from emspatialvae.analysis.views import ViewScores, rotations_left, view_scores
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.geometry import Floats, from_relion
 from emspatialvae.io.star import StarBlock, StarFile
+from emspatialvae.particles.columns import ANGLE, CLASS, SCORES, USED, kept_apart
+from emspatialvae.particles.read_star import particle_block
 from emspatialvae.run import RunDir
-from emspatialvae.sources import particle_block
 
 VIEW_LABELS = ("rlnAngleRot", "rlnAngleTilt")
 JUNK_LABEL = "emsvaeTrueJunk"
@@ -96,9 +97,9 @@ def evaluate_views(path: Path, truth: Path) -> ViewsJudged:
         A column is missing, or particles cannot be joined.
     """
     block = _truth_block(truth)
-    _need(block, *VIEW_LABELS, labels.ANGLE)
+    _need(block, *VIEW_LABELS, ANGLE)
     optional = [JUNK_LABEL] if JUNK_LABEL in block.labels else []
-    texts, numbers = block.read(["rlnImageName"], [*VIEW_LABELS, labels.ANGLE, *optional])
+    texts, numbers = block.read(["rlnImageName"], [*VIEW_LABELS, ANGLE, *optional])
     found = _of_star(path) if path.suffix == ".star" else _of_run(path)
     rows = joined_rows(found.names, texts["rlnImageName"], path, truth)
     is_junk = numbers.get(JUNK_LABEL, np.zeros(block.n_rows))[rows] != 0
@@ -106,7 +107,7 @@ def evaluate_views(path: Path, truth: Path) -> ViewsJudged:
     if len(real) < 2:
         raise ParticleFileError(f"{truth}: fewer than two particles of {path} are no junk; there is nothing to compare")
     rot_rad, tilt_rad = (np.radians(numbers[label][rows[real]]) for label in VIEW_LABELS)
-    true_rad = from_relion(numbers[labels.ANGLE][rows[real]], np.zeros((len(real), 2)), 1.0).theta_rad
+    true_rad = from_relion(numbers[ANGLE][rows[real]], np.zeros((len(real), 2)), 1.0).theta_rad
     active = found.z[real].var(0) > ACTIVE_VARIANCE
     z = found.z[real][:, active] if active.any() else found.z[real]
     classes, notes = found.class_number, ()
@@ -184,15 +185,15 @@ def _of_run(path: Path) -> _Reported:
 def _of_star(path: Path) -> _Reported:
     block = particle_block(StarFile.read(path))
     angle, classes, weight = (
-        labels.kept_apart(label) if labels.kept_apart(label) in block.labels else label
-        for label in (labels.ANGLE, labels.CLASS, labels.SCORES["peak_weight"].star)
+        kept_apart(label) if kept_apart(label) in block.labels else label
+        for label in (ANGLE, CLASS, SCORES["peak_weight"].star)
     )
     _need(block, angle)
     z_labels = [label for label in block.labels if label.startswith("emsvaeZ") and label[7:].isdecimal()]
-    scores = [classes, weight, labels.SCORES["junk"].star, labels.SCORES["misfit"].star, labels.USED[0]]
+    scores = [classes, weight, SCORES["junk"].star, SCORES["misfit"].star, USED[0]]
     wanted = [angle, *z_labels, *(label for label in scores if label in block.labels)]
     texts, numbers = block.read(["rlnImageName"], wanted)
-    used = numbers.get(labels.USED[0], np.ones(block.n_rows)) != 0
+    used = numbers.get(USED[0], np.ones(block.n_rows)) != 0
     columns = {label: column[used] for label, column in numbers.items()}
     return _Reported(
         [name for name, kept in zip(texts["rlnImageName"], used, strict=True) if kept],

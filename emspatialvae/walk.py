@@ -14,7 +14,7 @@ from emspatialvae.imaging import resampling
 from emspatialvae.infer import Latents, load_model
 from emspatialvae.io.atomic import check_writable
 from emspatialvae.io.mrc import StackWriter
-from emspatialvae.lookup import find_particle
+from emspatialvae.particles.find_particle import find_particle
 from emspatialvae.progress import Say, bar
 from emspatialvae.run import RunDir
 

@@ -17,8 +17,8 @@ from emspatialvae.decide import decide
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.mask import read_mask
-from emspatialvae.loading import load_particles
-from emspatialvae.particles import ParticleStack
+from emspatialvae.particles.load import load_particles
+from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.prepare import Portion, Preparation, PreparedImages, file_poses, prepared_images
 from emspatialvae.progress import Say
 from emspatialvae.run import Manifest, RunDir

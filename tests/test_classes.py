@@ -14,7 +14,7 @@ from emspatialvae.errors import RunFolderError
 from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.io.star import StarFile
-from emspatialvae.loading import load_particles
+from emspatialvae.particles.load import load_particles
 from emspatialvae.results import read_run
 from emspatialvae.run import RunDir
 

@@ -15,7 +15,7 @@ from emspatialvae.config import InputConfig
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
 from emspatialvae.io.cs import read_cs, write_cs
-from emspatialvae.loading import load_particles
+from emspatialvae.particles.load import load_particles
 
 OF_CRYOSPARC = {
     "alignments2D/pose": ("<f4", ()),

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from emspatialvae import export
-from emspatialvae.analysis.column_names import find_column
 from emspatialvae.config import InputConfig, ModelConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
 from emspatialvae.imaging import alignment, geometry
@@ -21,13 +20,14 @@ from emspatialvae.infer import Latents, infer
 from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.io.mrc import StackWriter, read_header, read_images
 from emspatialvae.io.star import StarFile
-from emspatialvae.loading import load_particles
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.posterior import Content
 from emspatialvae.model.spatial_vae import Estimate, ImageSpec, SpatialVAE
-from emspatialvae.particles import ParticleStack
+from emspatialvae.particles.find_column import find_column
+from emspatialvae.particles.load import load_particles
+from emspatialvae.particles.read_star import particle_block
+from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.prepare import Portion
-from emspatialvae.sources import particle_block
 
 N, BOX, PIXEL_A, PREPARED_A = 6, 20, 2.0, 2.5
 """The model saw the images at 2.5 A per pixel, the files say 2 A."""

@@ -15,7 +15,7 @@ from emspatialvae.cli import main
 from emspatialvae.config import InputConfig
 from emspatialvae.infer import Latents
 from emspatialvae.judge import JunkScore
-from emspatialvae.loading import load_particles
+from emspatialvae.particles.load import load_particles
 from emspatialvae.run import RunDir
 
 N = 2000
@@ -154,7 +154,7 @@ def test_it_goes_through_every_writer(scored, easy_stack, tmp_path):
     assert export.read_csv(tmp_path / "l.csv", 2, latents.pixel_size_A).junk == pytest.approx(latents.junk)
     export.write_star(latents, stack, tmp_path / "l.star")
     read = load_particles(InputConfig(tmp_path / "l.star", project_dir=easy_stack))
-    from emspatialvae.sources import particle_block
+    from emspatialvae.particles.read_star import particle_block
 
     column = particle_block(read.metadata).columns("emsvaeJunk")["emsvaeJunk"]  # type: ignore[arg-type]
     assert np.array(column, float) == pytest.approx(latents.junk, abs=1e-6)

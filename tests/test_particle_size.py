@@ -9,7 +9,7 @@ from emspatialvae.config import InputConfig, PrepareConfig
 from emspatialvae.decide import decide
 from emspatialvae.imaging import ctf, geometry
 from emspatialvae.imaging.ctf import CtfParams
-from emspatialvae.loading import load_particles
+from emspatialvae.particles.load import load_particles
 from emspatialvae.preprocess.particle_size import ParticleSize, measure_particle
 
 BOX, PARTICLES = 65, 800

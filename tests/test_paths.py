@@ -18,10 +18,10 @@ from emspatialvae.config import ModelConfig
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.lookup import find_particle
 from emspatialvae.model.gauge import register
 from emspatialvae.model.interface import ImageSpec
 from emspatialvae.model.steerable_vae import SteerableVAE
+from emspatialvae.particles.find_particle import find_particle
 from emspatialvae.simulation.stack import clean_image, hinge_object
 from emspatialvae.steerable import Disk, SteerableBasis
 

@@ -10,10 +10,10 @@ import pytest
 from emspatialvae.errors import EmsvaeError, NothingSelectedError, OutputExistsError
 from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.io.star import StarFile, write_new, write_with_columns
-from emspatialvae.labels import is_result
+from emspatialvae.particles.columns import is_result
+from emspatialvae.particles.table import open_table
 from emspatialvae.run import RunDir
 from emspatialvae.selection import write_selection
-from emspatialvae.tables import open_table
 
 TEXT = """# made by hand
 
@@ -384,7 +384,7 @@ def test_by_mask(here, run):
 
 
 def test_both_files_or_neither(here, monkeypatch):
-    monkeypatch.setattr("emspatialvae.tables.StarTable.write", _second_write_fails())
+    monkeypatch.setattr("emspatialvae.particles.table.StarTable.write", _second_write_fails())
     with pytest.raises(ZeroDivisionError):
         write_selection(here / "p.star", np.arange(4) < 2, here / "s.star", excluded=here / "rest.star")
     assert [path.name for path in here.iterdir()] == ["p.star"]

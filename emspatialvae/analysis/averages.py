@@ -16,7 +16,7 @@ from emspatialvae.analysis.restore import Averages, Sums, restore
 from emspatialvae.imaging import alignment, ctf, normalisation
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
-from emspatialvae.particles import ParticleStack
+from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.prepare import Preparation, ahead, check_ctf, prepare_chunk
 
 CHUNK_BYTES = 8 << 20

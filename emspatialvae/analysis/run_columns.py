@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.analysis.column_names import find_column
 from emspatialvae.analysis.scatter import Groups, Measure, colouring
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
 from emspatialvae.infer import Latents
+from emspatialvae.particles.find_column import find_column
+from emspatialvae.particles.table import ParticleTable, open_table
 from emspatialvae.run import RunDir
-from emspatialvae.tables import ParticleTable, open_table
 
 UNITS = {
     **dict.fromkeys(("Angst", "_A", "DefocusU", "DefocusV", "CtfMaxResolution"), "\N{ANGSTROM SIGN}"),

@@ -18,7 +18,7 @@ from emspatialvae.imaging.geometry import Pose2D, pixel_grid
 from emspatialvae.infer import Latents
 from emspatialvae.io.mrc import StackWriter, read_header, read_images
 from emspatialvae.io.star import StarFile
-from emspatialvae.loading import load_particles
+from emspatialvae.particles.load import load_particles
 
 pytestmark = [
     pytest.mark.oracle,

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QAbstractButton, QComboBox, QDoubleSpinBox, QLabel, Q
 
 from emspatialvae.io.mrc import read_header
 from emspatialvae.io.star import StarFile
-from emspatialvae.sources import particle_block
+from emspatialvae.particles.read_star import particle_block
 
 CONSTANT, PARTICLES, BOX = 7, 60, 24
 PATIENCE_MS = 60_000

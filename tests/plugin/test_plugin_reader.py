@@ -17,7 +17,7 @@ from emspatialvae.imaging.geometry import Pose2D, pixel_grid
 from emspatialvae.infer import Latents
 from emspatialvae.io import cs
 from emspatialvae.io.mrc import StackWriter
-from emspatialvae.loading import load_particles
+from emspatialvae.particles.load import load_particles
 from emspatialvae.results import read_run
 from napari_emsvae.layers.images import Grid, aligned_images, raw_images
 from napari_emsvae.reader import get_reader
@@ -84,7 +84,7 @@ def test_asking_imports_nothing_heavy_and_a_stack_needs_no_torch(simulated):
 import sys
 from napari_emsvae.reader import get_reader
 reader = get_reader({str(simulated / "particles.star")!r})
-print([m for m in ("torch", "pandas", "numpy", "napari", "qtpy", "emspatialvae.loading") if m in sys.modules])
+print([m for m in ("torch", "pandas", "numpy", "napari", "qtpy", "emspatialvae.particles.load") if m in sys.modules])
 reader({str(simulated / "particles.star")!r})[0][0][3]
 print([m for m in ("torch", "napari", "qtpy") if m in sys.modules])
 """

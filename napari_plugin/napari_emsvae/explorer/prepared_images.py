@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.particles import ParticleStack
+from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.prepare import Portion, Preparation, PreparedImages, cached_images, prepare_chunk
 from emspatialvae.run import RunDir
 

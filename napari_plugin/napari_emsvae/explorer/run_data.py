@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from emspatialvae.analysis.embedding import PrincipalComponents
     from emspatialvae.infer import Latents
     from emspatialvae.model.interface import ParticleVAE
-    from emspatialvae.particles import ParticleStack
+    from emspatialvae.particles.stack import ParticleStack
+    from emspatialvae.particles.table import ParticleTable
     from emspatialvae.prepare import PreparedImages
     from emspatialvae.run import Manifest, RunDir
-    from emspatialvae.tables import ParticleTable
 
 Floats = NDArray[np.floating]
 Rows = NDArray[np.int64]
@@ -155,7 +155,7 @@ class RunData:
         EmsvaeError
             It is gone, damaged, or has fewer particles than the run.
         """
-        from emspatialvae.tables import open_table
+        from emspatialvae.particles.table import open_table
 
         if not self.run.star.is_file():
             raise EmsvaeError(f"{self.run.star} is missing; run `emsvae export {self.path} --star {self.run.star}`")

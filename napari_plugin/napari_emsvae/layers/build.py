@@ -13,8 +13,8 @@ import numpy as np
 
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError, RunFolderError
-from emspatialvae.loading import load_particles
-from emspatialvae.particles import ParticleStack
+from emspatialvae.particles.load import load_particles
+from emspatialvae.particles.stack import ParticleStack
 from napari_emsvae.layers.images import Grid, aligned_images, is_mixed, raw_images, reconstructions
 from napari_emsvae.layers.layer_data import LayerData
 from napari_emsvae.layers.lazy_images import LazyImages

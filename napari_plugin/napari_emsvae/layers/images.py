@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from emspatialvae.imaging import alignment
-from emspatialvae.particles import ParticleStack
+from emspatialvae.particles.stack import ParticleStack
 from napari_emsvae.layers.lazy_images import Images, LazyImages, Rows
 
 if TYPE_CHECKING:

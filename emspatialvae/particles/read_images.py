@@ -1,6 +1,6 @@
-"""Pictures as particles: a ``.npy`` stack, or a folder of png, jpg and tif files sorted by name.
+"""Bare stacks and pictures as particles: an MRC stack, a ``.npy`` stack, or a folder of png, jpg and tif files sorted by name.
 
-They have no microscope: no CTF, no pose, and a pixel is called one angstrom long unless the user knows better.
+Pictures have no microscope: no CTF, no pose, and a pixel is called one angstrom long unless the user knows better.
 """
 
 from typing import Literal
@@ -9,8 +9,30 @@ import numpy as np
 
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
-from emspatialvae.io import pictures
-from emspatialvae.particles import OpticsGroup, ParticleStack
+from emspatialvae.io import mrc, pictures
+from emspatialvae.particles.pixel_size import pixel_size_or_nan
+from emspatialvae.particles.stack import OpticsGroup, ParticleStack
+
+
+def read_stack_source(config: InputConfig) -> ParticleStack:
+    """A bare stack: every image of the file in order, nothing else known."""
+    header = mrc.read_header(config.particles)
+    if config.particles.suffix.lower() == ".mrc" and header.n_images == header.width == header.height:
+        raise ParticleFileError(
+            f"{config.particles}: {header.n_images} sections of {header.width} x {header.height} look like a volume; "
+            "expected a stack of particle images (rename it to .mrcs if it is one)"
+        )
+    n = header.n_images
+    return ParticleStack(
+        source=config.particles,
+        kind="mrc",
+        names=np.array([f"{i + 1:06d}@{config.particles.name}" for i in range(n)], dtype=object),
+        paths=(str(config.particles),),
+        file_of=np.zeros(n, np.int32),
+        index_of=np.arange(n, dtype=np.int64),
+        optics=(OpticsGroup("opticsGroup1", pixel_size_or_nan(config, header.pixel_size_A)),),
+        optics_of=np.zeros(n, np.int32),
+    )
 
 
 def read_npy_source(config: InputConfig) -> ParticleStack:

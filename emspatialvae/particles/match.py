@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from emspatialvae import labels
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.tables import ParticleTable, StarTable
+from emspatialvae.particles import columns
+from emspatialvae.particles.table import ParticleTable, StarTable
 
 SAME_PLACE_PX = 0.01
 NOWHERE = -1
@@ -90,21 +90,21 @@ def carried(table: ParticleTable, rows: NDArray[np.intp], joined: Join, other: P
     """
     if not (isinstance(table, StarTable) and isinstance(other, StarTable) and table.optics and other.optics):
         raise EmsvaeError("--with-results needs STAR files of RELION 3.1 or later on both sides; go without it")
-    if labels.USED[0] not in table.block.labels:
+    if columns.USED[0] not in table.block.labels:
         raise EmsvaeError(f"--with-results: {table.path} holds no results of a run; go without it")
     angles = tuple(label for label in ("rlnAngleRot", "rlnAngleTilt") if label in other.block.labels)
     protected = any(np.any(values) for values in other.read(numbers=angles)[1].values())
-    ours = [label for label in table.block.labels if labels.is_result(label) and label not in labels.ORIGIN_PX]
-    if labels.kept_apart(labels.ANGLE) in ours:
-        ours = [label for label in ours if label not in labels.POSE_LABELS]
-    if labels.SCORES["class_posterior"].star not in ours or labels.kept_apart(labels.CLASS) in ours:
-        ours = [label for label in ours if label != labels.CLASS]  # those of somebody else
-    taken = {*labels.POSE_LABELS, *([labels.CLASS] if labels.CLASS in other.block.labels else [])}
+    ours = [label for label in table.block.labels if columns.is_result(label) and label not in columns.ORIGIN_PX]
+    if columns.kept_apart(columns.ANGLE) in ours:
+        ours = [label for label in ours if label not in columns.POSE_LABELS]
+    if columns.SCORES["class_posterior"].star not in ours or columns.kept_apart(columns.CLASS) in ours:
+        ours = [label for label in ours if label != columns.CLASS]  # those of somebody else
+    taken = {*columns.POSE_LABELS, *([columns.CLASS] if columns.CLASS in other.block.labels else [])}
     found = joined.rows != NOWHERE
     from_rows = rows[found][np.argsort(joined.rows[found])].tolist()
     cells: dict[str, list[str]] = {}
     for label, texts in table.block.columns(*ours).items():
-        new = labels.kept_apart(label) if protected and label in taken else label
+        new = columns.kept_apart(label) if protected and label in taken else label
         cells[new] = [texts[row] for row in from_rows]
     return cells
 

@@ -11,9 +11,9 @@ from emspatialvae.config import InputConfig
 from emspatialvae.io.cs import read_cs
 from emspatialvae.io.mrc import read_header
 from emspatialvae.io.star import StarFile
-from emspatialvae.loading import load_particles
+from emspatialvae.particles.load import load_particles
+from emspatialvae.particles.read_star import particle_block
 from emspatialvae.run import RunDir
-from emspatialvae.sources import particle_block
 
 pytestmark = pytest.mark.real
 

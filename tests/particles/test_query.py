@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from emspatialvae.analysis.column_names import find_column
-from emspatialvae.analysis.query import parse
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.particles.find_column import find_column
+from emspatialvae.particles.query import parse
 
 NUMBERS = {
     "rlnClassNumber": np.array([1.0, 2, 3, 4, 4]),

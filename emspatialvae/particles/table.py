@@ -1,6 +1,6 @@
 """Particle files as tables: any column by its name, and the same file with some of its rows.
 
-Where `emspatialvae.sources` reads what a model needs, this gives whatever a file holds, as it is written there.
+Where `emspatialvae.particles.read_star` reads what a model needs, this gives whatever a file holds, as it is written there.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.io import cs
 from emspatialvae.io.star import StarBlock, StarFile, write_rows
-from emspatialvae.sources import particle_block
+from emspatialvae.particles.read_star import particle_block
 
 Texts = dict[str, NDArray[np.object_]]
 Numbers = dict[str, NDArray[Any]]

@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.analysis.column_names import find_column
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.particles.find_column import find_column
 
 Columns = Mapping[str, NDArray[Any]]
 Mask = NDArray[np.bool_]

@@ -4,7 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emspatialvae.analysis.duplicates import (
+from emspatialvae.errors import ParticleFileError
+from emspatialvae.io.cs import write_cs
+from emspatialvae.io.star import write_new
+from emspatialvae.particles.duplicates import (
     Centers,
     close_pairs,
     duplicate_groups,
@@ -12,10 +15,7 @@ from emspatialvae.analysis.duplicates import (
     ranks,
     representatives,
 )
-from emspatialvae.errors import ParticleFileError
-from emspatialvae.io.cs import write_cs
-from emspatialvae.io.star import write_new
-from emspatialvae.tables import open_table
+from emspatialvae.particles.table import open_table
 
 OPTICS = {"rlnOpticsGroup": [1, 2], "rlnOpticsGroupName": ["a", "b"], "rlnImagePixelSize": [2.0, 4.0]}
 PICKS = {

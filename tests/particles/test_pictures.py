@@ -11,7 +11,7 @@ from PIL import Image
 from emspatialvae.config import InputConfig, PrepareConfig
 from emspatialvae.decide import decide
 from emspatialvae.io import pictures
-from emspatialvae.loading import load_particles
+from emspatialvae.particles.load import load_particles
 from emspatialvae.prepare import prepare, prepared_images
 
 BERNOULLI = ("--engine", "coordinate", "--noise", "bernoulli")

@@ -1,6 +1,7 @@
 """`load_particles`: from a STAR file, a .cs file, a bare stack or a folder of pictures to a `ParticleStack`.
 
-`emspatialvae.sources` reads the metadata; finding the stacks on the disk and checking what they hold is the same for every kind.
+`read_star`, `read_cs` and `read_images` read the metadata; finding the stacks on the disk and checking what they hold is the same for
+every kind.
 """
 
 from collections import Counter
@@ -12,10 +13,30 @@ import numpy as np
 
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
+from emspatialvae.imaging.ctf import NEEDED
 from emspatialvae.io.images import channels_of, open_images
-from emspatialvae.particles import ParticleStack
-from emspatialvae.pictures import read_folder_source, read_npy_source
-from emspatialvae.sources import read_cs_source, read_stack_source, read_star_source
+from emspatialvae.io.star import StarFile
+from emspatialvae.particles.read_cs import CS_CTF, read_cs_source
+from emspatialvae.particles.read_images import read_folder_source, read_npy_source, read_stack_source
+from emspatialvae.particles.read_star import BEAM, STAR_CTF, particle_block, read_star_source
+from emspatialvae.particles.stack import ParticleStack
+
+
+def missing_ctf_columns(stack: ParticleStack) -> str:
+    """Which columns a file lacks for there to be a CTF, as half a sentence; empty where it has all of them or none."""
+    if isinstance(stack.metadata, StarFile):
+        spelled, names = STAR_CTF, set(particle_block(stack.metadata).labels)
+        optics = (block.labels for block in stack.metadata.blocks if block.name == "optics")
+        names |= {label for labels in optics for label in labels if label in BEAM}
+    elif stack.metadata is not None:
+        spelled, names = CS_CTF, set(stack.metadata.dtype.names or ())
+    else:
+        return ""
+    needed = [spelled[name] for name in NEEDED]
+    there = [name for name in needed if name in names]
+    missing = [name for name in needed if name not in names]
+    return f"the file has {there[0]} but no {' and no '.join(missing)}" if there and missing else ""
+
 
 READERS = {
     ".star": read_star_source,

@@ -1,7 +1,4 @@
-"""The three kinds of particle files, each turned into the same table: STAR, cryoSPARC's .cs, a bare stack.
-
-None of them looks for the images; `emspatialvae.loading` does.
-"""
+"""RELION's STAR files, 3.0 to 5, as a `ParticleStack`. Nothing here looks for the images; `emspatialvae.particles.load` does."""
 
 from pathlib import Path
 from typing import Any
@@ -12,10 +9,12 @@ from numpy.typing import NDArray
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging import geometry
-from emspatialvae.imaging.ctf import NEEDED, completed
-from emspatialvae.io import cs, mrc
+from emspatialvae.imaging.ctf import completed
 from emspatialvae.io.star import StarBlock, StarFile
-from emspatialvae.particles import OpticsGroup, ParticleStack
+from emspatialvae.particles.pixel_size import pixel_size_or_nan
+from emspatialvae.particles.stack import OpticsGroup, ParticleStack
+
+Numbers = dict[str, NDArray[np.float64]]
 
 PARTICLE_BLOCKS = ("particles", "images", "")
 BEAM = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
@@ -42,21 +41,7 @@ STAR_CTF = {
     "cs_mm": "rlnSphericalAberration",
     "amplitude_contrast": "rlnAmplitudeContrast",
 }
-CS_CTF = {
-    "defocus_u_A": "ctf/df1_A",
-    "defocus_v_A": "ctf/df2_A",
-    "astigmatism_rad": "ctf/df_angle_rad",
-    "phase_shift_rad": "ctf/phase_shift_rad",
-    "voltage_kV": "ctf/accel_kv",
-    "cs_mm": "ctf/cs_mm",
-    "amplitude_contrast": "ctf/amp_contrast",
-}
-"""What the fields of `CtfParams` are called in each kind of file."""
-
-Numbers = dict[str, NDArray[np.float64]]
-
-
-# --------------------------------------------------------------------------------------------------------------- STAR
+"""What the fields of `CtfParams` are called in STAR files."""
 
 
 def particle_block(star: StarFile) -> StarBlock:
@@ -158,7 +143,7 @@ def _star_optics(
     groups = tuple(
         OpticsGroup(
             name=texts["rlnOpticsGroupName"][row] if named else str(number),
-            pixel_size_A=_pixel_size(
+            pixel_size_A=pixel_size_or_nan(
                 config, optics["rlnImagePixelSize"][row] if "rlnImagePixelSize" in optics else None
             ),
             phase_flipped="rlnCtfDataArePhaseFlipped" in optics and bool(optics["rlnCtfDataArePhaseFlipped"][row]),
@@ -184,19 +169,13 @@ def _star_without_optics(
     """RELION 3.0: pixel size in A = 1e4 * rlnDetectorPixelSize (um) / rlnMagnification, the beam in the particle table."""
     beam = {label: numbers[label] for label in BEAM if label in numbers}
     if config.pixel_size_A is not None or not {"rlnDetectorPixelSize", "rlnMagnification"} <= set(numbers):
-        size = _pixel_size(config, None)
+        size = pixel_size_or_nan(config, None)
         return (OpticsGroup("opticsGroup1", size),), np.zeros(block.n_rows, np.int32), beam
     with np.errstate(divide="ignore"):
         found = 1e4 * numbers["rlnDetectorPixelSize"] / numbers["rlnMagnification"]
     sizes, optics_of = np.unique(found, return_inverse=True)
-    groups = tuple(OpticsGroup(f"opticsGroup{n + 1}", _pixel_size(config, size)) for n, size in enumerate(sizes))
+    groups = tuple(OpticsGroup(f"opticsGroup{n + 1}", pixel_size_or_nan(config, size)) for n, size in enumerate(sizes))
     return groups, optics_of.astype(np.int32), beam
-
-
-def _pixel_size(config: InputConfig, found: float | None) -> float:
-    """The user's word, else the file's, else NaN (`emspatialvae.loading` asks for it)."""
-    size = config.pixel_size_A if config.pixel_size_A is not None else found
-    return float(size) if size is not None and np.isfinite(size) and size > 0 else float("nan")
 
 
 def _star_ctf(numbers: Numbers, beam: Numbers) -> Numbers:
@@ -215,106 +194,3 @@ def _star_pose(numbers: Numbers, pixel_size_A: NDArray[np.float64]) -> geometry.
         if x in numbers and y in numbers:
             return geometry.from_relion(psi, np.stack([numbers[x], numbers[y]], -1), unit_A)
     return geometry.from_relion(psi, np.zeros((len(psi), 2)), one)
-
-
-# -------------------------------------------------------------------------------------------------------- cryoSPARC
-
-
-def read_cs_source(config: InputConfig) -> ParticleStack:
-    """Read a cryoSPARC particle table, with its passthrough joined on uid where one is given."""
-    array = cs.read_cs(config.particles)
-    if config.passthrough is not None:
-        array = cs.join_passthrough(array, cs.read_cs(config.passthrough))
-    fields = array.dtype.names or ()
-    for field in ("blob/path", "blob/idx"):
-        if field not in fields:
-            raise ParticleFileError(
-                f"{config.particles}: no field {field} (found {len(fields)} fields, first {', '.join(fields[:3])}); "
-                "give the job's passthrough file with --passthrough"
-            )
-    spelled, file_of = np.unique(array["blob/path"], return_inverse=True)
-    pixel_size_A = np.full(len(array), config.pixel_size_A or np.nan)
-    if config.pixel_size_A is None and "blob/psize_A" in fields:
-        pixel_size_A = array["blob/psize_A"].astype(np.float64)
-    # One optics group per set of recording conditions, as RELION wants them.
-    beam = [array[f].astype(np.float64) for f in ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast") if f in fields]
-    # Two NaN would count as different kinds; 0 stands for an unknown pixel size as well.
-    kinds, optics_of = np.unique(np.nan_to_num(np.stack([pixel_size_A, *beam], 1)), axis=0, return_inverse=True)
-    sizes = [_pixel_size(config, float(kind[0])) for kind in kinds]
-    ctf, assumed = completed(_cs_ctf(array), CS_CTF)
-    return ParticleStack(
-        source=config.particles,
-        kind="cs",
-        names=np.array(
-            [
-                f"{i + 1:06d}@{cs.decode_path(path)}"
-                for i, path in zip(array["blob/idx"].tolist(), array["blob/path"].tolist(), strict=True)
-            ],
-            dtype=object,
-        ),
-        paths=tuple(cs.decode_path(path) for path in spelled.tolist()),
-        file_of=file_of.astype(np.int32),
-        index_of=array["blob/idx"].astype(np.int64),
-        optics=tuple(OpticsGroup(f"opticsGroup{n + 1}", size) for n, size in enumerate(sizes)),
-        optics_of=optics_of.reshape(-1).astype(np.int32),
-        ctf=ctf,
-        pose=_cs_pose(array, pixel_size_A),
-        metadata=array,
-        notes=tuple(assumed),
-    )
-
-
-def _cs_ctf(array: NDArray[Any]) -> Numbers:
-    """The CTF fields that the file has, under our names."""
-    fields = array.dtype.names or ()
-    return {ours: array[theirs].astype(np.float64) for ours, theirs in CS_CTF.items() if theirs in fields}
-
-
-def _cs_pose(array: NDArray[Any], pixel_size_A: NDArray[np.float64]) -> geometry.Pose2D | None:
-    if not {"alignments2D/pose", "alignments2D/shift", "alignments2D/psize_A"} <= set(array.dtype.names or ()):
-        return None
-    pose = geometry.from_cryosparc(array["alignments2D/pose"], array["alignments2D/shift"])
-    return pose.scaled(array["alignments2D/psize_A"].astype(np.float64) / pixel_size_A)
-
-
-# --------------------------------------------------------------------------------------------------------------- CTF
-
-
-def missing_ctf_columns(stack: ParticleStack) -> str:
-    """Which columns a file lacks for there to be a CTF, as half a sentence; empty where it has all of them or none."""
-    if isinstance(stack.metadata, StarFile):
-        spelled, names = STAR_CTF, set(particle_block(stack.metadata).labels)
-        optics = (block.labels for block in stack.metadata.blocks if block.name == "optics")
-        names |= {label for labels in optics for label in labels if label in BEAM}
-    elif stack.metadata is not None:
-        spelled, names = CS_CTF, set(stack.metadata.dtype.names or ())
-    else:
-        return ""
-    needed = [spelled[name] for name in NEEDED]
-    there = [name for name in needed if name in names]
-    missing = [name for name in needed if name not in names]
-    return f"the file has {there[0]} but no {' and no '.join(missing)}" if there and missing else ""
-
-
-# ------------------------------------------------------------------------------------------------------- bare stack
-
-
-def read_stack_source(config: InputConfig) -> ParticleStack:
-    """A bare stack: every image of the file in order, nothing else known."""
-    header = mrc.read_header(config.particles)
-    if config.particles.suffix.lower() == ".mrc" and header.n_images == header.width == header.height:
-        raise ParticleFileError(
-            f"{config.particles}: {header.n_images} sections of {header.width} x {header.height} look like a volume; "
-            "expected a stack of particle images (rename it to .mrcs if it is one)"
-        )
-    n = header.n_images
-    return ParticleStack(
-        source=config.particles,
-        kind="mrc",
-        names=np.array([f"{i + 1:06d}@{config.particles.name}" for i in range(n)], dtype=object),
-        paths=(str(config.particles),),
-        file_of=np.zeros(n, np.int32),
-        index_of=np.arange(n, dtype=np.int64),
-        optics=(OpticsGroup("opticsGroup1", _pixel_size(config, header.pixel_size_A)),),
-        optics_of=np.zeros(n, np.int32),
-    )

@@ -13,7 +13,7 @@ from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.ctf import ctf_2d
 from emspatialvae.io import cs
 from emspatialvae.io.mrc import StackWriter
-from emspatialvae.loading import load_particles, most_common_box
+from emspatialvae.particles.load import load_particles, most_common_box
 
 OPTICS = """\
 data_optics

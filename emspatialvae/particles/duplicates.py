@@ -12,22 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from emspatialvae import labels
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Floats
-from emspatialvae.sources import read_cs_source, read_star_source
-from emspatialvae.tables import CS_COORDINATES, STAR_COORDINATES, ParticleTable
+from emspatialvae.particles import columns
+from emspatialvae.particles.read_cs import read_cs_source
+from emspatialvae.particles.read_star import read_star_source
+from emspatialvae.particles.table import CS_COORDINATES, STAR_COORDINATES, ParticleTable
 
 MICROGRAPH_PIXELS = ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize", "location/micrograph_psize_A")
-PROTECTED_SHIFT = tuple(map(labels.kept_apart, labels.ORIGIN_A))
+PROTECTED_SHIFT = tuple(map(columns.kept_apart, columns.ORIGIN_A))
 """Where our shifts are when a 3-D refinement's own were not to be overwritten."""
-_JUNK, _PEAK = labels.SCORES["junk"], labels.SCORES["peak_weight"]
+_JUNK, _PEAK = columns.SCORES["junk"], columns.SCORES["peak_weight"]
 SCORES = {
     **dict.fromkeys((_JUNK.star, _JUNK.cs), -1),
-    **dict.fromkeys((_PEAK.star, labels.kept_apart(_PEAK.star), _PEAK.cs), 1),
-    **dict.fromkeys((labels.LOG_LIKELIHOOD, labels.kept_apart(labels.LOG_LIKELIHOOD)), 1),
+    **dict.fromkeys((_PEAK.star, columns.kept_apart(_PEAK.star), _PEAK.cs), 1),
+    **dict.fromkeys((columns.LOG_LIKELIHOOD, columns.kept_apart(columns.LOG_LIKELIHOOD)), 1),
 }
 """Columns that tell the better one of two picks, the first that a file has; -1: lower is better."""
 
@@ -104,7 +105,7 @@ def _shifts(table: ParticleTable) -> tuple[Floats, Floats]:
 def ranks(table: ParticleTable) -> tuple[NDArray[np.intp], str]:
     """Place of each particle [n] when the better ones come first, and what told them apart, for a person to read."""
     # A row that a run could not use loses to any other.
-    used = next((name for name in labels.USED if name in table.names), None)
+    used = next((name for name in columns.USED if name in table.names), None)
     score = next((name for name in SCORES if name in table.names), None)
     values = table.read(numbers=tuple(name for name in (used, score) if name))[1]
     unused = np.zeros(len(table)) if used is None else values[used] == 0
