@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emspatialvae import compute
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
 from emspatialvae.infer import infer, load_model
+from emspatialvae.model.device import keep_freed_memory
 from emspatialvae.prepare import Portion
 from emspatialvae.run import RunDir
 from emspatialvae.simulation.stack import simulate_stack
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
-    compute.keep_freed_memory()
+    keep_freed_memory()
     print(f"{torch.get_num_threads()} threads, {asked.device}")
     with tempfile.TemporaryDirectory() as folder:
         steps, whole, _ = train(Path(folder), 40, asked.particles, asked.epochs, asked.device)

@@ -18,13 +18,13 @@ from emspatialvae.analysis.embedding import PrincipalComponents
 from emspatialvae.analysis.exhibits import Exhibit
 from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.analysis.page import Findings, page
-from emspatialvae.analysis.rendering import canonical
 from emspatialvae.analysis.run_columns import Columns
 from emspatialvae.analysis.scatter import Groups, Measure, Plane
 from emspatialvae.classify import Classes, classify_run, read_classes
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.infer import Latents, load_model
 from emspatialvae.io.atomic import atomic_folder
+from emspatialvae.model.render import canonical
 from emspatialvae.particles.columns import LOG_LIKELIHOOD, SCORES, kept_apart
 from emspatialvae.progress import Say
 from emspatialvae.results import read_latents

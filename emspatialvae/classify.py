@@ -145,7 +145,7 @@ def _classified(run: RunDir, latents: Latents, k: int | None, method: ClassMetho
         )
     from emspatialvae.analysis.image_classes import classified_by_image
     from emspatialvae.infer import load_model
-    from emspatialvae.model.steerable_vae import SteerableVAE
+    from emspatialvae.model.steerable.vae import SteerableVAE
 
     model = load_model(run)
     assert isinstance(model, SteerableVAE)

@@ -14,7 +14,7 @@ from emspatialvae.decide import decide
 from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.infer import load_model
 from emspatialvae.io.star import StarFile
-from emspatialvae.model.steerable_vae import SteerableVAE
+from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.particles.load import load_particles, missing_ctf_columns, open_stacks_of
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.run import Manifest, RunDir

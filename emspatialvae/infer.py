@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emspatialvae import compute
 from emspatialvae.analysis.junk import junk_probability
 from emspatialvae.config import TrainConfig
 from emspatialvae.errors import RunFolderError
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Floats, Pose2D
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.engines import blank_model
+from emspatialvae.model.device import matmul_precision, part_size, pick_device, pick_precision, side_by_side
 from emspatialvae.model.interface import Estimate, ParticleVAE
+from emspatialvae.model.load import blank_model
 from emspatialvae.prepare import Portion, ahead
 from emspatialvae.run import RunDir, load_state
 
@@ -113,10 +113,10 @@ def infer(
     given
         Poses that are known for certain, for a model that was trained with such (``--poses-fixed``); n, in prepared pixels.
     """
-    device = compute.pick_device(config.device)
-    dtype = compute.pick_precision(config.precision, device) if model.half_precision else torch.float32
+    device = pick_device(config.device)
+    dtype = pick_precision(config.precision, device) if model.half_precision else torch.float32
     model = model.to(device).eval()
-    part = compute.part_size(max(config.batch_size or 256, 256), model.floats_per_particle, device, dtype)
+    part = part_size(max(config.batch_size or 256, 256), model.floats_per_particle, device, dtype)
     n = len(names)
     columns: dict[str, Any] = {name: np.zeros((n, *shape)) for name, shape in _column_shapes(model.z_dim).items()}
     used = np.zeros(n, dtype=np.bool_)
@@ -130,10 +130,10 @@ def infer(
     def look(some: Portion) -> tuple[NDArray[np.int64], dict[str, torch.Tensor]]:
         batch = Batch.of(some.images, some.group, some.ctf_power)
         batch = (batch if given is None else batch.at(given[some.rows])).to(device)
-        with compute.matmul_precision(device, dtype):
+        with matmul_precision(device, dtype):
             return some.rows, _columns_of(model.infer(batch, config.infer_turns))
 
-    with compute.side_by_side(device) as workers:
+    with side_by_side(device) as workers:
         for rows, found in ahead(look, parts(), workers):
             for name, values in found.items():
                 if name not in columns:

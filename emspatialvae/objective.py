@@ -12,19 +12,25 @@ from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from emspatialvae import compute
 from emspatialvae.config import TrainConfig
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.groups import shrunk_scales
-from emspatialvae.model.inference import Settled
+from emspatialvae.model.coordinate.vae import SpatialVAE
+from emspatialvae.model.device import matmul_precision, part_size
 from emspatialvae.model.interface import Elbo
-from emspatialvae.model.observation import Observation
-from emspatialvae.model.pose_search import Poses
-from emspatialvae.model.spatial_vae import SpatialVAE
-from emspatialvae.model.start import CONSENSUS_PARTICLES, LEAST_NOISE, find_consensus
-from emspatialvae.model.steerable_vae import SCALE_SD, SteerableVAE, amplitude
-from emspatialvae.model.template_start import find_templates, lay_out, mean_evidence, teach_decoder, template_count
+from emspatialvae.model.steerable.groups import shrunk_scales
+from emspatialvae.model.steerable.inference import Settled
+from emspatialvae.model.steerable.initialise import CONSENSUS_PARTICLES, LEAST_NOISE, find_consensus
+from emspatialvae.model.steerable.observation import Observation
+from emspatialvae.model.steerable.pose_search import Poses
+from emspatialvae.model.steerable.template_start import (
+    find_templates,
+    lay_out,
+    mean_evidence,
+    teach_decoder,
+    template_count,
+)
+from emspatialvae.model.steerable.vae import SCALE_SD, SteerableVAE, amplitude
 
 Rows = NDArray[np.int64]
 Load = Callable[[Rows], Batch]
@@ -149,12 +155,12 @@ class AmortisedObjective(Objective):
         turns = None
         if training and self.config.augment_rotation:
             turns = (2 * math.pi * torch.rand(len(rows), generator=generator)).to(self.device)
-        with compute.matmul_precision(self.device, self.dtype):
+        with matmul_precision(self.device, self.dtype):
             return self.model.elbo(self.load(rows), generator, turn_rad=turns, freeze_z=freeze_z)
 
     def part(self, batch_size: int) -> int:
         """As many as keep a hidden layer in the cache."""
-        return compute.part_size(batch_size, self.model.floats_per_particle, self.device, self.dtype)
+        return part_size(batch_size, self.model.floats_per_particle, self.device, self.dtype)
 
     def begin_epoch(self, epoch: int, rows: Rows) -> None:
         """Nothing to prepare."""

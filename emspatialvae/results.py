@@ -85,8 +85,8 @@ def held_still(run: RunDir, latents: Latents, mask: Path) -> Latents:
     """
     import torch
 
-    from emspatialvae.model.pose_search import Poses
-    from emspatialvae.model.steerable_vae import SteerableVAE
+    from emspatialvae.model.steerable.pose_search import Poses
+    from emspatialvae.model.steerable.vae import SteerableVAE
 
     model = load_model(run)
     if not isinstance(model, SteerableVAE):
@@ -115,10 +115,10 @@ def infer_other(
     say: Say = print,
 ) -> None:
     """Infer the particles of another file with a trained model, prepared as the run's own were, and write them to ``out``."""
-    from emspatialvae import compute
+    from emspatialvae.model.device import keep_freed_memory
 
     export.check_destination(out, force=force)
-    compute.keep_freed_memory()
+    keep_freed_memory()
     manifest, model = run.manifest, load_model(run)
     stack = load_particles(source)
     check_fits(stack, manifest.preparation, run)

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emspatialvae import compute
 from emspatialvae.config import TrainConfig, train_for
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.geometry import Pose2D
+from emspatialvae.model import device
 from emspatialvae.model.batch import Batch
+from emspatialvae.model.coordinate.vae import SpatialVAE
 from emspatialvae.model.interface import Elbo, ParticleVAE
-from emspatialvae.model.spatial_vae import SpatialVAE
-from emspatialvae.model.steerable_vae import SteerableVAE
+from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.objective import AmortisedObjective, Objective, SearchedObjective
 from emspatialvae.prepare import PreparedImages
 from emspatialvae.run import RunDir, load_state
@@ -105,7 +105,7 @@ class Trainer:
     ) -> None:
         config = train_for(config, "steerable" if isinstance(model, SteerableVAE) else "coordinate")
         self.config, self.run, self.images, self.names, self.show = config, run, images, names, show
-        self.device = compute.pick_device(config.device)
+        self.device = device.pick_device(config.device)
         self.model = model.to(self.device)
         self.objective = self._objective(start, learn_shift_prior)
         self.optimiser = self._new_optimiser()
@@ -119,7 +119,7 @@ class Trainer:
         self.patience: int = config.patience or 1
 
     def _objective(self, start: Pose2D | None, learn_shift_prior: bool) -> Objective:
-        dtype = compute.pick_precision(self.config.precision, self.device)
+        dtype = device.pick_precision(self.config.precision, self.device)
         if isinstance(self.model, SteerableVAE):
             n = len(self.images)
             return SearchedObjective(

@@ -8,12 +8,12 @@ from emspatialvae import export, results
 from emspatialvae.analysis import atlas, figures, film, manifold, paths
 from emspatialvae.analysis.averages import average
 from emspatialvae.analysis.junk import LIKELY
-from emspatialvae.analysis.rendering import canonical
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import resampling
 from emspatialvae.infer import Latents, load_model
 from emspatialvae.io.atomic import check_writable
 from emspatialvae.io.mrc import StackWriter
+from emspatialvae.model.render import canonical
 from emspatialvae.particles.find_particle import find_particle
 from emspatialvae.progress import Say, bar
 from emspatialvae.run import RunDir

@@ -42,7 +42,7 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
     EmsvaeError
         Anything wrong with settings, particles, images or ``out``; an older run there is then left as it was.
     """
-    from emspatialvae import compute
+    from emspatialvae.model.device import pick_device, pick_precision
 
     config = configuration.resolved(configuration.check(config))
     RunDir.check_free(out, force=force)
@@ -50,7 +50,7 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
         raise EmsvaeError(
             f"{config.input.particles} lies inside {out}, which --force would replace; choose another --out"
         )
-    device = compute.pick_device(config.train.device)
+    device = pick_device(config.train.device)
     stack = load_particles(config.input)
     preparation, said, particle = decide(
         stack, config.prepare, bernoulli=config.model.noise == "bernoulli", engine=config.model.engine
@@ -62,7 +62,7 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
         read_mask(config.train.hold_still, images.box)
     dtype = "float32"  # the steerable engine's differences of log-likelihoods need it
     if config.model.engine == "coordinate":
-        dtype = str(compute.pick_precision(config.train.precision, device)).removeprefix("torch.")
+        dtype = str(pick_precision(config.train.precision, device)).removeprefix("torch.")
     assumed = (
         *stack.notes,
         *said,
@@ -141,10 +141,10 @@ def train_run(
     """
     import torch
 
-    from emspatialvae import compute
+    from emspatialvae.model.device import keep_freed_memory
     from emspatialvae.train import Trainer
 
-    compute.keep_freed_memory()
+    keep_freed_memory()
     manifest = run.manifest
     images = open_images(run, stack)
     bad = np.flatnonzero(~images.usable)
@@ -203,8 +203,8 @@ def new_engine(
     """The model that training begins with, or goes on with."""
     from emspatialvae.infer import load_model
     from emspatialvae.model.batch import Batch
-    from emspatialvae.model.spatial_vae import SpatialVAE
-    from emspatialvae.model.start import new_model
+    from emspatialvae.model.coordinate.vae import SpatialVAE
+    from emspatialvae.model.steerable.initialise import new_model
     from emspatialvae.train import split
 
     manifest = run.manifest
@@ -242,7 +242,7 @@ def _check_signal(run: RunDir, trainer: "Trainer", stack: ParticleStack, say: Sa
     EmsvaeError
         Particles that were not trained on are explained no better than by noise alone.
     """
-    from emspatialvae.model.steerable_vae import SteerableVAE
+    from emspatialvae.model.steerable.vae import SteerableVAE
 
     if not isinstance(trainer.model, SteerableVAE):
         return

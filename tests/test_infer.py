@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from emspatialvae import compute
 from emspatialvae.config import TrainConfig
 from emspatialvae.infer import Latents, infer
+from emspatialvae.model import device
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import ImageSpec
-from emspatialvae.model.start import new_model
+from emspatialvae.model.steerable.initialise import new_model
 from emspatialvae.prepare import Portion
 from tests.tools.hinges import CONFIGS, noisy_hinges
 
@@ -31,18 +31,18 @@ def threads():
 def test_threads_are_shared_out(threads, given, side_by_side, each):
     """To parts of the work first, what is left to the operations of each; afterwards all is as it was."""
     threads(given)
-    with compute.side_by_side(CPU) as count, ThreadPoolExecutor(count) as pool:
+    with device.side_by_side(CPU) as count, ThreadPoolExecutor(count) as pool:
         assert count == side_by_side
         assert [pool.submit(torch.get_num_threads).result() for _ in range(count)] == [each] * count
     assert torch.get_num_threads() == given
-    with pytest.raises(KeyError), compute.side_by_side(CPU):
+    with pytest.raises(KeyError), device.side_by_side(CPU):
         raise KeyError
     assert torch.get_num_threads() == given
 
 
 def test_a_gpu_does_one_thing_at_a_time(threads):
     threads(2)
-    with compute.side_by_side(torch.device("cuda")) as count:
+    with device.side_by_side(torch.device("cuda")) as count:
         assert count == 1 and torch.get_num_threads() == 2
 
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from emspatialvae.analysis import atlas
 from emspatialvae.analysis.manifold import principal_axes, quantiles, zmap
-from emspatialvae.analysis.rendering import canonical
+from emspatialvae.model.render import canonical
 
 
 def test_quantiles_are_equally_probable():

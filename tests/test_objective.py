@@ -14,16 +14,16 @@ from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import load_model
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.inference import Inference
 from emspatialvae.model.interface import ImageSpec
-from emspatialvae.model.pose_search import Poses, PoseSearch
-from emspatialvae.model.start import new_model
-from emspatialvae.model.steerable_vae import SteerableVAE
+from emspatialvae.model.steerable.basis import FourierPlane
+from emspatialvae.model.steerable.inference import Inference
+from emspatialvae.model.steerable.initialise import new_model
+from emspatialvae.model.steerable.pose_search import Poses, PoseSearch
+from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.objective import ParticleTable, SearchedObjective
 from emspatialvae.prepare import Preparation, PreparedImages
 from emspatialvae.run import Manifest, RunDir
 from emspatialvae.simulation.stack import clean_image, hinge_object
-from emspatialvae.steerable import FourierPlane
 from emspatialvae.train import PARTS, Trainer
 
 BOX, N = 24, 300
@@ -475,7 +475,7 @@ def test_the_gauge_is_fitted_at_the_end(tmp_path, images, whole):
     z = torch.linspace(-1.5, 1.5, 200)[:, None]
     model.fix_gauge(z)
     assert bool(model.gauge.fitted)
-    from emspatialvae.model.gauge import register
+    from emspatialvae.model.steerable.gauge import register
 
     raw = register(model.search, model.decoder(z), model.gauge.reference)
     found = model.gauge(z)

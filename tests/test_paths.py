@@ -12,18 +12,18 @@ from PIL import Image, ImageSequence
 from torch import Tensor, nn
 
 from emspatialvae.analysis import film, paths
-from emspatialvae.analysis.rendering import canonical
 from emspatialvae.analysis.scales import round_below
 from emspatialvae.config import ModelConfig
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.model.gauge import register
 from emspatialvae.model.interface import ImageSpec
-from emspatialvae.model.steerable_vae import SteerableVAE
+from emspatialvae.model.render import canonical
+from emspatialvae.model.steerable.basis import Disk, SteerableBasis
+from emspatialvae.model.steerable.gauge import register
+from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.particles.find_particle import find_particle
 from emspatialvae.simulation.stack import clean_image, hinge_object
-from emspatialvae.steerable import Disk, SteerableBasis
 
 BOX = 32
 

@@ -9,10 +9,10 @@ import torch
 from emspatialvae.imaging import geometry
 from emspatialvae.io.star import StarFile, write_with_columns
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.observation import Observation
-from emspatialvae.model.pose_search import Poses, PoseSearch
+from emspatialvae.model.steerable.basis import Disk, FourierPlane, SteerableBasis
+from emspatialvae.model.steerable.observation import Observation
+from emspatialvae.model.steerable.pose_search import Poses, PoseSearch
 from emspatialvae.run import RunDir
-from emspatialvae.steerable import Disk, FourierPlane, SteerableBasis
 
 SHORT = ("--epochs", 6, "--z-dim", 1, "--learning-rate", 3e-3, "--batch-size", 32, "--device", "cpu")
 POSE = ("rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")

@@ -17,7 +17,7 @@ from emspatialvae.errors import EmsvaeError, ParticleFileError
 from emspatialvae.imaging import ctf, geometry, masks, normalisation, resampling
 from emspatialvae.io.mrc import StackWriter, read_header
 from emspatialvae.io.star import StarFile
-from emspatialvae.model.steerable_vae import SteerableVAE
+from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.particles.load import load_particles
 from emspatialvae.prepare import Preparation, prepare_chunk, prepared_images
 from emspatialvae.results import infer_other

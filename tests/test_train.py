@@ -12,8 +12,8 @@ import torch
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig, train_for
 from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.model import posterior
-from emspatialvae.model.spatial_vae import ImageSpec, SpatialVAE
+from emspatialvae.model import distributions
+from emspatialvae.model.coordinate.vae import ImageSpec, SpatialVAE
 from emspatialvae.prepare import Preparation, PreparedImages
 from emspatialvae.run import Manifest, RunDir
 from emspatialvae.simulation.stack import clean_image, hinge_object
@@ -149,7 +149,7 @@ def test_another_seed_another_run(tmp_path, images):
 
 def test_parts_of_a_batch_add_up_to_the_batch(tmp_path, images, monkeypatch):
     """Taking a batch in small parts changes memory, not the gradient (noise off: it is drawn part by part)."""
-    monkeypatch.setattr(posterior, "standard_normal", lambda shape, generator, like: like.new_zeros(shape))
+    monkeypatch.setattr(distributions, "standard_normal", lambda shape, generator, like: like.new_zeros(shape))
     gradients = []
     for part in (10, 3):
         t = trainer(tmp_path / str(part), images, precision="float32")

@@ -29,8 +29,8 @@ from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
-from emspatialvae.model.steerable_vae import SteerableVAE
-from emspatialvae.model.template_start import synchronised
+from emspatialvae.model.steerable.template_start import synchronised
+from emspatialvae.model.steerable.vae import SteerableVAE
 
 ANGLES = 72
 FITTED = 20_000

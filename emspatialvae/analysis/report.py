@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from emspatialvae.analysis import atlas, figures, galleries, manifold, summary
-from emspatialvae.analysis.rendering import RENDERED, by_ring, canonical, consensus, evenly, restored, seen
 from emspatialvae.imaging import alignment, normalisation
 from emspatialvae.infer import Latents
 from emspatialvae.io.mrc import StackWriter
+from emspatialvae.model.distributions import Content
 from emspatialvae.model.interface import ParticleVAE
-from emspatialvae.model.posterior import Content
-from emspatialvae.model.steerable_vae import SteerableVAE
+from emspatialvae.model.render import RENDERED, by_ring, canonical, consensus, evenly, restored, seen
+from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.prepare import PreparedImages
 from emspatialvae.run import RunDir
 

@@ -19,7 +19,7 @@ from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
 from emspatialvae.infer import Latents, load_model
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.io.json_dataclass import to_json
-from emspatialvae.model.posterior import Content
+from emspatialvae.model.distributions import Content
 from emspatialvae.run import RunDir
 
 NOT_RUN = "not run"

@@ -72,7 +72,7 @@ def aligned_images(stack: ParticleStack, latents: "Latents", grid: Grid) -> Lazy
 
 def reconstructions(model: "ParticleVAE", latents: "Latents", box: int) -> LazyImages:
     """What the model draws for the content of each particle, at pose zero; blank for particles that it could not use."""
-    from emspatialvae.analysis.rendering import canonical
+    from emspatialvae.model.render import canonical
 
     def draw(rows: Rows) -> Images:
         images = canonical(model, latents.z[rows])

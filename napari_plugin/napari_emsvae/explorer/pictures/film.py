@@ -26,7 +26,7 @@ def film_along(data: RunData, points: Floats, ends: tuple[str, str]) -> "Film":
     """
     from emspatialvae.analysis import paths
     from emspatialvae.analysis.film import Film
-    from emspatialvae.analysis.rendering import canonical
+    from emspatialvae.model.render import canonical
 
     latents, used = data.latents, data.used
     path = paths.walk(points, latents.z[used], paths.typical_sd(latents.z_sd[used]))
@@ -44,8 +44,8 @@ def film_along(data: RunData, points: Floats, ends: tuple[str, str]) -> "Film":
 
 def rolling_averages(data: RunData, members: Rows) -> NDArray[np.float32]:
     """Averages of aligned particles ``members`` [k, m], each particle read once; [k, box, box]."""
-    from emspatialvae.analysis.rendering import restored
     from emspatialvae.imaging import alignment
+    from emspatialvae.model.render import restored
 
     rows, place = np.unique(members, return_inverse=True)
     belongs = np.zeros((len(members), len(rows)), dtype=np.float32)

@@ -19,8 +19,8 @@ def draw(model: "ParticleVAE", z: Floats, pose: "Pose2D") -> Image:
     """What the model draws for one content z [d] at one pose of the common frame, in prepared pixels, without CTF; [box, box]."""
     import torch
 
-    from emspatialvae.analysis.rendering import seen
-    from emspatialvae.model.posterior import Content
+    from emspatialvae.model.distributions import Content
+    from emspatialvae.model.render import seen
 
     content = Content(*(torch.from_numpy(np.array(part)).float() for part in (z[None], pose.theta_rad, pose.shift_px)))
     with torch.no_grad():
@@ -30,7 +30,7 @@ def draw(model: "ParticleVAE", z: Floats, pose: "Pose2D") -> Image:
 def draw_map(data: RunData, tiles: int) -> "tuple[ZMap, Mosaic]":
     """The map of content space, ``tiles`` along an axis, and what the model draws there."""
     from emspatialvae.analysis import manifold
-    from emspatialvae.analysis.rendering import canonical
+    from emspatialvae.model.render import canonical
 
     places = manifold.zmap(data.latents.z[data.used], tiles)
     return places, Mosaic.of(canonical(data.model, places.z), columns=places.shape[1])

@@ -13,8 +13,8 @@ def pictures_of(data: RunData, row: int, low_pass_A: float) -> list[Picture]:
     the run could not use there are only the first two. Where the CTF is part of the model, the prepared image has been multiplied by
     it; the reconstruction is shown without, the residual is what is left when it acts on both.
     """
-    from emspatialvae.analysis.rendering import by_ring, canonical
     from emspatialvae.imaging import alignment
+    from emspatialvae.model.render import by_ring, canonical
 
     pixel_size_A = float(data.stack.pixel_size_A[row])
     raw = np.nan_to_num(data.stack.images([row])[0], posinf=0, neginf=0)
@@ -46,7 +46,7 @@ def pictures_of(data: RunData, row: int, low_pass_A: float) -> list[Picture]:
 
 def amplitude(data: RunData, row: int) -> float:
     """By how much the particle is brighter than what the model draws, where the model knows (``--scale``)."""
-    from emspatialvae.model.steerable_vae import SteerableVAE
+    from emspatialvae.model.steerable.vae import SteerableVAE
 
     if data.latents.scale is not None:
         return float(data.latents.scale[row])

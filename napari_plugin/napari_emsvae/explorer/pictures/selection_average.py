@@ -38,8 +38,8 @@ class Statistics:
 
 def statistics(data: RunData, rows: Rows) -> Iterator[Statistics | None]:
     """Statistics of ever more of the particles ``rows`` [k], drawn at random; None where a caller may want to stop in between."""
-    from emspatialvae.analysis.rendering import restored
     from emspatialvae.imaging import alignment
+    from emspatialvae.model.render import restored
 
     images, pose = data.images, data.latents.pose
     shuffled = np.random.default_rng(0).permutation(rows)
