@@ -15,7 +15,7 @@ from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import load_model
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import ImageSpec
-from emspatialvae.model.steerable.basis import FourierPlane
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.inference import Inference
 from emspatialvae.model.steerable.initialise import new_model
 from emspatialvae.model.steerable.pose_search import Poses, PoseSearch

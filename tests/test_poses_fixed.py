@@ -9,7 +9,8 @@ import torch
 from emspatialvae.imaging import geometry
 from emspatialvae.io.star import StarFile, write_with_columns
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.steerable.basis import Disk, FourierPlane, SteerableBasis
+from emspatialvae.model.steerable.basis import Disk, SteerableBasis
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.observation import Observation
 from emspatialvae.model.steerable.pose_search import Poses, PoseSearch
 from emspatialvae.run import RunDir

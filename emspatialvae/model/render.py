@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from emspatialvae.imaging import masks
 from emspatialvae.model.distributions import Content
 from emspatialvae.model.interface import ParticleVAE
-from emspatialvae.model.steerable.basis import FourierPlane
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.vae import SteerableVAE
 
 RENDERED = 200

@@ -8,7 +8,8 @@ import torch
 
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.model.steerable.basis import Disk, FourierPlane, SteerableBasis
+from emspatialvae.model.steerable.basis import Disk, SteerableBasis
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.gauge import Gauge, register
 from emspatialvae.model.steerable.pose_search import Poses, PoseSearch
 from emspatialvae.simulation.phantom import JointedPhantom, Part

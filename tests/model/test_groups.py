@@ -8,7 +8,7 @@ from emspatialvae.config import (
     SimulateConfig,
 )
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.steerable.basis import FourierPlane
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.groups import (
     LEAST_SHARE,
     Reliability,

@@ -7,7 +7,7 @@ import torch
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import ImageSpec
-from emspatialvae.model.steerable.basis import FourierPlane
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.initialise import MARGIN_RINGS, new_model, resolved_frequency
 from emspatialvae.model.steerable.observation import Spectra
 from emspatialvae.model.steerable.pose_search import Poses

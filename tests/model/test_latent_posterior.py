@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from emspatialvae.config import ModelConfig
 from emspatialvae.imaging import geometry
 from emspatialvae.model.distributions import log_normal
-from emspatialvae.model.steerable.basis import Disk, FourierPlane, RingForm, RingMetric, SteerableBasis
+from emspatialvae.model.steerable.basis import Disk, SteerableBasis
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.latent_posterior import LatentPosterior, latent_posterior
 from emspatialvae.model.steerable.networks import CanonicalDecoder, canonical_decoder
+from emspatialvae.model.steerable.ring_metric import RingForm, RingMetric
 
 BOX, D = 17, 3
 

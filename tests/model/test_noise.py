@@ -6,7 +6,7 @@ import torch
 
 from emspatialvae.imaging import masks, normalisation
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.steerable.basis import FourierPlane
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.noise import noise_within
 from emspatialvae.simulation.microscope import COLOURED, COLOURED_OTHER, NoiseSpectrum
 

@@ -11,7 +11,8 @@ from emspatialvae.imaging import ctf, geometry
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.steerable import pose_search
-from emspatialvae.model.steerable.basis import Disk, FourierPlane, SteerableBasis
+from emspatialvae.model.steerable.basis import Disk, SteerableBasis
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.observation import Observation, Spectra, half_norm
 from emspatialvae.model.steerable.pose_search import (
     ANGLES_EVERYWHERE,

@@ -9,16 +9,9 @@ from scipy import ndimage
 
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
-from emspatialvae.model.steerable.basis import (
-    MAX_BYTES,
-    Disk,
-    FourierPlane,
-    RingMetric,
-    SteerableBasis,
-    affordable_frequency,
-    bessel_rings,
-    effective_ring,
-)
+from emspatialvae.model.steerable.basis import MAX_BYTES, Disk, SteerableBasis, affordable_frequency, bessel_rings
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
+from emspatialvae.model.steerable.ring_metric import RingMetric, effective_ring
 
 BOXES = [16, 33, 40, 65]
 

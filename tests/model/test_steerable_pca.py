@@ -6,7 +6,8 @@ import torch
 
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.model.steerable.basis import Disk, FourierPlane, SteerableBasis
+from emspatialvae.model.steerable.basis import Disk, SteerableBasis
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.pca import FullDisk
 from emspatialvae.simulation.stack import clean_image, draw_truth, hinge_object
 

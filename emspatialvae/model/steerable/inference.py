@@ -18,7 +18,6 @@ from torch import Tensor
 from emspatialvae.imaging import geometry
 from emspatialvae.model.distributions import Content, DiagonalGaussian, log_normal
 from emspatialvae.model.interface import Estimate
-from emspatialvae.model.steerable.basis import RingForm
 from emspatialvae.model.steerable.gauge import Gauge
 from emspatialvae.model.steerable.latent_posterior import LatentPosterior, latent_posterior
 from emspatialvae.model.steerable.modes import IMPOSSIBLE, best_of, mixture, without_doubles
@@ -32,6 +31,7 @@ from emspatialvae.model.steerable.pose_search import (
     Poses,
     PoseSearch,
 )
+from emspatialvae.model.steerable.ring_metric import RingForm
 
 MODES, OTHER_TEMPLATES = 3, 5
 """Candidates of the global search: at angles apart from each other, and of other templates than theirs."""

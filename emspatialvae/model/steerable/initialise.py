@@ -9,7 +9,8 @@ from emspatialvae.config import ModelConfig
 from emspatialvae.imaging import geometry, masks
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import ImageSpec
-from emspatialvae.model.steerable.basis import FourierPlane, affordable_frequency
+from emspatialvae.model.steerable.basis import affordable_frequency
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.noise import noise_within
 from emspatialvae.model.steerable.observation import Observation, Spectra
 from emspatialvae.model.steerable.pca import FullDisk

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from emspatialvae.model.distributions import log_normal
-from emspatialvae.model.steerable.basis import RingForm
 from emspatialvae.model.steerable.networks import CanonicalDecoder
+from emspatialvae.model.steerable.ring_metric import RingForm
 
 LONGEST_STEP = 1.5
 """A step changes z by at most this much: the decoder bends."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from emspatialvae.imaging import geometry
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.steerable.basis import FourierPlane
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.groups import Reliability, shrunk_spectra
 
 LOW_RINGS, UNUSUAL = 4, 3.0

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.steerable.basis import FourierPlane, RingMetric
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.noise import Sums, ctf_power
+from emspatialvae.model.steerable.ring_metric import RingMetric
 
 LEAST_GAIN = 0.05
 """Frequencies with less than this share of the largest gain are not restored in full."""

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from emspatialvae.imaging import geometry
-from emspatialvae.model.steerable.basis import FourierPlane, RingMetric, SteerableBasis
+from emspatialvae.model.steerable.basis import SteerableBasis
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.observation import Observation, half_norm
+from emspatialvae.model.steerable.ring_metric import RingMetric
 
 ANGLES_EVERYWHERE, ORDERS_EVERYWHERE = 56, 16
 """Angles of the global search, and the highest angular order that it looks at: a step is less than a third of its period."""

@@ -18,13 +18,15 @@ from emspatialvae.imaging.masks import circular_mask
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.distributions import Content, log_normal, standard_normal
 from emspatialvae.model.interface import Elbo, Estimate, ImageSpec, ParticleVAE
-from emspatialvae.model.steerable.basis import Disk, FourierPlane, SteerableBasis, effective_ring
+from emspatialvae.model.steerable.basis import Disk, SteerableBasis
+from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.gauge import Gauge, register
 from emspatialvae.model.steerable.inference import Inference, Settled
 from emspatialvae.model.steerable.networks import CanonicalDecoder, CoefficientEncoder, canonical_decoder
 from emspatialvae.model.steerable.noise import noise_within
 from emspatialvae.model.steerable.observation import Observation, Spectra
 from emspatialvae.model.steerable.pose_search import Poses, PoseSearch
+from emspatialvae.model.steerable.ring_metric import effective_ring
 
 RIM = 0.9
 """From this share of the radius that is seen in full there is no particle, or hardly any."""
