@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from emspatialvae.analysis.restore import Averages
     from emspatialvae.infer import Latents
     from emspatialvae.particles.stack import ParticleStack
-    from emspatialvae.prepare import Preparation
+    from emspatialvae.preprocess.preparation import Preparation
 
 EMSVAE = [sys.executable, "-W", "ignore", "-m", "emspatialvae"]
 MAP = Path("../shared/data/real/ribosome_70S_65px.mrc")

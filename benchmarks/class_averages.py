@@ -59,7 +59,7 @@ def measure(path: Path, treatment: str, k: int) -> None:
     from emspatialvae.imaging.geometry import Pose2D
     from emspatialvae.infer import Latents
     from emspatialvae.particles.load import load_particles
-    from emspatialvae.prepare import Preparation
+    from emspatialvae.preprocess.preparation import Preparation
 
     stack = load_particles(InputConfig(path))
     n, box = len(stack), max(stack.boxes)

@@ -23,7 +23,8 @@ import torch
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
 from emspatialvae.model import device
 from emspatialvae.model.coordinate.vae import ImageSpec, SpatialVAE
-from emspatialvae.prepare import Preparation, PreparedImages
+from emspatialvae.preprocess.cache import PreparedImages
+from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.run import Manifest, RunDir
 from emspatialvae.train import Trainer
 

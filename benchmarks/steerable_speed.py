@@ -18,7 +18,7 @@ import torch
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
 from emspatialvae.infer import infer, load_model
 from emspatialvae.model.device import keep_freed_memory
-from emspatialvae.prepare import Portion
+from emspatialvae.preprocess.preparation import Portion
 from emspatialvae.run import RunDir
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.train import Trainer

@@ -31,7 +31,7 @@ from emspatialvae.io import mrc, star
 from emspatialvae.io.atomic import atomic_folder, atomic_path
 from emspatialvae.particles.columns import CLASS, kept_apart
 from emspatialvae.particles.read_star import particle_block
-from emspatialvae.prepare import Preparation
+from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.progress import Say, bar
 from emspatialvae.results import check_fits, read_run
 from emspatialvae.run import RunDir

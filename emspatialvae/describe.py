@@ -10,13 +10,13 @@ from emspatialvae import export
 from emspatialvae.analysis import summary
 from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig
-from emspatialvae.decide import decide
 from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.infer import load_model
 from emspatialvae.io.star import StarFile
 from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.particles.load import load_particles, missing_ctf_columns, open_stacks_of
 from emspatialvae.particles.stack import ParticleStack
+from emspatialvae.preprocess.plan import decide
 from emspatialvae.run import Manifest, RunDir
 
 

@@ -17,7 +17,7 @@ from emspatialvae.model.batch import Batch
 from emspatialvae.model.device import matmul_precision, part_size, pick_device, pick_precision, side_by_side
 from emspatialvae.model.interface import Estimate, ParticleVAE
 from emspatialvae.model.load import blank_model
-from emspatialvae.prepare import Portion, ahead
+from emspatialvae.preprocess.preparation import Portion, ahead
 from emspatialvae.run import RunDir, load_state
 
 
@@ -105,7 +105,7 @@ def infer(
     Parameters
     ----------
     portions
-        In any order, each row once: see `emspatialvae.prepare.prepare`.
+        In any order, each row once: see `emspatialvae.preprocess.preparation.prepare`.
     names
         Image names in particle order; shape [n].
     pixel_size_A

@@ -16,7 +16,7 @@ from emspatialvae.io.atomic import check_writable
 from emspatialvae.io.mask import read_mask
 from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.stack import ParticleStack
-from emspatialvae.prepare import Portion, Preparation, check_ctf, file_poses, prepare
+from emspatialvae.preprocess.preparation import Portion, Preparation, check_ctf, file_poses, prepare
 from emspatialvae.progress import Say, bar
 from emspatialvae.run import Manifest, RunDir
 

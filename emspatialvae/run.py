@@ -32,7 +32,7 @@ from emspatialvae.config import RunConfig
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.io.json_dataclass import from_json, to_json
-from emspatialvae.prepare import Preparation
+from emspatialvae.preprocess.preparation import Preparation
 
 if TYPE_CHECKING:
     from emspatialvae.model.interface import ImageSpec

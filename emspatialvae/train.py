@@ -23,7 +23,7 @@ from emspatialvae.model.coordinate.vae import SpatialVAE
 from emspatialvae.model.interface import Elbo, ParticleVAE
 from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.objective import AmortisedObjective, Objective, SearchedObjective
-from emspatialvae.prepare import PreparedImages
+from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.run import RunDir, load_state
 
 KL_WARMUP_EPOCHS = 10

@@ -13,13 +13,14 @@ import numpy as np
 from emspatialvae import config as configuration
 from emspatialvae import export
 from emspatialvae.config import InputConfig, RunConfig
-from emspatialvae.decide import decide
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.mask import read_mask
 from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.stack import ParticleStack
-from emspatialvae.prepare import Portion, Preparation, PreparedImages, file_poses, prepared_images
+from emspatialvae.preprocess.cache import PreparedImages, prepared_images
+from emspatialvae.preprocess.plan import decide
+from emspatialvae.preprocess.preparation import Portion, Preparation, file_poses
 from emspatialvae.progress import Say
 from emspatialvae.run import Manifest, RunDir
 

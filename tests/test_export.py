@@ -27,7 +27,7 @@ from emspatialvae.particles.find_column import find_column
 from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.read_star import particle_block
 from emspatialvae.particles.stack import ParticleStack
-from emspatialvae.prepare import Portion
+from emspatialvae.preprocess.preparation import Portion
 
 N, BOX, PIXEL_A, PREPARED_A = 6, 20, 2.0, 2.5
 """The model saw the images at 2.5 A per pixel, the files say 2 A."""

@@ -13,7 +13,7 @@ from emspatialvae.model import device
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import ImageSpec
 from emspatialvae.model.steerable.initialise import new_model
-from emspatialvae.prepare import Portion
+from emspatialvae.preprocess.preparation import Portion
 from tests.tools.hinges import CONFIGS, noisy_hinges
 
 CPU = torch.device("cpu")

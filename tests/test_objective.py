@@ -21,7 +21,8 @@ from emspatialvae.model.steerable.initialise import new_model
 from emspatialvae.model.steerable.pose_search import Poses, PoseSearch
 from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.objective import ParticleTable, SearchedObjective
-from emspatialvae.prepare import Preparation, PreparedImages
+from emspatialvae.preprocess.cache import PreparedImages
+from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.run import Manifest, RunDir
 from emspatialvae.simulation.stack import clean_image, hinge_object
 from emspatialvae.train import PARTS, Trainer

@@ -9,7 +9,7 @@ import torch
 from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig, RunConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
 from emspatialvae.model.coordinate.vae import ImageSpec
-from emspatialvae.prepare import Preparation
+from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.run import FORMAT, Manifest, RunDir, default_out
 
 MANIFEST = Manifest(

@@ -14,7 +14,8 @@ from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model import distributions
 from emspatialvae.model.coordinate.vae import ImageSpec, SpatialVAE
-from emspatialvae.prepare import Preparation, PreparedImages
+from emspatialvae.preprocess.cache import PreparedImages
+from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.run import Manifest, RunDir
 from emspatialvae.simulation.stack import clean_image, hinge_object
 from emspatialvae.train import PARTS, Trainer, split

@@ -17,7 +17,7 @@ from emspatialvae.imaging import alignment, ctf, normalisation
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
 from emspatialvae.particles.stack import ParticleStack
-from emspatialvae.prepare import Preparation, ahead, check_ctf, prepare_chunk
+from emspatialvae.preprocess.preparation import Preparation, ahead, check_ctf, prepare_chunk
 
 CHUNK_BYTES = 8 << 20
 """Of raw images worked on at once by a thread."""

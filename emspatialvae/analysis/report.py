@@ -16,7 +16,7 @@ from emspatialvae.model.distributions import Content
 from emspatialvae.model.interface import ParticleVAE
 from emspatialvae.model.render import RENDERED, by_ring, canonical, consensus, evenly, restored, seen
 from emspatialvae.model.steerable.vae import SteerableVAE
-from emspatialvae.prepare import PreparedImages
+from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.run import RunDir
 
 EXAMPLES = 8

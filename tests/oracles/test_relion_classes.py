@@ -16,7 +16,7 @@ from emspatialvae.infer import Latents
 from emspatialvae.io.mrc import read_header, read_images
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.load import load_particles
-from emspatialvae.prepare import Preparation
+from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.simulation.truth import load_simulation, read_truth
 

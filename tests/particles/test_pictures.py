@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from emspatialvae.config import InputConfig, PrepareConfig
-from emspatialvae.decide import decide
 from emspatialvae.io import pictures
 from emspatialvae.particles.load import load_particles
-from emspatialvae.prepare import prepare, prepared_images
+from emspatialvae.preprocess.cache import prepared_images
+from emspatialvae.preprocess.plan import decide
+from emspatialvae.preprocess.preparation import prepare
 
 BERNOULLI = ("--engine", "coordinate", "--noise", "bernoulli")
 

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.particles.stack import ParticleStack
-from emspatialvae.prepare import Portion, Preparation, PreparedImages, cached_images, prepare_chunk
+from emspatialvae.preprocess.cache import PreparedImages, cached_images
+from emspatialvae.preprocess.preparation import Portion, Preparation, prepare_chunk
 from emspatialvae.run import RunDir
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emspatialvae.model.interface import ParticleVAE
     from emspatialvae.particles.stack import ParticleStack
     from emspatialvae.particles.table import ParticleTable
-    from emspatialvae.prepare import PreparedImages
+    from emspatialvae.preprocess.cache import PreparedImages
     from emspatialvae.run import Manifest, RunDir
 
 Floats = NDArray[np.floating]

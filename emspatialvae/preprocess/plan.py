@@ -11,8 +11,8 @@ from emspatialvae.errors import EmsvaeError, ParticleFileError
 from emspatialvae.imaging.ctf import ctf_2d
 from emspatialvae.particles.load import missing_ctf_columns, most_common_box
 from emspatialvae.particles.stack import ParticleStack
-from emspatialvae.prepare import CtfTreatment, Preparation, check_ctf, is_flipped, prepare
 from emspatialvae.preprocess.particle_size import ParticleSize, measure_particle
+from emspatialvae.preprocess.preparation import CtfTreatment, Preparation, check_ctf, is_flipped, prepare
 
 DEFAULT_BOX = 64
 SAMPLE = 2000

@@ -10,16 +10,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emspatialvae import prepare
 from emspatialvae.config import InputConfig, PrepareConfig, SimulateConfig
-from emspatialvae.decide import decide
 from emspatialvae.errors import EmsvaeError, ParticleFileError
 from emspatialvae.imaging import ctf, geometry, masks, normalisation, resampling
 from emspatialvae.io.mrc import StackWriter, read_header
 from emspatialvae.io.star import StarFile
 from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.particles.load import load_particles
-from emspatialvae.prepare import Preparation, prepare_chunk, prepared_images
+from emspatialvae.preprocess import preparation as preprocess
+from emspatialvae.preprocess.cache import prepared_images
+from emspatialvae.preprocess.plan import decide
+from emspatialvae.preprocess.preparation import Preparation, prepare_chunk
 from emspatialvae.results import infer_other
 from emspatialvae.run import RunDir
 from emspatialvae.simulation.stack import simulate_stack
@@ -69,7 +70,7 @@ def whole(stack, preparation):
     """All prepared images in the order of the stack, and which are usable."""
     images = np.full((len(stack), preparation.box, preparation.box), np.nan, np.float32)
     usable = np.zeros(len(stack), bool)
-    for portion in prepare.prepare(stack, preparation):
+    for portion in preprocess.prepare(stack, preparation):
         images[portion.rows], usable[portion.rows] = portion.images, portion.usable
     return images, usable
 
@@ -167,7 +168,7 @@ def test_a_stack_smaller_than_the_model_is_refused(tmp_path):
     (tmp_path / "other").mkdir()
     small = bare(tmp_path / "other", noise(3, 32))
     with pytest.raises(ParticleFileError, match=r"bare.mrcs: images of 32 px are smaller than the 40 px"):
-        next(prepare.prepare(small, preparation))
+        next(preprocess.prepare(small, preparation))
 
 
 # ---------------------------------------------------------------------------------------------------------- contrast
@@ -347,7 +348,7 @@ def test_images_multiplied_by_the_ctf(tmp_path, flag):
     stack = recorded(tmp_path, seen, params, flag=flag)
     preparation, _, _ = decide(stack, replace(KEEP, hot_pixel_sd=0, particle_diameter_A=64), engine="steerable")
     assert preparation.ctf == "multiply"
-    [portion] = prepare.prepare(stack, preparation)
+    [portion] = preprocess.prepare(stack, preparation)
     assert portion.rows.tolist() == [0, 1, 2, 3]
     # All but the slope, which goes with the background.
     assert min(alike(portion.images, filtered(clean, transfer**2))) > 0.997
@@ -423,13 +424,13 @@ def test_the_ctf_is_multiplied_last_of_all(tmp_path):
     assert any("dark: inverted" in line for line in said)
     expected = -normalisation.normalise(resampling.fourier_crop(raw, 40), preparation.mask_radius_px)
     expected = filtered(expected, ctf.ctf_2d(params, 40, 3.0))
-    for portion in prepare.prepare(stack, preparation):
+    for portion in preprocess.prepare(stack, preparation):
         np.testing.assert_allclose(portion.images, expected[portion.rows], atol=1e-3)
         np.testing.assert_allclose(portion.ctf_power, ctf.ring_power(params, 40, 3.0)[portion.rows], atol=1e-5)
 
 
 def test_caches_of_different_ctf_do_not_meet(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "CHUNK_BYTES", 3 * 4 * 32 * 32)
+    monkeypatch.setattr(preprocess, "CHUNK_BYTES", 3 * 4 * 32 * 32)
     params, images = volta(7), noise(7, 32)
     images[2] = np.nan
     found = []
@@ -444,7 +445,7 @@ def test_caches_of_different_ctf_do_not_meet(tmp_path, monkeypatch):
             preparation, _, _ = decide(stack, replace(KEEP, ctf=asked), engine="steerable")
             for _ in range(2):  # made, and read again
                 cached = prepared_images(stack, preparation, tmp_path / "cache", "float32")
-                expected = np.concatenate([p.images for p in prepare.prepare(stack, preparation)])
+                expected = np.concatenate([p.images for p in preprocess.prepare(stack, preparation)])
                 np.testing.assert_array_equal(cached.pixels, expected)
             found.append(cached)
             assert (cached.ctf_power is None) == (asked != "full")
@@ -568,7 +569,7 @@ def shuffled(folder, monkeypatch, n=30):
     order = [*np.random.default_rng(1).permutation(n), 5]
     rows = "".join(f"{i + 1}@all.mrcs\n" for i in order)
     (folder / "particles.star").write_text(f"data_\n\nloop_\n_rlnImageName\n{rows}")
-    monkeypatch.setattr(prepare, "CHUNK_BYTES", 7 * 4 * 32 * 32)
+    monkeypatch.setattr(preprocess, "CHUNK_BYTES", 7 * 4 * 32 * 32)
     stack = load_particles(InputConfig(folder / "particles.star", pixel_size_A=2.0))
     preparation, _, _ = decide(stack, KEEP)
     return stack, preparation, normalisation.normalise(images[order], preparation.mask_radius_px)
@@ -603,7 +604,7 @@ def test_a_cache_is_read_and_not_made_again(tmp_path, monkeypatch):
         raise AssertionError("prepared again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "prepare", fail)
+        patch.setattr("emspatialvae.preprocess.cache.prepare", fail)
         again = prepared_images(stack, preparation, tmp_path / "cache")
         np.testing.assert_array_equal(first.pixels, again.pixels)
         for other in (
@@ -679,7 +680,7 @@ def test_preparing_does_not_hold_the_stack(tmp_path, monkeypatch):
     n, box = 96, 256
     write_stack(tmp_path / "large.mrcs", np.tile(noise(4, box), (n // 4, 1, 1)))
     size = n * box**2 * 4
-    monkeypatch.setattr(prepare, "CHUNK_BYTES", box**2 * 4)
+    monkeypatch.setattr(preprocess, "CHUNK_BYTES", box**2 * 4)
     stack = load_particles(InputConfig(tmp_path / "large.mrcs"))
     preparation = Preparation(32, 16.0, 14.0, False, "none", 6.0, True)
     tracemalloc.start()

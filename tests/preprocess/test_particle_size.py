@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from emspatialvae.config import InputConfig, PrepareConfig
-from emspatialvae.decide import decide
 from emspatialvae.imaging import ctf, geometry
 from emspatialvae.imaging.ctf import CtfParams
 from emspatialvae.particles.load import load_particles
 from emspatialvae.preprocess.particle_size import ParticleSize, measure_particle
+from emspatialvae.preprocess.plan import decide
 
 BOX, PARTICLES = 65, 800
 PIXEL_A = 3.5
