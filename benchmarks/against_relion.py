@@ -399,7 +399,7 @@ def compare(case: Case, k: int, ours: dict[str, float], iterations: int) -> str:
 
     from emspatialvae.analysis.junk_score import auc_of_low
     from emspatialvae.io import mrc
-    from emspatialvae.results import read_run
+    from emspatialvae.results.read_run import read_run
 
     theirs = json.loads((case.folder / "relion" / "seconds.json").read_text())
     if (theirs["k"], theirs["iterations"]) != (k, iterations):

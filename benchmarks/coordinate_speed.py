@@ -25,7 +25,7 @@ from emspatialvae.model import device
 from emspatialvae.model.coordinate.vae import ImageSpec, SpatialVAE
 from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.preprocess.preparation import Preparation
-from emspatialvae.run import Manifest, RunDir
+from emspatialvae.results.run_folder import Manifest, RunDir
 from emspatialvae.train import Trainer
 
 BOX, BATCH = 40, 100

@@ -85,7 +85,7 @@ WRITE = """
 import sys, numpy as np
 from pathlib import Path
 from emspatialvae.config import InputConfig
-from emspatialvae.export import write_star
+from emspatialvae.results.export import write_star
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
 from emspatialvae.particles.load import load_particles

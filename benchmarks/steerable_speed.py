@@ -19,7 +19,7 @@ from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateCon
 from emspatialvae.infer import infer, load_model
 from emspatialvae.model.device import keep_freed_memory
 from emspatialvae.preprocess.preparation import Portion
-from emspatialvae.run import RunDir
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.train import Trainer
 from emspatialvae.workflow import new_engine, open_images, start_run

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.analysis import embedding, exhibits, html, manifold, paths, summary
+from emspatialvae.analysis import embedding, exhibits, html, manifold, paths
 from emspatialvae.analysis.cloud import cloud
 from emspatialvae.analysis.embedding import PrincipalComponents
 from emspatialvae.analysis.exhibits import Exhibit
@@ -27,8 +27,9 @@ from emspatialvae.io.atomic import atomic_folder
 from emspatialvae.model.render import canonical
 from emspatialvae.particles.columns import LOG_LIKELIHOOD, SCORES, kept_apart
 from emspatialvae.progress import Say
-from emspatialvae.results import read_latents
-from emspatialvae.run import RunDir
+from emspatialvae.results import summary
+from emspatialvae.results.read_run import read_latents
+from emspatialvae.results.run_folder import RunDir
 
 CLASSES, LEAST_PER_CLASS = 20, 10
 """Unless told otherwise: so many classes, or fewer, so that one has so many particles on average."""

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import export
 from emspatialvae.analysis.averages import class_averages
 from emspatialvae.analysis.clusters import classified
 from emspatialvae.analysis.junk import LIKELY
@@ -33,8 +32,9 @@ from emspatialvae.particles.columns import CLASS, kept_apart
 from emspatialvae.particles.read_star import particle_block
 from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.progress import Say, bar
-from emspatialvae.results import check_fits, read_run
-from emspatialvae.run import RunDir
+from emspatialvae.results import export
+from emspatialvae.results.read_run import check_fits, read_run
+from emspatialvae.results.run_folder import RunDir
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from emspatialvae import export
-from emspatialvae.analysis import summary
 from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig
 from emspatialvae.errors import EmsvaeError, RunFolderError
@@ -17,7 +15,8 @@ from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.particles.load import load_particles, missing_ctf_columns, open_stacks_of
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.plan import decide
-from emspatialvae.run import Manifest, RunDir
+from emspatialvae.results import export, summary
+from emspatialvae.results.run_folder import Manifest, RunDir
 
 
 def particles_text(source: InputConfig, prepare: PrepareConfig) -> str:

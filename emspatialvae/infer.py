@@ -18,7 +18,7 @@ from emspatialvae.model.device import matmul_precision, part_size, pick_device, 
 from emspatialvae.model.interface import Estimate, ParticleVAE
 from emspatialvae.model.load import blank_model
 from emspatialvae.preprocess.preparation import Portion, ahead
-from emspatialvae.run import RunDir, load_state
+from emspatialvae.results.run_folder import RunDir, load_state
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from emspatialvae.config import RunConfig
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.interruption import interrupted_by
 from emspatialvae.io.atomic import atomic_path
-from emspatialvae.run import RunDir
+from emspatialvae.results.run_folder import RunDir
 
 START_UP_S = 60.0
 """A process that has not said within this time that it lives never will."""

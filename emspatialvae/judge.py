@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import export
 from emspatialvae.analysis.junk_score import JunkScore, auc_of_low
 from emspatialvae.analysis.metrics import Evaluation, evaluate_latents, matched_accuracy
 from emspatialvae.config import InputConfig
@@ -18,7 +17,8 @@ from emspatialvae.infer import Latents
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.read_star import particle_block
-from emspatialvae.run import RunDir
+from emspatialvae.results import export
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.oracle import oracle_of_stack
 from emspatialvae.simulation.truth import load_simulation
 

@@ -15,7 +15,7 @@ from emspatialvae.particles.columns import USED, is_result
 from emspatialvae.particles.match import NOWHERE, Join, carried, join
 from emspatialvae.particles.table import ParticleTable, StarTable, ending, open_table
 from emspatialvae.progress import Say
-from emspatialvae.run import RunDir
+from emspatialvae.results.run_folder import RunDir
 
 Mask = NDArray[np.bool_]
 

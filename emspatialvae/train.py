@@ -24,7 +24,7 @@ from emspatialvae.model.interface import Elbo, ParticleVAE
 from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.objective import AmortisedObjective, Objective, SearchedObjective
 from emspatialvae.preprocess.cache import PreparedImages
-from emspatialvae.run import RunDir, load_state
+from emspatialvae.results.run_folder import RunDir, load_state
 
 KL_WARMUP_EPOCHS = 10
 LEAST_GAIN = 2e-3

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import export
 from emspatialvae.analysis.junk_score import JunkScore, auc_of_low
-from emspatialvae.analysis.summary import ACTIVE_VARIANCE
 from emspatialvae.analysis.views import ViewScores, rotations_left, view_scores
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.geometry import Floats, from_relion
 from emspatialvae.io.star import StarBlock, StarFile
 from emspatialvae.particles.columns import ANGLE, CLASS, SCORES, USED, kept_apart
 from emspatialvae.particles.read_star import particle_block
-from emspatialvae.run import RunDir
+from emspatialvae.results import export
+from emspatialvae.results.run_folder import RunDir
+from emspatialvae.results.summary import ACTIVE_VARIANCE
 
 VIEW_LABELS = ("rlnAngleRot", "rlnAngleTilt")
 JUNK_LABEL = "emsvaeTrueJunk"

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from emspatialvae import export, results
 from emspatialvae.analysis import atlas, figures, film, manifold, paths
 from emspatialvae.analysis.averages import average
 from emspatialvae.analysis.junk import LIKELY
@@ -16,7 +15,8 @@ from emspatialvae.io.mrc import StackWriter
 from emspatialvae.model.render import canonical
 from emspatialvae.particles.find_particle import find_particle
 from emspatialvae.progress import Say, bar
-from emspatialvae.run import RunDir
+from emspatialvae.results import export, read_run
+from emspatialvae.results.run_folder import RunDir
 
 FILM_SUFFIXES = (".mrcs", ".gif", ".png")
 MAP_SUFFIXES = (".png", ".mrcs")
@@ -96,7 +96,7 @@ def film_between(
     drawn = canonical(load_model(run), points)
     real = None
     if averages:
-        _, _, stack = results.read_run(run.path, project_dir)
+        _, _, stack = read_run.read_run(run.path, project_dir)
         weights = paths.membership(path, rows, len(latents))
         with bar(int((weights.sum(1) > 0).sum()), "averaging") as progress:
             made = average(stack, latents, weights, run.manifest.preparation, progress=progress)

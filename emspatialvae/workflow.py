@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emspatialvae import config as configuration
-from emspatialvae import export
 from emspatialvae.config import InputConfig, RunConfig
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
 from emspatialvae.imaging.geometry import Pose2D
@@ -22,7 +21,8 @@ from emspatialvae.preprocess.cache import PreparedImages, prepared_images
 from emspatialvae.preprocess.plan import decide
 from emspatialvae.preprocess.preparation import Portion, Preparation, file_poses
 from emspatialvae.progress import Say
-from emspatialvae.run import Manifest, RunDir
+from emspatialvae.results import export
+from emspatialvae.results.run_folder import Manifest, RunDir
 
 if TYPE_CHECKING:
     from emspatialvae.model.interface import ImageSpec, ParticleVAE
@@ -313,9 +313,10 @@ def finish_run(
     say: Say = print,
 ) -> None:
     """Results and figures of a trained run: ``latents.csv``, ``particles.star`` (and ``.cs``), ``figures/``."""
-    from emspatialvae.analysis import report, summary
+    from emspatialvae.analysis import report
     from emspatialvae.infer import infer, load_model
     from emspatialvae.progress import bar
+    from emspatialvae.results import summary
 
     model = load_model(run)
     run.record_z_dim(model.z_dim)

@@ -9,7 +9,7 @@ from pathlib import Path
 from emspatialvae.analysis import figures
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.read_star import particle_block
-from emspatialvae.results import read_run
+from emspatialvae.results.read_run import read_run
 
 
 def main(run_folder: str, label: str, out: str) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emspatialvae import export
 from emspatialvae.classify import read_classes
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import RunFolderError
@@ -15,8 +14,9 @@ from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.load import load_particles
-from emspatialvae.results import read_run
-from emspatialvae.run import RunDir
+from emspatialvae.results import export
+from emspatialvae.results.read_run import read_run
+from emspatialvae.results.run_folder import RunDir
 
 SHORT = (
     "--epochs",

@@ -21,7 +21,7 @@ from emspatialvae.commands.train import TrainCommand
 from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig, RunConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
 from emspatialvae.jobs import Job, argv_of
-from emspatialvae.run import RunDir
+from emspatialvae.results.run_folder import RunDir
 
 # -------------------------------------------------------------------------------------------------- settings as words
 

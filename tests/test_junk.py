@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emspatialvae import export
 from emspatialvae.analysis.junk import junk_probability
 from emspatialvae.cli import main
 from emspatialvae.config import InputConfig
 from emspatialvae.infer import Latents
 from emspatialvae.judge import JunkScore
 from emspatialvae.particles.load import load_particles
-from emspatialvae.run import RunDir
+from emspatialvae.results import export
+from emspatialvae.results.run_folder import RunDir
 
 N = 2000
 

@@ -213,7 +213,7 @@ def test_path_writes_a_stack_a_film_and_a_strip(tiny_run, tmp_path, emsvae, monk
 
 def test_the_end_frames_are_what_the_model_draws_of_the_ends(tiny_run, tmp_path, emsvae):
     from emspatialvae.infer import load_model
-    from emspatialvae.run import RunDir
+    from emspatialvae.results.run_folder import RunDir
 
     names = names_of(tiny_run)
     out = tmp_path / "p.gif"  # any of the three names will do
@@ -246,10 +246,11 @@ def _strings(text: str) -> list[str]:
 
 def test_averages_are_those_of_the_particles_nearest(tiny_run, tmp_path, monkeypatch):
     """Of 48 particles all are among the 100 nearest of each step, and count the more the nearer they are."""
-    from emspatialvae import results, walk
+    from emspatialvae import walk
     from emspatialvae.analysis.averages import average
+    from emspatialvae.results import read_run
 
-    run, latents, stack = results.read_run(tiny_run)
+    run, latents, stack = read_run.read_run(tiny_run)
     made = walk.film_between(run, latents, (0, 5), 3)
     unit = paths.typical_sd(latents.z_sd)
     distance = np.linalg.norm((latents.z[:, None] - made.z) / unit, axis=2)

@@ -13,7 +13,7 @@ from emspatialvae.model.steerable.basis import Disk, SteerableBasis
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.observation import Observation
 from emspatialvae.model.steerable.pose_search import Poses, PoseSearch
-from emspatialvae.run import RunDir
+from emspatialvae.results.run_folder import RunDir
 
 SHORT = ("--epochs", 6, "--z-dim", 1, "--learning-rate", 3e-3, "--batch-size", 32, "--device", "cpu")
 POSE = ("rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")
@@ -46,7 +46,7 @@ def trained(clear_stack, tmp_path_factory):
 
 
 def test_poses_come_out_as_they_went_in(trained):
-    from emspatialvae.results import read_latents
+    from emspatialvae.results.read_run import read_latents
 
     run, latents = read_latents(trained / "fixed")
     for label in POSE:

@@ -12,7 +12,7 @@ import torch
 from emspatialvae import interruption
 from emspatialvae.io.star import StarFile
 from emspatialvae.relion_job import OUTPUT_NODES, publish, run_job
-from emspatialvae.run import RunDir
+from emspatialvae.results.run_folder import RunDir
 
 JOB = Path("External/job007")
 

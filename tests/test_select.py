@@ -12,7 +12,7 @@ from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.io.star import StarFile, write_new, write_with_columns
 from emspatialvae.particles.columns import is_result
 from emspatialvae.particles.table import open_table
-from emspatialvae.run import RunDir
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.selection import write_selection
 
 TEXT = """# made by hand

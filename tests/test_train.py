@@ -16,7 +16,7 @@ from emspatialvae.model import distributions
 from emspatialvae.model.coordinate.vae import ImageSpec, SpatialVAE
 from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.preprocess.preparation import Preparation
-from emspatialvae.run import Manifest, RunDir
+from emspatialvae.results.run_folder import Manifest, RunDir
 from emspatialvae.simulation.stack import clean_image, hinge_object
 from emspatialvae.train import PARTS, Trainer, split
 

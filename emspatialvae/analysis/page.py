@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae import __version__
-from emspatialvae.analysis import exhibits, html, summary
+from emspatialvae.analysis import exhibits, html
 from emspatialvae.analysis.embedding import principal_components
 from emspatialvae.analysis.film import greys
 from emspatialvae.analysis.html import Cell, Html, Section
 from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.classify import Classes
 from emspatialvae.infer import Latents
-from emspatialvae.run import Manifest
+from emspatialvae.results import summary
+from emspatialvae.results.run_folder import Manifest
 
 Floats = NDArray[np.floating]
 

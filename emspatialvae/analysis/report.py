@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from emspatialvae.analysis import atlas, figures, galleries, manifold, summary
+from emspatialvae.analysis import atlas, figures, galleries, manifold
 from emspatialvae.imaging import alignment, normalisation
 from emspatialvae.infer import Latents
 from emspatialvae.io.mrc import StackWriter
@@ -17,7 +17,8 @@ from emspatialvae.model.interface import ParticleVAE
 from emspatialvae.model.render import RENDERED, by_ring, canonical, consensus, evenly, restored, seen
 from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.preprocess.cache import PreparedImages
-from emspatialvae.run import RunDir
+from emspatialvae.results import summary
+from emspatialvae.results.run_folder import RunDir
 
 EXAMPLES = 8
 AVERAGED = 4000

@@ -11,7 +11,7 @@ from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
 from emspatialvae.infer import Latents
 from emspatialvae.particles.find_column import find_column
 from emspatialvae.particles.table import ParticleTable, open_table
-from emspatialvae.run import RunDir
+from emspatialvae.results.run_folder import RunDir
 
 UNITS = {
     **dict.fromkeys(("Angst", "_A", "DefocusU", "DefocusV", "CtfMaxResolution"), "\N{ANGSTROM SIGN}"),

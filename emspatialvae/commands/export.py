@@ -37,7 +37,7 @@ class ExportCommand:
 def main(argv: list[str]) -> int:
     """``emsvae export``."""
     asked = parse(ExportCommand, argv)
-    from emspatialvae.results import export_run
+    from emspatialvae.workflows.export import export_run
 
     wanted = {key: path for key in ("star", "cs", "csv", "aligned") if (path := getattr(asked, key)) is not None}
     if not wanted:

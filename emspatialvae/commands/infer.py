@@ -32,8 +32,8 @@ class InferCommand:
 def main(argv: list[str]) -> int:
     """``emsvae infer``."""
     asked = parse(InferCommand, argv)
-    from emspatialvae.results import infer_other
-    from emspatialvae.run import RunDir
+    from emspatialvae.results.run_folder import RunDir
+    from emspatialvae.workflows.infer import infer_other
 
     infer_other(RunDir(asked.run), asked.input, asked.out, poses=asked.poses, device=asked.device, force=asked.force)
     return 0

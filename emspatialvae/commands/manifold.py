@@ -32,7 +32,7 @@ class ManifoldCommand:
 def main(argv: list[str]) -> int:
     """``emsvae manifold``."""
     asked = parse(ManifoldCommand, argv)
-    from emspatialvae.run import RunDir
+    from emspatialvae.results.run_folder import RunDir
     from emspatialvae.walk import write_manifold
 
     write_manifold(RunDir(asked.run), asked.out, tiles=asked.tiles, components=asked.components, force=asked.force)

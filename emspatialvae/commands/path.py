@@ -38,7 +38,7 @@ class PathCommand:
 def main(argv: list[str]) -> int:
     """``emsvae path``."""
     asked = parse(PathCommand, argv)
-    from emspatialvae.run import RunDir
+    from emspatialvae.results.run_folder import RunDir
     from emspatialvae.walk import write_path
 
     write_path(

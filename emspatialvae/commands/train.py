@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
         default = configuration.with_preset(default, preset)
     asked = parse(TrainCommand, argv, TrainCommand(default))
     from emspatialvae import workflow
-    from emspatialvae.run import RunDir, default_out
+    from emspatialvae.results.run_folder import RunDir, default_out
 
     out = asked.out or default_out(asked.run.input.particles)
     if not asked.resume:

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     if not what.exists():
         raise RunFolderError(f"{asked.what}: no such file or folder; expected a run folder or a particle file")
     if what.is_dir():
-        from emspatialvae.run import RunDir
+        from emspatialvae.results.run_folder import RunDir
 
         RunDir(what)
     elif what.suffix.lower() not in SUFFIXES:

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 
 from emspatialvae import config as configuration
-from emspatialvae import export, results, workflow
+from emspatialvae import workflow
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
 from emspatialvae.infer import Latents, load_model
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.io.json_dataclass import to_json
 from emspatialvae.model.distributions import Content
-from emspatialvae.run import RunDir
+from emspatialvae.results import export, read_run
+from emspatialvae.results.run_folder import RunDir
+from emspatialvae.workflows import infer
 
 NOT_RUN = "not run"
 SIZES = ("small", "full")
@@ -83,7 +85,7 @@ class Trained:
     @property
     def latents(self) -> Latents:
         """What was found of the run's own images."""
-        return results.read_latents(self.run.path)[1]
+        return read_run.read_latents(self.run.path)[1]
 
 
 def paper(
@@ -161,7 +163,7 @@ def _quiet(_: str) -> None:
 
 def inferred(run: RunDir, particles: Path, out: Path) -> Latents:
     """What the model of a run says of other particles, as ``emsvae infer`` does."""
-    results.infer_other(run, InputConfig(particles), out, poses="auto", force=True, say=_quiet)
+    infer.infer_other(run, InputConfig(particles), out, poses="auto", force=True, say=_quiet)
     manifest = run.manifest
     return export.read_csv(out, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
 

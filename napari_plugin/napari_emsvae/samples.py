@@ -15,7 +15,7 @@ from napari.utils import notifications
 from emspatialvae import jobs
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
 from emspatialvae.errors import RunFolderError
-from emspatialvae.run import RunDir
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.stack import simulate_stack
 from napari_emsvae.layers.layer_data import LayerData
 from napari_emsvae.reader import read_particles, read_run

@@ -18,7 +18,7 @@ from emspatialvae.model.steerable.groups import (
 )
 from emspatialvae.model.steerable.noise import Sums
 from emspatialvae.model.steerable.observation import Spectra
-from emspatialvae.results import read_latents
+from emspatialvae.results.read_run import read_latents
 from emspatialvae.simulation.stack import simulate_stack
 
 PLANE = FourierPlane(40)

@@ -9,7 +9,6 @@ import pytest
 
 from emspatialvae.analysis.averages import class_averages
 from emspatialvae.config import InputConfig, SimulateConfig
-from emspatialvae.export import write_star
 from emspatialvae.imaging import masks, resampling
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
@@ -17,6 +16,7 @@ from emspatialvae.io.mrc import read_header, read_images
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.load import load_particles
 from emspatialvae.preprocess.preparation import Preparation
+from emspatialvae.results.export import write_star
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.simulation.truth import load_simulation, read_truth
 

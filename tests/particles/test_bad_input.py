@@ -12,7 +12,7 @@ import pytest
 
 from emspatialvae.io.cs import write_cs
 from emspatialvae.io.mrc import StackWriter
-from emspatialvae.run import FORMAT
+from emspatialvae.results.run_folder import FORMAT
 
 as_root = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not hold for this user"

@@ -13,7 +13,7 @@ from emspatialvae.io.mrc import read_header
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.read_star import particle_block
-from emspatialvae.run import RunDir
+from emspatialvae.results.run_folder import RunDir
 
 pytestmark = pytest.mark.real
 

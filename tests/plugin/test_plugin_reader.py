@@ -18,7 +18,7 @@ from emspatialvae.infer import Latents
 from emspatialvae.io import cs
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.particles.load import load_particles
-from emspatialvae.results import read_run
+from emspatialvae.results.read_run import read_run
 from napari_emsvae.layers.images import Grid, aligned_images, raw_images
 from napari_emsvae.reader import get_reader
 

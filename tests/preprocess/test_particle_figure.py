@@ -9,7 +9,7 @@ from matplotlib.patches import Circle
 
 from emspatialvae.analysis import exhibits, figures, galleries
 from emspatialvae.preprocess.particle_size import ParticleSize
-from emspatialvae.run import RunDir
+from emspatialvae.results.run_folder import RunDir
 
 BOX, PIXEL_A = 24, 4.0
 

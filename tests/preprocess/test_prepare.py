@@ -21,9 +21,9 @@ from emspatialvae.preprocess import preparation as preprocess
 from emspatialvae.preprocess.cache import prepared_images
 from emspatialvae.preprocess.plan import decide
 from emspatialvae.preprocess.preparation import Preparation, prepare_chunk
-from emspatialvae.results import infer_other
-from emspatialvae.run import RunDir
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.stack import simulate_stack
+from emspatialvae.workflows.infer import infer_other
 
 KEEP = PrepareConfig(invert="no")
 FLIPPED, MULTIPLIED = "rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied"

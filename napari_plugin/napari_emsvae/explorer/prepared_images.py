@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.cache import PreparedImages, cached_images
 from emspatialvae.preprocess.preparation import Portion, Preparation, prepare_chunk
-from emspatialvae.run import RunDir
+from emspatialvae.results.run_folder import RunDir
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from emspatialvae.particles.stack import ParticleStack
     from emspatialvae.particles.table import ParticleTable
     from emspatialvae.preprocess.cache import PreparedImages
-    from emspatialvae.run import Manifest, RunDir
+    from emspatialvae.results.run_folder import Manifest, RunDir
 
 Floats = NDArray[np.floating]
 Rows = NDArray[np.int64]
@@ -56,7 +56,7 @@ class RunData:
         RunFolderError
             Not a run folder, or one without results.
         """
-        from emspatialvae.results import read_latents
+        from emspatialvae.results.read_run import read_latents
 
         return cls(*read_latents(Path(path).absolute()))
 
@@ -101,7 +101,7 @@ class RunData:
     @cached_property
     def _stack(self) -> "ParticleStack | EmsvaeError":
         # What went wrong is kept: of a million particles the next try would take as long as the first.
-        from emspatialvae.results import read_particles
+        from emspatialvae.results.read_run import read_particles
 
         try:
             return read_particles(self.run, len(self))
@@ -175,7 +175,7 @@ class RunData:
     @cached_property
     def _own_columns(self) -> dict[str, NDArray[Any]]:
         """What the results say of each column, without a look at the file; nothing when the particles cannot be read."""
-        from emspatialvae.export import result_columns
+        from emspatialvae.results.export import result_columns
 
         if isinstance(self._stack, EmsvaeError):
             return {}

@@ -21,7 +21,7 @@ from napari_emsvae.layers.lazy_images import LazyImages
 
 if TYPE_CHECKING:
     from emspatialvae.infer import Latents
-    from emspatialvae.run import RunDir
+    from emspatialvae.results.run_folder import RunDir
 
 LOOKED_AT = 8
 """Images that set the contrast."""
@@ -70,7 +70,7 @@ def particle_layers(path: Path) -> list[LayerData]:
 
 def run_layers(path: Path) -> list[LayerData]:
     """Layers of a run, from the bottom up: raw particles, what the model draws, raw particles with the pose taken out."""
-    from emspatialvae.results import read_run
+    from emspatialvae.results.read_run import read_run
 
     run, latents, stack = read_run(path)
     grid = Grid.of(stack)

@@ -13,7 +13,7 @@ from emspatialvae import jobs
 from emspatialvae.config import PRESETS, InputConfig, PrepareConfig, RunConfig
 from emspatialvae.errors import EmsvaeError, ParticleFileError
 from emspatialvae.jobs import Job, State
-from emspatialvae.run import RunDir, default_out
+from emspatialvae.results.run_folder import RunDir, default_out
 from napari_emsvae.explorer.pictures.stage import tag
 from napari_emsvae.qt.background_work import Background
 from napari_emsvae.qt.controls import button, choice, column, field, row, words

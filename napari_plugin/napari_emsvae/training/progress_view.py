@@ -8,7 +8,7 @@ from qtpy.QtWidgets import QPlainTextEdit, QProgressBar, QWidget
 
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.jobs import Job
-from emspatialvae.run import Manifest, RunDir
+from emspatialvae.results.run_folder import Manifest, RunDir
 from napari_emsvae.qt.controls import column, words
 from napari_emsvae.training.learning_curve import LearningCurveView
 from napari_emsvae.training.settings import Pace, progress_text, tail

@@ -10,7 +10,7 @@ from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig, RunConf
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
 from emspatialvae.model.coordinate.vae import ImageSpec
 from emspatialvae.preprocess.preparation import Preparation
-from emspatialvae.run import FORMAT, Manifest, RunDir, default_out
+from emspatialvae.results.run_folder import FORMAT, Manifest, RunDir, default_out
 
 MANIFEST = Manifest(
     config=RunConfig(

@@ -6,8 +6,7 @@ file has some of its own. The names themselves stand in `emspatialvae.particles.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,10 @@ from numpy.typing import NDArray
 
 from emspatialvae.config import Poses
 from emspatialvae.errors import EmsvaeError, RunFolderError
-from emspatialvae.imaging import alignment, geometry
+from emspatialvae.imaging import geometry
 from emspatialvae.infer import Latents
 from emspatialvae.io import cs, star
 from emspatialvae.io.atomic import atomic_path, check_writable
-from emspatialvae.io.mrc import StackWriter
-from emspatialvae.io.pictures import NpyStack, npy_writer
 from emspatialvae.particles.columns import (
     ANGLE,
     CLASS,
@@ -37,12 +34,11 @@ from emspatialvae.particles.columns import (
 )
 from emspatialvae.particles.read_star import particle_block
 from emspatialvae.particles.stack import ParticleStack
-from emspatialvae.run import RunDir
+from emspatialvae.results.run_folder import RunDir
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CHUNK_BYTES = 64 << 20
 CLASS_POSE = ("class_theta_rad", "class_shift_x_A", "class_shift_y_A")
 """Columns of ``latents.csv`` with `Latents.class_pose`."""
 
@@ -256,9 +252,6 @@ def write_cs(
     cs.write_cs(destination, cs.with_fields(array, merged), overwrite=force)
 
 
-# ------------------------------------------------------------------------------------------------------------- tables
-
-
 def write_csv(
     latents: Latents, stack: ParticleStack, destination: Path, *, poses: Poses = "auto", force: bool = False
 ) -> None:
@@ -331,56 +324,6 @@ def _class_pose(table: "pd.DataFrame", pixel_size_A: float) -> geometry.Pose2D |
         return None
     shift_A = table[list(CLASS_POSE[1:])].to_numpy()
     return geometry.Pose2D(table[CLASS_POSE[0]].to_numpy(), shift_A / pixel_size_A)
-
-
-# ------------------------------------------------------------------------------------------------------------- images
-
-
-def write_aligned(
-    latents: Latents,
-    stack: ParticleStack,
-    destination: Path,
-    *,
-    force: bool = False,
-    progress: Callable[[int], None] = lambda _: None,
-) -> None:
-    """Write the raw, full-size images with rotation and shift taken out, in particle order; unused ones as they are.
-
-    A destination that ends in .npy gets an array, with channels where the images have them; any other an MRC stack.
-    """
-    if len(stack.boxes) > 1:
-        raise EmsvaeError(
-            f"{stack.source} has boxes of {stack.boxes} px, one aligned stack has one; export the optics groups apart"
-        )
-    n, box = len(latents), max(stack.boxes)
-    pose = latents.reported_pose.scaled(latents.pixel_size_A / stack.pixel_size_A[:n])
-    size = max(1, CHUNK_BYTES // (4 * stack.channels * box**2))
-    with _stack_writer(stack, destination, n, box, force) as append:
-        for start in range(0, n, size):
-            rows = np.arange(start, min(start + size, n))
-            images = stack.channel_images(rows)
-            used = latents.used[rows]
-            for channel in images.swapaxes(0, 1):
-                channel[used] = alignment.align(channel[used], pose[rows[used]])
-            append(np.nan_to_num(images, posinf=0, neginf=0))
-            progress(len(rows))
-
-
-@contextmanager
-def _stack_writer(
-    stack: ParticleStack, destination: Path, n: int, box: int, force: bool
-) -> Iterator[Callable[[NDArray[np.float32]], None]]:
-    """Yields the function that takes the next images [k, channels, box, box]."""
-    if destination.suffix == ".npy":
-        source = stack.files[0]
-        axes = source.axes if isinstance(source, NpyStack) else "n h w" if stack.channels == 1 else "n h w c"
-        with npy_writer(destination, n, axes, stack.channels, box, overwrite=force) as append:
-            yield append
-        return
-    if stack.channels > 1:
-        raise EmsvaeError(f"{destination}: an MRC stack has no colour; end the name in .npy")
-    with StackWriter(destination, n, box, float(stack.pixel_size_A[0]), overwrite=force) as writer:
-        yield lambda images: writer.append(images[:, 0])
 
 
 WRITERS = {".star": write_star, ".cs": write_cs, ".csv": write_csv}

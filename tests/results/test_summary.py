@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from emspatialvae.analysis.summary import sureness
 from emspatialvae.config import ModelConfig
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.infer import Latents
+from emspatialvae.results.summary import sureness
 
 
 def latents(z_sds: tuple[float, ...], n: int = 200) -> Latents:

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 
-from emspatialvae import export
 from emspatialvae.config import InputConfig, ModelConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
 from emspatialvae.imaging import alignment, geometry
@@ -28,6 +27,7 @@ from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.read_star import particle_block
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.preparation import Portion
+from emspatialvae.results import export, export_aligned
 
 N, BOX, PIXEL_A, PREPARED_A = 6, 20, 2.0, 2.5
 """The model saw the images at 2.5 A per pixel, the files say 2 A."""
@@ -305,7 +305,11 @@ def test_star_may_replace_its_own_input(load):
 
 def test_what_stands_there_stays_without_force(load, tmp_path):
     stack = load(KINDS["3.1"])
-    for write, name in ((export.write_star, "x.star"), (export.write_csv, "x.csv"), (export.write_aligned, "x.mrcs")):
+    for write, name in (
+        (export.write_star, "x.star"),
+        (export.write_csv, "x.csv"),
+        (export_aligned.write_aligned, "x.mrcs"),
+    ):
         (tmp_path / name).write_text("mine")
         with pytest.raises(OutputExistsError):
             write(latents(), stack, tmp_path / name)
@@ -511,7 +515,7 @@ def test_run_and_export_give_the_same_files(emsvae, tiny_run, tmp_path, monkeypa
 def test_aligned_stack(load, images, tmp_path):
     results = latents(unused=(2,))
     seen: list[int] = []
-    export.write_aligned(results, load(KINDS["3.1"]), tmp_path / "a.mrcs", progress=seen.append)
+    export_aligned.write_aligned(results, load(KINDS["3.1"]), tmp_path / "a.mrcs", progress=seen.append)
     found = read_images(read_header(tmp_path / "a.mrcs"), range(N))
     wanted = alignment.align(images, results.pose.scaled(PREPARED_A / PIXEL_A))
     used = results.used
@@ -524,16 +528,16 @@ def test_aligned_stack_is_in_particle_order_in_any_portion(load, tmp_path, monke
     header = [line for line in KINDS["3.0"].splitlines(True) if "@" not in line]
     rows = [line for line in KINDS["3.0"].splitlines(True) if "@" in line][::-1]
     stack = load("".join(header + rows))
-    export.write_aligned(latents(), stack, tmp_path / "a.mrcs")
-    monkeypatch.setattr(export, "CHUNK_BYTES", 2 * 4 * BOX**2)
-    export.write_aligned(latents(), stack, tmp_path / "b.mrcs")
+    export_aligned.write_aligned(latents(), stack, tmp_path / "a.mrcs")
+    monkeypatch.setattr(export_aligned, "CHUNK_BYTES", 2 * 4 * BOX**2)
+    export_aligned.write_aligned(latents(), stack, tmp_path / "b.mrcs")
     assert (tmp_path / "a.mrcs").read_bytes()[1024:] == (tmp_path / "b.mrcs").read_bytes()[1024:]
     wanted = alignment.align(stack.images([4]), latents().pose.scaled(PREPARED_A / PIXEL_A)[[4]])
     np.testing.assert_allclose(read_images(read_header(tmp_path / "b.mrcs"), [4]), wanted, atol=1e-5)
 
 
 def test_aligned_stack_has_a_valid_header(load, tmp_path, capsys):
-    export.write_aligned(latents(), load(KINDS["3.1"]), tmp_path / "a.mrcs")
+    export_aligned.write_aligned(latents(), load(KINDS["3.1"]), tmp_path / "a.mrcs")
     assert mrcfile.validate(tmp_path / "a.mrcs"), capsys.readouterr().out
     with mrcfile.open(tmp_path / "a.mrcs") as mrc:
         assert mrc.is_image_stack() and mrc.data.shape == (N, BOX, BOX)
@@ -551,7 +555,7 @@ def test_aligning_brings_a_dot_home(tmp_path):
         writer.append(stack)
     known = latents(4)
     results = Latents(**{**vars(known), "pose": pose})
-    export.write_aligned(results, load_particles(InputConfig(tmp_path / "dot.mrcs")), tmp_path / "a.mrcs")
+    export_aligned.write_aligned(results, load_particles(InputConfig(tmp_path / "dot.mrcs")), tmp_path / "a.mrcs")
     for image in read_images(read_header(tmp_path / "a.mrcs"), range(4)):
         assert np.unravel_index(image.argmax(), image.shape) == (BOX // 2, BOX // 2 + 5)
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from emspatialvae.export import read_csv
 from emspatialvae.imaging import geometry
 from emspatialvae.io import mrc
-from emspatialvae.run import RunDir
+from emspatialvae.results.export import read_csv
+from emspatialvae.results.run_folder import RunDir
 
 
 def write_mask(path, mask):
