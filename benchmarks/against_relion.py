@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from emspatialvae.analysis.restore import Averages
-    from emspatialvae.infer import Latents
     from emspatialvae.particles.stack import ParticleStack
     from emspatialvae.preprocess.preparation import Preparation
+    from emspatialvae.results.latents import Latents
 
 EMSVAE = [sys.executable, "-W", "ignore", "-m", "emspatialvae"]
 MAP = Path("../shared/data/real/ribosome_70S_65px.mrc")
@@ -210,9 +210,9 @@ def run_ours(case: Case, k: int) -> dict[str, float]:
 def relion_latents(case: Case, stack: "ParticleStack", iterations: int) -> "tuple[Latents, dict[str, NDArray[Any]]]":
     """RELION's poses and classes of our particles, in our order, and its scores of each image."""
     from emspatialvae.imaging.geometry import from_relion
-    from emspatialvae.infer import Latents
     from emspatialvae.io.star import StarFile
     from emspatialvae.particles.read_star import particle_block
+    from emspatialvae.results.latents import Latents
 
     block = particle_block(StarFile.read(relion_file(case, iterations, "data.star")))
     origin = ["rlnOriginXAngst", "rlnOriginYAngst"]

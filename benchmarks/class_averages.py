@@ -57,9 +57,9 @@ def measure(path: Path, treatment: str, k: int) -> None:
     from emspatialvae.analysis.clusters import classified
     from emspatialvae.config import InputConfig
     from emspatialvae.imaging.geometry import Pose2D
-    from emspatialvae.infer import Latents
     from emspatialvae.particles.load import load_particles
     from emspatialvae.preprocess.preparation import Preparation
+    from emspatialvae.results.latents import Latents
 
     stack = load_particles(InputConfig(path))
     n, box = len(stack), max(stack.boxes)

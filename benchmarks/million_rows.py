@@ -87,7 +87,7 @@ from pathlib import Path
 from emspatialvae.config import InputConfig
 from emspatialvae.results.export import write_star
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.infer import Latents
+from emspatialvae.results.latents import Latents
 from emspatialvae.particles.load import load_particles
 stack = load_particles(InputConfig(Path(sys.argv[1])), open_stacks=False)
 n = len(stack)

@@ -22,12 +22,13 @@ from emspatialvae.analysis.run_columns import Columns
 from emspatialvae.analysis.scatter import Groups, Measure, Plane
 from emspatialvae.classify import Classes, classify_run, read_classes
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.infer import Latents, load_model
+from emspatialvae.infer import load_model
 from emspatialvae.io.atomic import atomic_folder
 from emspatialvae.model.render import canonical
 from emspatialvae.particles.columns import LOG_LIKELIHOOD, SCORES, kept_apart
 from emspatialvae.progress import Say
 from emspatialvae.results import summary
+from emspatialvae.results.latents import Latents
 from emspatialvae.results.read_run import read_latents
 from emspatialvae.results.run_folder import RunDir
 

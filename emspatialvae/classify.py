@@ -25,7 +25,6 @@ from emspatialvae.config import ClassMethod
 from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Floats
-from emspatialvae.infer import Latents
 from emspatialvae.io import mrc, star
 from emspatialvae.io.atomic import atomic_folder, atomic_path
 from emspatialvae.particles.columns import CLASS, kept_apart
@@ -33,6 +32,7 @@ from emspatialvae.particles.read_star import particle_block
 from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.progress import Say, bar
 from emspatialvae.results import export
+from emspatialvae.results.latents import Latents
 from emspatialvae.results.read_run import check_fits, read_run
 from emspatialvae.results.run_folder import RunDir
 

@@ -1,7 +1,7 @@
 """From a trained model to what is known of each particle."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,58 +18,8 @@ from emspatialvae.model.device import matmul_precision, part_size, pick_device, 
 from emspatialvae.model.interface import Estimate, ParticleVAE
 from emspatialvae.model.load import blank_model
 from emspatialvae.preprocess.preparation import Portion, ahead
+from emspatialvae.results.latents import Latents
 from emspatialvae.results.run_folder import RunDir, load_state
-
-
-@dataclass(frozen=True, eq=False)
-class Latents:
-    """z, theta and shift of n particles, in the order of their metadata file."""
-
-    names: NDArray[Any]
-    """[n]"""
-    used: NDArray[np.bool_]
-    """[n]; False for images that could not be used: their numbers are zero."""
-    z: Floats
-    """[n, z_dim]"""
-    z_sd: Floats
-    """[n, z_dim]"""
-    pose: Pose2D
-    """Shifts in prepared pixels."""
-    theta_sd_rad: Floats
-    """[n]"""
-    shift_sd_px: Floats
-    """[n, 2]"""
-    log_likelihood: Floats
-    """[n], nats"""
-    pixel_size_A: float
-    """Of the prepared images."""
-    peak_weight: Floats | None = None
-    """[n]; probability that the pose lies in the right mode, 0 to 1. None where the model knows one mode only."""
-
-    misfit: Floats | None = None
-    """[n]; what the image leaves unexplained beyond noise, in s.d. of the latter: about 0 for a particle, high for junk."""
-    junk: Floats | None = None
-    """[n]; probability of being junk, 0 to 1, judged against the other particles (`emspatialvae.analysis.junk`)."""
-    scale: Floats | None = None
-    """[n]; amplitude of each particle (``--scale particle``)."""
-    class_number: NDArray[np.int64] | None = None
-    """[n]; from 1, 0 for images that could not be used. None until `emsvae classes` has made classes."""
-    class_posterior: Floats | None = None
-    """[n]; probability of that class, given z and its uncertainty."""
-    class_pose: Pose2D | None = None
-    """n poses that align each particle on the average of its class, where the run has no common frame; shifts in prepared pixels."""
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def reported_pose(self) -> Pose2D:
-        """What is written to STAR and .cs files: poses on the class averages where there are such, else `pose`."""
-        return self.pose if self.class_pose is None else self.class_pose
-
-    def __getitem__(self, rows: Any) -> "Latents":
-        whole = {"pixel_size_A", *(key for key, value in vars(self).items() if value is None)}
-        return Latents(**{key: value if key in whole else value[rows] for key, value in vars(self).items()})
 
 
 def load_model(run: RunDir) -> ParticleVAE:

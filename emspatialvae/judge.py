@@ -13,11 +13,10 @@ from emspatialvae.analysis.metrics import Evaluation, evaluate_latents, matched_
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.infer import Latents
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.read_star import particle_block
-from emspatialvae.results import export
+from emspatialvae.results.latents import Latents, read_csv
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.oracle import oracle_of_stack
 from emspatialvae.simulation.truth import load_simulation
@@ -84,7 +83,7 @@ def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[
     """
     run = RunDir(path)
     preparation = run.manifest.preparation
-    latents = export.read_csv(run.latents, run.manifest.config.model.z_dim, preparation.pixel_size_A)
+    latents = read_csv(run.latents, run.manifest.config.model.z_dim, preparation.pixel_size_A)
     known = _read_truth(truth)
     row_of = {name: row for row, name in enumerate(known.names)}
     for table, where in ((known.names, truth), (latents.names, run.latents)):

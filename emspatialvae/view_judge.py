@@ -15,7 +15,7 @@ from emspatialvae.imaging.geometry import Floats, from_relion
 from emspatialvae.io.star import StarBlock, StarFile
 from emspatialvae.particles.columns import ANGLE, CLASS, SCORES, USED, kept_apart
 from emspatialvae.particles.read_star import particle_block
-from emspatialvae.results import export
+from emspatialvae.results.latents import read_csv
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.results.summary import ACTIVE_VARIANCE
 
@@ -169,7 +169,7 @@ def _key(name: str, short: bool) -> tuple[int, str]:
 def _of_run(path: Path) -> _Reported:
     run = RunDir(path)
     manifest = run.manifest
-    latents = export.read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    latents = read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
     latents = latents[latents.used]
     return _Reported(
         latents.names.tolist(),

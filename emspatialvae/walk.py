@@ -9,13 +9,14 @@ from emspatialvae.analysis.averages import average
 from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import resampling
-from emspatialvae.infer import Latents, load_model
+from emspatialvae.infer import load_model
 from emspatialvae.io.atomic import check_writable
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.model.render import canonical
 from emspatialvae.particles.find_particle import find_particle
 from emspatialvae.progress import Say, bar
-from emspatialvae.results import export, read_run
+from emspatialvae.results import read_run
+from emspatialvae.results.latents import Latents, read_csv
 from emspatialvae.results.run_folder import RunDir
 
 FILM_SUFFIXES = (".mrcs", ".gif", ".png")
@@ -174,7 +175,7 @@ def results_of(run: RunDir) -> Latents:
         There are none yet, or no particle could be used.
     """
     manifest = run.manifest
-    latents = export.read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    latents = read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
     if not latents.used.any():
         raise EmsvaeError(f"{run.path}: none of its particles could be used, so there is no content to draw")
     return latents

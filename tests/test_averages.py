@@ -12,10 +12,10 @@ from emspatialvae.config import InputConfig, SimulateConfig
 from emspatialvae.imaging import ctf, masks, normalisation
 from emspatialvae.imaging.ctf import CtfParams
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.infer import Latents
 from emspatialvae.io.mrc import StackWriter, read_header, read_images
 from emspatialvae.particles.load import load_particles
 from emspatialvae.preprocess.preparation import Preparation
+from emspatialvae.results.latents import Latents
 from emspatialvae.simulation.phantom import clean_image
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.simulation.truth import load_simulation, read_truth

@@ -14,7 +14,7 @@ from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.load import load_particles
-from emspatialvae.results import export
+from emspatialvae.results.latents import read_csv
 from emspatialvae.results.read_run import read_run
 from emspatialvae.results.run_folder import RunDir
 
@@ -223,7 +223,7 @@ def test_classes_are_read_back(run, emsvae):
     (run / "classes" / "classes.csv").write_text("class\n1\n")
     with pytest.raises(RunFolderError, match=r"damaged .* again"):
         read_classes(RunDir(run))
-    assert export.read_csv(run / "latents.csv", latents.z.shape[1], latents.pixel_size_A).class_number is not None
+    assert read_csv(run / "latents.csv", latents.z.shape[1], latents.pixel_size_A).class_number is not None
 
 
 def test_distances_between_views_go_along_their_neighbours():

@@ -9,7 +9,7 @@ from emspatialvae.analysis import clusters
 from emspatialvae.analysis.clusters import Mixture, classified
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.infer import Latents
+from emspatialvae.results.latents import Latents
 
 CENTRES = np.array([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]])
 SIZES = (200, 600, 400)

@@ -124,7 +124,7 @@ def test_aligned_images_are_sharper(trained, emsvae, tmp_path, monkeypatch):
 def test_other_particles_of_the_same_kind(trained, emsvae, tmp_path, monkeypatch):
     """A run knows particles it has never seen as well as its own."""
     from emspatialvae.analysis.metrics import evaluate_latents
-    from emspatialvae.results.export import read_csv
+    from emspatialvae.results.latents import read_csv
     from emspatialvae.simulation.truth import load_simulation, read_truth
 
     monkeypatch.chdir(tmp_path)

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from emspatialvae.config import TrainConfig
-from emspatialvae.infer import Latents, infer
+from emspatialvae.infer import infer
 from emspatialvae.model import device
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import ImageSpec
 from emspatialvae.model.steerable.initialise import new_model
 from emspatialvae.preprocess.preparation import Portion
+from emspatialvae.results.latents import Latents
 from tests.tools.hinges import CONFIGS, noisy_hinges
 
 CPU = torch.device("cpu")

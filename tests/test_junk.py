@@ -12,10 +12,10 @@ import pytest
 from emspatialvae.analysis.junk import junk_probability
 from emspatialvae.cli import main
 from emspatialvae.config import InputConfig
-from emspatialvae.infer import Latents
 from emspatialvae.judge import JunkScore
 from emspatialvae.particles.load import load_particles
 from emspatialvae.results import export
+from emspatialvae.results.latents import Latents, read_csv
 from emspatialvae.results.run_folder import RunDir
 
 N = 2000
@@ -127,7 +127,7 @@ def test_few_particles(n):
 def scored(tiny_run) -> tuple[Latents, Latents]:
     """Latents of a run as they came, and with scores that are easy to recognise."""
     run = RunDir(tiny_run)
-    latents = export.read_csv(run.latents, 2, run.manifest.preparation.pixel_size_A)
+    latents = read_csv(run.latents, 2, run.manifest.preparation.pixel_size_A)
     return latents, dataclasses.replace(latents, junk=np.linspace(0, 1, len(latents)))
 
 
@@ -151,7 +151,7 @@ def test_it_goes_through_every_writer(scored, easy_stack, tmp_path):
     _, latents = scored
     stack = load_particles(InputConfig(easy_stack / "particles.star"))
     export.write_csv(latents, stack, tmp_path / "l.csv")
-    assert export.read_csv(tmp_path / "l.csv", 2, latents.pixel_size_A).junk == pytest.approx(latents.junk)
+    assert read_csv(tmp_path / "l.csv", 2, latents.pixel_size_A).junk == pytest.approx(latents.junk)
     export.write_star(latents, stack, tmp_path / "l.star")
     read = load_particles(InputConfig(tmp_path / "l.star", project_dir=easy_stack))
     from emspatialvae.particles.read_star import particle_block
@@ -168,7 +168,7 @@ def test_it_goes_through_every_writer(scored, easy_stack, tmp_path):
 def test_older_runs_and_the_coordinate_engine_have_none(tiny_run, easy_stack, tmp_path, no_figures, emsvae):
     table = pd.read_csv(tiny_run / "latents.csv").drop(columns="junk")
     table.to_csv(tmp_path / "old.csv", index=False)
-    assert export.read_csv(tmp_path / "old.csv", 2, 4.0).junk is None
+    assert read_csv(tmp_path / "old.csv", 2, 4.0).junk is None
     run = tmp_path / "run"
     emsvae.done("train", easy_stack / "particles.star", "--out", run, "--engine", "coordinate", *emsvae.TINY)
     assert "junk" not in (run / "latents.csv").read_text().splitlines()[0]

@@ -15,9 +15,9 @@ from scipy import sparse
 from emspatialvae.analysis.restore import Averages, Sums, restore
 from emspatialvae.imaging import alignment, ctf, normalisation
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.infer import Latents
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.preparation import Preparation, ahead, check_ctf, prepare_chunk
+from emspatialvae.results.latents import Latents
 
 CHUNK_BYTES = 8 << 20
 """Of raw images worked on at once by a thread."""

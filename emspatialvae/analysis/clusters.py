@@ -9,7 +9,7 @@ import numpy as np
 from emspatialvae.config import ClassMethod
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.geometry import Floats
-from emspatialvae.infer import Latents
+from emspatialvae.results.latents import Latents
 
 FITTED = 100_000
 """Particles that classes are fitted to; all others are put into them afterwards."""

@@ -28,9 +28,9 @@ from torch import Tensor
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.infer import Latents
 from emspatialvae.model.steerable.template_start import synchronised
 from emspatialvae.model.steerable.vae import SteerableVAE
+from emspatialvae.results.latents import Latents
 
 ANGLES = 72
 FITTED = 20_000

@@ -63,7 +63,7 @@ def junk_probability(
     Parameters
     ----------
     misfit, log_likelihood, theta_sd_rad, peak_weight
-        Shape [n], as in `emspatialvae.infer.Latents`.
+        Shape [n], as in `emspatialvae.results.latents.Latents`.
     z
         Shape [n, d].
     """

@@ -15,8 +15,8 @@ from emspatialvae.analysis.film import greys
 from emspatialvae.analysis.html import Cell, Html, Section
 from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.classify import Classes
-from emspatialvae.infer import Latents
 from emspatialvae.results import summary
+from emspatialvae.results.latents import Latents
 from emspatialvae.results.run_folder import Manifest
 
 Floats = NDArray[np.floating]

@@ -10,7 +10,6 @@ from scipy import ndimage
 
 from emspatialvae.analysis import atlas, figures, galleries, manifold
 from emspatialvae.imaging import alignment, normalisation
-from emspatialvae.infer import Latents
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.model.distributions import Content
 from emspatialvae.model.interface import ParticleVAE
@@ -18,6 +17,7 @@ from emspatialvae.model.render import RENDERED, by_ring, canonical, consensus, e
 from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.results import summary
+from emspatialvae.results.latents import Latents
 from emspatialvae.results.run_folder import RunDir
 
 EXAMPLES = 8

@@ -31,7 +31,7 @@ SCORES = {
     "class_number": Names("rlnClassNumber", "alignments2D/class", "class_number"),
     "class_posterior": Names("emsvaeClassPosterior", "alignments2D/class_posterior", "class_posterior"),
 }
-"""One number per particle that not every run knows, by the field of `emspatialvae.infer.Latents`; in the order of their columns."""
+"""One number per particle that not every run knows, by the field of `emspatialvae.results.latents.Latents`; in the order of their columns."""
 CLASS = SCORES["class_number"].star
 
 POSE_LABELS = (ANGLE, *ORIGIN_A, LOG_LIKELIHOOD, SCORES["peak_weight"].star)

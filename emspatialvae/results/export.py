@@ -5,7 +5,6 @@ protected: unless ``--poses overwrite`` is given, ours then go under ``emsvae*``
 file has some of its own. The names themselves stand in `emspatialvae.particles.columns`.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.config import Poses
-from emspatialvae.errors import EmsvaeError, RunFolderError
+from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
-from emspatialvae.infer import Latents
 from emspatialvae.io import cs, star
 from emspatialvae.io.atomic import atomic_path, check_writable
 from emspatialvae.particles.columns import (
@@ -27,20 +25,17 @@ from emspatialvae.particles.columns import (
     ORIGIN_A,
     ORIGIN_PX,
     POSE_LABELS,
-    SCORES,
     USED,
-    Names,
     kept_apart,
 )
 from emspatialvae.particles.read_star import particle_block
 from emspatialvae.particles.stack import ParticleStack
+from emspatialvae.results.latents import Latents
 from emspatialvae.results.run_folder import RunDir
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CLASS_POSE = ("class_theta_rad", "class_shift_x_A", "class_shift_y_A")
-"""Columns of ``latents.csv`` with `Latents.class_pose`."""
+from emspatialvae.results.latents import known_scores, latents_table, read_csv
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,7 @@ def result_columns(latents: Latents, stack: ParticleStack, poses: Poses) -> list
         Column(label(LOG_LIKELIHOOD), latents.log_likelihood, ".6e"),
         *[
             Column(label(names.star), values, "d" if values.dtype.kind == "i" else ".6f")
-            for names, values in _scores(latents)
+            for names, values in known_scores(latents)
         ],
         *[Column(f"emsvaeZ{k + 1}", z) for k, z in enumerate(latents.z.T)],
         *[Column(f"emsvaeZStd{k + 1}", sd) for k, sd in enumerate(latents.z_sd.T)],
@@ -118,12 +113,6 @@ def result_columns(latents: Latents, stack: ParticleStack, poses: Poses) -> list
         Column("emsvaeShiftStdAngst", np.sqrt((latents.shift_sd_px**2).mean(1)) * latents.pixel_size_A),
         Column(USED[0], latents.used.astype(int), "d"),
     ]
-
-
-def _scores(latents: Latents) -> list[tuple[Names, NDArray[Any]]]:
-    """Those of `labels.SCORES` that are known, [n] each."""
-    found = ((names, getattr(latents, field)) for field, names in SCORES.items())
-    return [(names, values) for names, values in found if values is not None]
 
 
 def _has_pixel_origins(stack: ParticleStack) -> bool:
@@ -230,7 +219,7 @@ def write_cs(
         "emsvae/theta_std_rad": latents.theta_sd_rad.astype(np.float32),
         "emsvae/shift_std_A": (latents.shift_sd_px * latents.pixel_size_A).astype(np.float32),
     }
-    for names, values in _scores(latents):
+    for names, values in known_scores(latents):
         whole_numbers = values.dtype.kind == "i"  # classes, which cryoSPARC counts from 0
         name = kept_apart(names.cs) if group == "emsvae" else names.cs
         fields[name] = np.maximum(values - 1, 0).astype(np.uint32) if whole_numbers else values.astype(np.float32)
@@ -259,71 +248,6 @@ def write_csv(
     table = latents_table(latents)
     with atomic_path(destination, overwrite=force) as temporary:
         table.to_csv(temporary, index=False, float_format="%.9g")
-
-
-def latents_table(latents: Latents) -> "pd.DataFrame":
-    """The results as a table; theta and shift in our own convention (see `emspatialvae.imaging.geometry`)."""
-    import pandas as pd
-
-    shift_A, shift_sd_A = latents.pose.shift_px * latents.pixel_size_A, latents.shift_sd_px * latents.pixel_size_A
-    columns: dict[str, Any] = {"image_name": latents.names, "used": latents.used.astype(int)}
-    columns |= {f"z{k + 1}": z for k, z in enumerate(latents.z.T)}
-    columns |= {f"z{k + 1}_sd": sd for k, sd in enumerate(latents.z_sd.T)}
-    columns |= {"theta_rad": latents.pose.theta_rad, "theta_sd_rad": latents.theta_sd_rad}
-    columns |= {"shift_x_A": shift_A[:, 0], "shift_y_A": shift_A[:, 1]}
-    columns |= {"shift_x_sd_A": shift_sd_A[:, 0], "shift_y_sd_A": shift_sd_A[:, 1]}
-    columns["log_likelihood"] = latents.log_likelihood
-    columns |= {names.csv: values for names, values in _scores(latents)}
-    if latents.class_pose is not None:
-        on_class_A = latents.class_pose.shift_px * latents.pixel_size_A
-        values = (latents.class_pose.theta_rad, on_class_A[:, 0], on_class_A[:, 1])
-        columns |= dict(zip(CLASS_POSE, values, strict=True))
-    return pd.DataFrame(columns)
-
-
-def read_csv(file: Path, z_dim: int | None, pixel_size_A: float) -> Latents:
-    """What `write_csv` wrote; ``z_dim`` None: with as many coordinates as there are.
-
-    Raises
-    ------
-    RunFolderError
-        The table is missing or damaged.
-    """
-    import pandas as pd
-
-    if not file.is_file():
-        raise RunFolderError(
-            f"{file} is missing: the run has no results yet; finish it with `emsvae train ... --resume`"
-        )
-    try:
-        table = pd.read_csv(file, dtype={"image_name": str})
-        count = z_dim or sum(bool(re.fullmatch(r"z\d+", name)) for name in table)
-        z, z_sd = ([table[f"z{k + 1}{end}"] for k in range(count)] for end in ("", "_sd"))
-        shift, shift_sd = table[["shift_x_A", "shift_y_A"]], table[["shift_x_sd_A", "shift_y_sd_A"]]
-        return Latents(
-            names=table["image_name"].to_numpy(dtype=object),
-            used=table["used"].to_numpy(dtype=bool),
-            z=np.stack(z, 1),
-            z_sd=np.stack(z_sd, 1),
-            pose=geometry.Pose2D(table["theta_rad"].to_numpy(), shift.to_numpy() / pixel_size_A),
-            theta_sd_rad=table["theta_sd_rad"].to_numpy(),
-            shift_sd_px=shift_sd.to_numpy() / pixel_size_A,
-            log_likelihood=table["log_likelihood"].to_numpy(),
-            pixel_size_A=pixel_size_A,
-            class_pose=_class_pose(table, pixel_size_A),
-            **{field: table[names.csv].to_numpy() for field, names in SCORES.items() if names.csv in table},
-        )
-    except (KeyError, ValueError) as error:
-        raise RunFolderError(
-            f"{file} is damaged ({error}); run `emsvae train ... --resume` to write it again"
-        ) from None
-
-
-def _class_pose(table: "pd.DataFrame", pixel_size_A: float) -> geometry.Pose2D | None:
-    if CLASS_POSE[0] not in table:
-        return None
-    shift_A = table[list(CLASS_POSE[1:])].to_numpy()
-    return geometry.Pose2D(table[CLASS_POSE[0]].to_numpy(), shift_A / pixel_size_A)
 
 
 WRITERS = {".star": write_star, ".cs": write_cs, ".csv": write_csv}

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import alignment
-from emspatialvae.infer import Latents
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.io.pictures import NpyStack, npy_writer
 from emspatialvae.particles.stack import ParticleStack
+from emspatialvae.results.latents import Latents
 
 if TYPE_CHECKING:
     pass

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from emspatialvae.errors import ParticleFileError, RunFolderError
-from emspatialvae.infer import Latents
 from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.preparation import Preparation, check_ctf
-from emspatialvae.results import export
+from emspatialvae.results.latents import Latents, read_csv
 from emspatialvae.results.run_folder import RunDir
 
 
@@ -24,7 +23,7 @@ def read_latents(path: Path) -> tuple[RunDir, Latents]:
     """A run with its results; of its particles it looks at nothing."""
     run = RunDir(path)
     manifest = run.manifest
-    return run, export.read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    return run, read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
 
 
 def read_particles(run: RunDir, n: int, project_dir: Path | None = None) -> ParticleStack:

@@ -4,7 +4,7 @@ import numpy as np
 
 from emspatialvae.config import ModelConfig
 from emspatialvae.imaging.geometry import Floats
-from emspatialvae.infer import Latents
+from emspatialvae.results.latents import Latents
 
 ACTIVE_VARIANCE = 0.01
 """A coordinate of z is active where the variance of its posterior means exceeds this (Burda et al., arXiv 1509.00519)."""

@@ -8,11 +8,12 @@ import numpy as np
 from emspatialvae.config import Poses
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.infer import Latents, load_model
+from emspatialvae.infer import load_model
 from emspatialvae.io.atomic import check_writable
 from emspatialvae.io.mask import read_mask
 from emspatialvae.progress import Say, bar
 from emspatialvae.results import export, export_aligned
+from emspatialvae.results.latents import Latents
 from emspatialvae.results.read_run import read_run
 from emspatialvae.results.run_folder import RunDir
 

@@ -16,11 +16,12 @@ import torch
 from emspatialvae import config as configuration
 from emspatialvae import workflow
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
-from emspatialvae.infer import Latents, load_model
+from emspatialvae.infer import load_model
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.io.json_dataclass import to_json
 from emspatialvae.model.distributions import Content
-from emspatialvae.results import export, read_run
+from emspatialvae.results import read_run
+from emspatialvae.results.latents import Latents, read_csv
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows import infer
 
@@ -165,7 +166,7 @@ def inferred(run: RunDir, particles: Path, out: Path) -> Latents:
     """What the model of a run says of other particles, as ``emsvae infer`` does."""
     infer.infer_other(run, InputConfig(particles), out, poses="auto", force=True, say=_quiet)
     manifest = run.manifest
-    return export.read_csv(out, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    return read_csv(out, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
 
 
 def drawn(run: RunDir, z: np.ndarray) -> np.ndarray:

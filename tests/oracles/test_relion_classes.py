@@ -11,12 +11,12 @@ from emspatialvae.analysis.averages import class_averages
 from emspatialvae.config import InputConfig, SimulateConfig
 from emspatialvae.imaging import masks, resampling
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.infer import Latents
 from emspatialvae.io.mrc import read_header, read_images
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.load import load_particles
 from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.results.export import write_star
+from emspatialvae.results.latents import Latents
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.simulation.truth import load_simulation, read_truth
 

@@ -14,11 +14,11 @@ import pytest
 from emspatialvae.config import InputConfig
 from emspatialvae.imaging import alignment, masks
 from emspatialvae.imaging.geometry import Pose2D, pixel_grid
-from emspatialvae.infer import Latents
 from emspatialvae.io.mrc import StackWriter, read_header, read_images
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.load import load_particles
 from emspatialvae.results.export import write_star
+from emspatialvae.results.latents import Latents
 
 pytestmark = [
     pytest.mark.oracle,

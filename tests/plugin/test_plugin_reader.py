@@ -14,10 +14,10 @@ from emspatialvae.config import InputConfig
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
 from emspatialvae.imaging import alignment, resampling
 from emspatialvae.imaging.geometry import Pose2D, pixel_grid
-from emspatialvae.infer import Latents
 from emspatialvae.io import cs
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.particles.load import load_particles
+from emspatialvae.results.latents import Latents
 from emspatialvae.results.read_run import read_run
 from napari_emsvae.layers.images import Grid, aligned_images, raw_images
 from napari_emsvae.reader import get_reader

@@ -12,10 +12,10 @@ import pytest
 
 from emspatialvae.config import InputConfig
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.infer import Latents
 from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.particles.load import load_particles
 from emspatialvae.results import export
+from emspatialvae.results.latents import Latents
 
 OF_CRYOSPARC = {
     "alignments2D/pose": ("<f4", ()),

@@ -15,7 +15,7 @@ from emspatialvae.config import InputConfig, ModelConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
 from emspatialvae.imaging import alignment, geometry
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.infer import Latents, infer
+from emspatialvae.infer import infer
 from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.io.mrc import StackWriter, read_header, read_images
 from emspatialvae.io.star import StarFile
@@ -28,6 +28,7 @@ from emspatialvae.particles.read_star import particle_block
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.preparation import Portion
 from emspatialvae.results import export, export_aligned
+from emspatialvae.results.latents import Latents, read_csv
 
 N, BOX, PIXEL_A, PREPARED_A = 6, 20, 2.0, 2.5
 """The model saw the images at 2.5 A per pixel, the files say 2 A."""
@@ -433,7 +434,7 @@ def test_a_cs_file_gets_a_new_star_file(cs_file, tmp_path):
 def test_csv_round_trip(tmp_path, load):
     results = latents(unused=(3,))
     export.write_csv(results, load(KINDS["3.1"]), tmp_path / "x.csv")
-    again = export.read_csv(tmp_path / "x.csv", 2, PREPARED_A)
+    again = read_csv(tmp_path / "x.csv", 2, PREPARED_A)
     assert again.names.tolist() == results.names.tolist() and again.used.tolist() == results.used.tolist()
     for name in ("z", "z_sd", "theta_sd_rad", "shift_sd_px", "log_likelihood"):
         np.testing.assert_allclose(getattr(again, name), getattr(results, name), rtol=6e-9, atol=1e-12)
@@ -447,12 +448,12 @@ def test_csv_pose_probability(tmp_path, load):
     stack, results = load(KINDS["3.1"]), latents(unused=(3,), weighed=True)
     export.write_csv(results, stack, tmp_path / "x.csv")
     assert pd.read_csv(tmp_path / "x.csv").columns[-1] == "pose_probability"
-    again = export.read_csv(tmp_path / "x.csv", 2, PREPARED_A)
+    again = read_csv(tmp_path / "x.csv", 2, PREPARED_A)
     assert again.peak_weight is not None
     np.testing.assert_allclose(again.peak_weight, results.peak_weight, rtol=6e-9)
     export.write_csv(latents(), stack, tmp_path / "y.csv")
     assert "pose_probability" not in (tmp_path / "y.csv").read_text()
-    assert export.read_csv(tmp_path / "y.csv", 2, PREPARED_A).peak_weight is None
+    assert read_csv(tmp_path / "y.csv", 2, PREPARED_A).peak_weight is None
 
 
 def test_rows_of_latents():
@@ -499,7 +500,7 @@ def test_infer_carries_what_the_model_knows(kind, usable):
 def test_csv_of_another_model(tmp_path, load):
     export.write_csv(latents(), load(KINDS["3.1"]), tmp_path / "x.csv")
     with pytest.raises(RunFolderError, match="z3"):
-        export.read_csv(tmp_path / "x.csv", 3, PREPARED_A)
+        read_csv(tmp_path / "x.csv", 3, PREPARED_A)
 
 
 def test_run_and_export_give_the_same_files(emsvae, tiny_run, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 
 from emspatialvae.config import ModelConfig
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.infer import Latents
+from emspatialvae.results.latents import Latents
 from emspatialvae.results.summary import sureness
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from emspatialvae.imaging import geometry
 from emspatialvae.io import mrc
-from emspatialvae.results.export import read_csv
+from emspatialvae.results.latents import read_csv
 from emspatialvae.results.run_folder import RunDir
 
 

@@ -13,7 +13,7 @@ from emspatialvae.analysis.metrics import circular_correlation, evaluate_latents
 from emspatialvae.analysis.pose_errors import pose_errors
 from emspatialvae.config import SimulateConfig
 from emspatialvae.imaging.geometry import Pose2D, wrap_rad
-from emspatialvae.infer import Latents
+from emspatialvae.results.latents import Latents
 from emspatialvae.selection import write_selection
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.simulation.truth import load_simulation, read_truth

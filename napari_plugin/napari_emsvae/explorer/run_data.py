@@ -16,11 +16,11 @@ from emspatialvae.errors import EmsvaeError
 
 if TYPE_CHECKING:
     from emspatialvae.analysis.embedding import PrincipalComponents
-    from emspatialvae.infer import Latents
     from emspatialvae.model.interface import ParticleVAE
     from emspatialvae.particles.stack import ParticleStack
     from emspatialvae.particles.table import ParticleTable
     from emspatialvae.preprocess.cache import PreparedImages
+    from emspatialvae.results.latents import Latents
     from emspatialvae.results.run_folder import Manifest, RunDir
 
 Floats = NDArray[np.floating]

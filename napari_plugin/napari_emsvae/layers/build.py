@@ -20,7 +20,7 @@ from napari_emsvae.layers.layer_data import LayerData
 from napari_emsvae.layers.lazy_images import LazyImages
 
 if TYPE_CHECKING:
-    from emspatialvae.infer import Latents
+    from emspatialvae.results.latents import Latents
     from emspatialvae.results.run_folder import RunDir
 
 LOOKED_AT = 8

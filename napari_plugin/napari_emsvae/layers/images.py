@@ -13,8 +13,8 @@ from emspatialvae.particles.stack import ParticleStack
 from napari_emsvae.layers.lazy_images import Images, LazyImages, Rows
 
 if TYPE_CHECKING:
-    from emspatialvae.infer import Latents
     from emspatialvae.model.interface import ParticleVAE
+    from emspatialvae.results.latents import Latents
 
 
 @dataclass(frozen=True)
