@@ -20,7 +20,7 @@ from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.analysis.page import Findings, page
 from emspatialvae.analysis.run_columns import Columns
 from emspatialvae.analysis.scatter import Groups, Measure, Plane
-from emspatialvae.classify import Classes, classify_run, read_classes
+from emspatialvae.classify import classify_run
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.infer import load_model
 from emspatialvae.io.atomic import atomic_folder
@@ -28,6 +28,7 @@ from emspatialvae.model.render import canonical
 from emspatialvae.particles.columns import LOG_LIKELIHOOD, SCORES, kept_apart
 from emspatialvae.progress import Say
 from emspatialvae.results import summary
+from emspatialvae.results.classes import Classes, read_classes
 from emspatialvae.results.latents import Latents
 from emspatialvae.results.read_run import read_latents
 from emspatialvae.results.run_folder import RunDir

@@ -10,7 +10,7 @@ RUN/classes/
 
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from emspatialvae.analysis.clusters import classified
 from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.analysis.restore import Averages
 from emspatialvae.config import ClassMethod
-from emspatialvae.errors import EmsvaeError, RunFolderError
+from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Floats
 from emspatialvae.io import mrc, star
@@ -32,6 +32,7 @@ from emspatialvae.particles.read_star import particle_block
 from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.progress import Say, bar
 from emspatialvae.results import export
+from emspatialvae.results.classes import THRESHOLDS, Classes, read_classes, resolution_label
 from emspatialvae.results.latents import Latents
 from emspatialvae.results.read_run import check_fits, read_run
 from emspatialvae.results.run_folder import RunDir
@@ -39,42 +40,12 @@ from emspatialvae.results.run_folder import RunDir
 if TYPE_CHECKING:
     import pandas as pd
 
-THRESHOLDS = (0.143, 0.5)
-"""Of the FRC, for the resolution."""
 JUNK_CLASS = 0.5
 """A class with so large a share of junk is said to be mostly junk."""
 OUTSIDE, SOLID = 1.2, 0.3
 """Beyond that many radii of the particle lies its surrounding; what is above that share of the highest density counts for the centre."""
 UNRESOLVED_A = 999.0
 """What RELION writes where there is no resolution."""
-
-
-@dataclass(frozen=True, eq=False)
-class Classes:
-    """The classes of a run as they lie in its folder, the largest first."""
-
-    numbers: NDArray[np.int64]
-    """[k], as in rlnClassNumber."""
-    particles: NDArray[np.int64]
-    """[k]"""
-    resolution_A: Floats
-    """[k, 2]; where the FRC of the half sets falls below `THRESHOLDS`; NaN where it never was above."""
-    images: NDArray[np.float32]
-    """[k, box, box]"""
-    junk_share: Floats | None
-    """[k]; of their particles, those that are more likely junk than not; None where the run does not know junk."""
-    pixel_size_A: float
-    """Of the averages."""
-    purity: Floats | None = None
-    """[k]; mean probability that their particles belong to them and to no other class."""
-
-    @property
-    def share(self) -> Floats:
-        """Of the particles that were used, [k]."""
-        return self.particles / self.particles.sum()
-
-    def __len__(self) -> int:
-        return len(self.numbers)
 
 
 def classify_run(
@@ -158,36 +129,6 @@ def _particle_radius_px(preparation: Preparation, pixel_size_A: float) -> float:
     return radius * preparation.pixel_size_A / pixel_size_A
 
 
-def read_classes(run: RunDir) -> Classes | None:
-    """The classes that `classify_run` left in a run, None where it has none.
-
-    Raises
-    ------
-    RunFolderError
-        They are damaged.
-    """
-    import pandas as pd
-
-    folder = run.path / "classes"
-    if not folder.is_dir():
-        return None
-    try:
-        table = pd.read_csv(folder / "classes.csv")
-        header = mrc.read_header(folder / "classes.mrcs")
-        images = mrc.read_images(header, np.arange(len(table)))
-        return Classes(
-            numbers=table["class"].to_numpy(dtype=np.int64),
-            particles=table["particles"].to_numpy(dtype=np.int64),
-            resolution_A=table[[_resolution_label(threshold) for threshold in THRESHOLDS]].to_numpy(dtype=np.float64),
-            images=images,
-            junk_share=table["junk_share"].to_numpy(dtype=np.float64) if "junk_share" in table else None,
-            pixel_size_A=float(table["pixel_size_A"].to_numpy()[0]),
-            purity=table["class_posterior"].to_numpy(dtype=np.float64) if "class_posterior" in table else None,
-        )
-    except (KeyError, ValueError, OSError) as error:
-        raise RunFolderError(f"{folder} is damaged ({error}); run `emsvae classes {run.path}` again") from None
-
-
 def class_table(latents: Latents, averages: Averages, radius_px: float) -> "pd.DataFrame":
     """A row per class: particles, share, resolution, mean z, mean probabilities, share of junk, what the average looks like.
 
@@ -204,7 +145,7 @@ def class_table(latents: Latents, averages: Averages, radius_px: float) -> "pd.D
         return np.bincount(of, values[rows], minlength=k) / size
 
     columns = {"class": np.arange(1, k + 1), "particles": size, "share": size / size.sum()}
-    columns |= {_resolution_label(threshold): averages.resolution_A(threshold) for threshold in THRESHOLDS}
+    columns |= {resolution_label(threshold): averages.resolution_A(threshold) for threshold in THRESHOLDS}
     columns |= {f"z{d + 1}": mean(z) for d, z in enumerate(latents.z.T)}
     for name, values in (
         ("pose_probability", latents.peak_weight),
@@ -239,10 +180,6 @@ def average_features(images: NDArray[np.float32], radius_px: float, pixel_size_A
         centre, edge, out=np.full(len(images), np.nan), where=np.abs(edge) > 1e-6 * np.abs(centre).clip(1e-12)
     )
     return {"off_centre_A": off, "power_outside": beyond, "centre_to_edge": np.asarray(ratio, dtype=np.float64)}
-
-
-def _resolution_label(threshold: float) -> str:
-    return f"resolution_frc_{threshold:g}_A"
 
 
 def _write(folder: Path, final: Path, averages: Averages, table: "pd.DataFrame") -> None:

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emspatialvae.classify import read_classes
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import RunFolderError
 from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.load import load_particles
+from emspatialvae.results.classes import read_classes
 from emspatialvae.results.latents import read_csv
 from emspatialvae.results.read_run import read_run
 from emspatialvae.results.run_folder import RunDir

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from emspatialvae.analysis import figures, galleries, histograms, scatter
 from emspatialvae.analysis.embedding import PrincipalComponents
 from emspatialvae.analysis.scatter import Groups, Measure, Plane
-from emspatialvae.classify import Classes
+from emspatialvae.results.classes import Classes
 
 Floats = NDArray[np.floating]
 

@@ -14,8 +14,8 @@ from emspatialvae.analysis.embedding import principal_components
 from emspatialvae.analysis.film import greys
 from emspatialvae.analysis.html import Cell, Html, Section
 from emspatialvae.analysis.junk import LIKELY
-from emspatialvae.classify import Classes
 from emspatialvae.results import summary
+from emspatialvae.results.classes import Classes
 from emspatialvae.results.latents import Latents
 from emspatialvae.results.run_folder import Manifest
 
