@@ -22,8 +22,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, get_type_hints
 
-from emspatialvae import cli
 from emspatialvae import config as configuration
+from emspatialvae.cli import main
 from emspatialvae.config import RunConfig
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.interruption import interrupted_by
@@ -254,7 +254,7 @@ def _main(folder: Path) -> int:
         code = 1
         try:
             with interrupted_by(folder / "cancel"):
-                code = cli.main(words)
+                code = main.main(words)
         finally:
             with atomic_path(folder / "ended") as temporary:
                 temporary.write_text(str(code))

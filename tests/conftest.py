@@ -38,7 +38,7 @@ class Emsvae:
         self.capsys = capsys
 
     def __call__(self, *words: object) -> Answer:
-        from emspatialvae.cli import main
+        from emspatialvae.cli.main import main
 
         self.capsys.readouterr()
         try:
@@ -108,7 +108,7 @@ def clear_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(easy_stack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs on `easy_stack`, figures and all. Copy it before you change it."""
-    from emspatialvae.cli import main
+    from emspatialvae.cli.main import main
 
     out = tmp_path_factory.mktemp("tiny") / "run"
     with contextlib.redirect_stdout(io.StringIO()):

@@ -13,7 +13,7 @@ import pytest
 from emspatialvae import analyze as job
 from emspatialvae.analysis import html
 from emspatialvae.analyze import Asked, analyze_run
-from emspatialvae.cli import COMMANDS
+from emspatialvae.cli.main import COMMANDS
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.io.cs import write_cs
 from tests.conftest import Emsvae, contents

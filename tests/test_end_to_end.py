@@ -18,7 +18,7 @@ def trained(tmp_path_factory):
     import contextlib
     import io
 
-    from emspatialvae.cli import main
+    from emspatialvae.cli.main import main
 
     folder = tmp_path_factory.mktemp("end")
     words = [
@@ -50,7 +50,7 @@ def found(trained) -> dict:
     import contextlib
     import io
 
-    from emspatialvae.cli import main
+    from emspatialvae.cli.main import main
 
     said = io.StringIO()
     words = ["evaluate", trained / "run", "--truth", trained / "sim" / "truth.star", "--json", "--oracle-particles", 0]

@@ -131,12 +131,12 @@ def test_signs_have_one_owner():
 
 def test_command_and_plugin_do_not_know_each_other():
     plugin = [file.read_text() for file in (ROOT / "napari_plugin").rglob("*.py")]
-    assert not any("emspatialvae.cli" in text for text in plugin)
+    assert not any("emspatialvae.cli.main" in text for text in plugin)
     assert "napari_emsvae" not in (ROOT / "emspatialvae" / "cli.py").read_text()
 
 
 def test_help_imports_neither_torch_nor_pandas():
     heavy = ("torch", "pandas", "scipy", "sklearn", "matplotlib", "PIL", "tyro")
-    code = f"import sys; from emspatialvae.cli import main; main(['--help']); print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys; from emspatialvae.cli.main import main; main(['--help']); print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")

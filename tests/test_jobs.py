@@ -16,8 +16,8 @@ import pytest
 import tyro
 
 from emspatialvae import jobs
-from emspatialvae.commands.parsing import parse
-from emspatialvae.commands.train import TrainCommand
+from emspatialvae.cli.parsing import parse
+from emspatialvae.cli.train import TrainCommand
 from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig, RunConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
 from emspatialvae.jobs import Job, argv_of

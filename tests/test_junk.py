@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from emspatialvae.analysis.junk import junk_probability
-from emspatialvae.cli import main
+from emspatialvae.cli.main import main
 from emspatialvae.config import InputConfig
 from emspatialvae.judge import JunkScore
 from emspatialvae.particles.load import load_particles

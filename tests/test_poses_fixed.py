@@ -30,7 +30,7 @@ def trained(clear_stack, tmp_path_factory):
     import contextlib
     import io
 
-    from emspatialvae.cli import main
+    from emspatialvae.cli.main import main
 
     folder = shutil.copytree(clear_stack, tmp_path_factory.mktemp("fixed") / "sim")
     turned = folder / "wrong.star"

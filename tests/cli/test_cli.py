@@ -84,7 +84,7 @@ def test_help_imports_nothing_slow():
     heavy = {"torch", "pandas", "numpy", "scipy", "matplotlib", "mrcfile", "starfile"}
     code = f"""
 import sys
-from emspatialvae.cli import main
+from emspatialvae.cli.main import main
 main(["--help"])
 try:
     main(["train", "--help"])
@@ -102,7 +102,8 @@ sys.exit(", ".join(sorted({heavy} & set(sys.modules))) or 0)
 @pytest.fixture
 def settings(monkeypatch):
     """Of `emsvae train FLAGS`, without training."""
-    from emspatialvae import cli, workflow
+    from emspatialvae import workflow
+    from emspatialvae.cli import main
 
     seen = []
 
@@ -114,7 +115,7 @@ def settings(monkeypatch):
     monkeypatch.setattr(workflow, "train_run", lambda *_, **__: True)
 
     def of(*words: str) -> RunConfig:
-        assert cli.main(["train", "p.star", *words]) == 0
+        assert main.main(["train", "p.star", *words]) == 0
         return seen.pop()
 
     return of

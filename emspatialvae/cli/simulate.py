@@ -2,7 +2,7 @@
 
 import json
 
-from emspatialvae.commands.parsing import parse
+from emspatialvae.cli.parsing import parse
 from emspatialvae.config import SimulateConfig
 
 

@@ -1,4 +1,4 @@
-"""The command line: which command is meant, and what its errors mean for the user; the commands live in `commands`.
+"""The command line: which command is meant, and what its errors mean for the user; each command has a module beside this one.
 
 ``emsvae --help`` must answer at once, so torch and pandas are imported by the commands that need them, not here.
 """
@@ -27,7 +27,7 @@ COMMANDS = (
     "analyze",
     "view",
 )
-"""Each a room of `emspatialvae.commands`."""
+"""Each a module of `emspatialvae.cli`."""
 
 HELP = """\
 emsvae: single-particle EM images without their in-plane pose (a spatial-VAE for RELION and cryoSPARC stacks)
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"emsvae: no command {arguments[0]!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        command = import_module(f"emspatialvae.commands.{arguments[0].replace('-', '_')}")
+        command = import_module(f"emspatialvae.cli.{arguments[0].replace('-', '_')}")
         return command.main(arguments[1:])
     except EmsvaeError as error:
         if debug:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from emspatialvae.commands.parsing import parse
+from emspatialvae.cli.parsing import parse
 from emspatialvae.config import ClassMethod
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from emspatialvae.commands.parsing import parse
+from emspatialvae.cli.parsing import parse
 from emspatialvae.config import InputConfig, PrepareConfig
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from emspatialvae.commands.parsing import parse
+from emspatialvae.cli.parsing import parse
 from emspatialvae.errors import EmsvaeError, RunFolderError
 
 PLUGIN = "emspatialvae"

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from emspatialvae.commands.parsing import parse
+from emspatialvae.cli.parsing import parse
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from emspatialvae import config as configuration
-from emspatialvae.commands.parsing import parse
+from emspatialvae.cli.parsing import parse
 from emspatialvae.config import InputConfig, RunConfig
 from emspatialvae.errors import EmsvaeError
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from emspatialvae.commands.parsing import parse
+from emspatialvae.cli.parsing import parse
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from emspatialvae.commands.parsing import parse
+from emspatialvae.cli.parsing import parse
 from emspatialvae.config import Poses
 from emspatialvae.errors import EmsvaeError
 

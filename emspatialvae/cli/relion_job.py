@@ -5,8 +5,8 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from emspatialvae.commands import train
-from emspatialvae.commands.parsing import parse
+from emspatialvae.cli import train
+from emspatialvae.cli.parsing import parse
 from emspatialvae.errors import EmsvaeError
 
 NOT_TAKEN = ("in_movies", "in_mics", "in_coords", "in_3dref", "in_mask")
