@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     if not relions.get("o"):  # nowhere to leave a word for RELION
         relions.pop("o", None)
         parse(RelionJobCommand, _flags(relions))
-    from emspatialvae.relion_job import run_job
+    from emspatialvae.jobs.relion import run_job
 
     return run_job(Path(relions["o"]), lambda: _train(relions, trains))
 
@@ -66,7 +66,7 @@ def _train(relions: dict[str, str], trains: list[str]) -> int:
     import torch
 
     from emspatialvae.classify import classify_run
-    from emspatialvae.relion_job import RUN, publish
+    from emspatialvae.jobs.relion import RUN, publish
 
     torch.set_num_threads(asked.j)
     if isinstance(sys.stdout, io.TextIOWrapper):

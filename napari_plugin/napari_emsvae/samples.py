@@ -12,9 +12,9 @@ import napari
 import platformdirs
 from napari.utils import notifications
 
-from emspatialvae import jobs
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
 from emspatialvae.errors import RunFolderError
+from emspatialvae.jobs import background as jobs
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.stack import simulate_stack
 from napari_emsvae.layers.layer_data import LayerData

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emspatialvae import jobs
 from emspatialvae.config import PRESETS, InputConfig, RunConfig, TrainConfig, with_preset
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.jobs import background as jobs
 from napari_emsvae.training.settings import Pace, config_of, duration, progress_text, settings, tail
 
 PATIENCE_MS = 120_000

@@ -9,10 +9,10 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QFileDialog, QGridLayout, QScrollArea, QSplitter, QWidget
 
 from emspatialvae import config as configuration
-from emspatialvae import jobs
 from emspatialvae.config import PRESETS, InputConfig, PrepareConfig, RunConfig
 from emspatialvae.errors import EmsvaeError, ParticleFileError
-from emspatialvae.jobs import Job, State
+from emspatialvae.jobs import background as jobs
+from emspatialvae.jobs.background import Job, State
 from emspatialvae.results.run_folder import RunDir, default_out
 from napari_emsvae.explorer.pictures.stage import tag
 from napari_emsvae.qt.background_work import Background

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from qtpy.QtCore import QSize
 
-from emspatialvae.jobs import LearningCurve
+from emspatialvae.jobs.background import LearningCurve
 from napari_emsvae.qt import palette
 
 

@@ -7,7 +7,7 @@ from qtpy.QtGui import QFontDatabase
 from qtpy.QtWidgets import QPlainTextEdit, QProgressBar, QWidget
 
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.jobs import Job
+from emspatialvae.jobs.background import Job
 from emspatialvae.results.run_folder import Manifest, RunDir
 from napari_emsvae.qt.controls import column, words
 from napari_emsvae.training.learning_curve import LearningCurveView

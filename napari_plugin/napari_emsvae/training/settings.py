@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from emspatialvae import jobs
 from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig, RunConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.jobs import background as jobs
 
 PARTS: dict[str, type] = {"input": InputConfig, "prepare": PrepareConfig, "model": ModelConfig, "train": TrainConfig}
 AUTOMATIC = "automatic"

@@ -15,12 +15,12 @@ from typing import Any, get_type_hints
 import pytest
 import tyro
 
-from emspatialvae import jobs
 from emspatialvae.cli.parsing import parse
 from emspatialvae.cli.train import TrainCommand
 from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig, RunConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
-from emspatialvae.jobs import Job, argv_of
+from emspatialvae.jobs import background as jobs
+from emspatialvae.jobs.background import Job, argv_of
 from emspatialvae.results.run_folder import RunDir
 
 # -------------------------------------------------------------------------------------------------- settings as words
@@ -129,7 +129,7 @@ def test_a_job_from_start_to_end(config, tmp_path):
 def test_a_job_outlives_its_parent_and_ends_when_it_is_cancelled(endless, tmp_path):
     out = tmp_path / "run"
     code = (
-        "import sys; from pathlib import Path; from emspatialvae import jobs; from emspatialvae.config import *\n"
+        "import sys; from pathlib import Path; from emspatialvae.jobs import background as jobs; from emspatialvae.config import *\n"
         "config = RunConfig(InputConfig(Path(sys.argv[1])), model=ModelConfig(hidden=16, encoder_hidden=16),"
         " train=TrainConfig(epochs=1_000_000, device='cpu', infer_turns=2))\n"
         "jobs.start(config, Path(sys.argv[2]))"

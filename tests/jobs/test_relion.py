@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from emspatialvae import interruption
 from emspatialvae.io.star import StarFile
-from emspatialvae.relion_job import OUTPUT_NODES, publish, run_job
+from emspatialvae.jobs import interrupt
+from emspatialvae.jobs.relion import OUTPUT_NODES, publish, run_job
 from emspatialvae.results.run_folder import RunDir
 
 JOB = Path("External/job007")
@@ -139,7 +139,7 @@ def test_an_aborted_job_has_results_up_to_there(job, monkeypatch):
     """RELION's Abort comes in the middle of the training, which ends after its step."""
     from emspatialvae.train import Trainer
 
-    monkeypatch.setattr(interruption, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(interrupt, "LOOK_EVERY_S", 0.01)
     end_epoch = Trainer._end_epoch
 
     def abort_once(trainer: Trainer) -> None:
@@ -169,7 +169,7 @@ def test_a_defect_is_a_failed_job(tmp_path):
 def test_abort_before_the_training_and_sigterm(tmp_path, monkeypatch):
     """Both are heard at once, although a shell that starts background jobs switches Ctrl-C off."""
     began = time.monotonic()
-    monkeypatch.setattr(interruption, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(interrupt, "LOOK_EVERY_S", 0.01)
     (tmp_path / "RELION_JOB_ABORT_NOW").touch()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

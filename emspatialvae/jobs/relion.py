@@ -17,9 +17,9 @@ from pathlib import Path
 from types import FrameType
 
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.interruption import interrupted_by
 from emspatialvae.io import star
 from emspatialvae.io.atomic import atomic_path
+from emspatialvae.jobs.interrupt import interrupted_by
 
 ABORT_NOW = "RELION_JOB_ABORT_NOW"
 OUTPUT_NODES = "RELION_OUTPUT_NODES.star"

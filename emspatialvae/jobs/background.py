@@ -20,19 +20,20 @@ import sys
 import time
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from emspatialvae import config as configuration
-from emspatialvae.cli import main
 from emspatialvae.config import RunConfig
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.interruption import interrupted_by
 from emspatialvae.io.atomic import atomic_path
+from emspatialvae.jobs.lock import lock
 from emspatialvae.results.run_folder import RunDir
 
 START_UP_S = 60.0
 """A process that has not said within this time that it lives never will."""
 INTERRUPTED = 130
+CHILD = "emspatialvae.cli.background"
+"""The module that the process runs; by its name only, because the command line stands above this one."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def start(config: RunConfig, out: Path, *, force: bool = False, resume: bool = F
         temporary.write_text(json.dumps(ticket))
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(folder)],
+            [sys.executable, "-m", CHILD, str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -170,7 +171,7 @@ class Job:
             return self._process.returncode is None
         try:
             with (self._folder / "alive").open("r+b") as stream:
-                _lock(stream, wait=False)
+                lock(stream, wait=False)
         except FileNotFoundError:
             return time.time() - self._ticket["started"] < START_UP_S
         except OSError:  # somebody holds it
@@ -224,42 +225,9 @@ def _stamp(out: Path) -> int | None:
         return None
 
 
-# --------------------------------------------------------------------------------------------------- the other process
-
 _APART: dict[str, Any] = (
     {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     if sys.platform == "win32"
     else {"start_new_session": True}
 )
 """Not ended by a Ctrl-C or a closed terminal that is meant for the caller."""
-
-
-def _lock(stream: IO[bytes], *, wait: bool) -> None:
-    """Lock a file until it is closed. Without ``wait`` this is a look whether one could: OSError where another process holds it."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(stream.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-
-def _main(folder: Path) -> int:
-    """What the process that `start` makes does."""
-    words = json.loads((folder / "job.json").read_text())["words"]
-    with (folder / "alive").open("w+b") as alive:
-        _lock(alive, wait=True)
-        code = 1
-        try:
-            with interrupted_by(folder / "cancel"):
-                code = main.main(words)
-        finally:
-            with atomic_path(folder / "ended") as temporary:
-                temporary.write_text(str(code))
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(_main(Path(sys.argv[1])))
