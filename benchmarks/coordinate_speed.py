@@ -26,7 +26,7 @@ from emspatialvae.model.coordinate.vae import ImageSpec, SpatialVAE
 from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.results.run_folder import Manifest, RunDir
-from emspatialvae.train import Trainer
+from emspatialvae.training.trainer import Trainer
 
 BOX, BATCH = 40, 100
 

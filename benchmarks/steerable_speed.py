@@ -21,7 +21,7 @@ from emspatialvae.model.device import keep_freed_memory
 from emspatialvae.preprocess.preparation import Portion
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.stack import simulate_stack
-from emspatialvae.train import Trainer
+from emspatialvae.training.trainer import Trainer
 from emspatialvae.workflow import new_engine, open_images, start_run
 
 

@@ -26,7 +26,7 @@ from emspatialvae.results.run_folder import Manifest, RunDir
 
 if TYPE_CHECKING:
     from emspatialvae.model.interface import ImageSpec, ParticleVAE
-    from emspatialvae.train import Trainer
+    from emspatialvae.training.trainer import Trainer
 
 BASIS_PARTICLES, BASIS_BATCH = 20_000, 500
 """Particles that the steerable basis is learned from, and how many at a time."""
@@ -143,7 +143,7 @@ def train_run(
     import torch
 
     from emspatialvae.model.device import keep_freed_memory
-    from emspatialvae.train import Trainer
+    from emspatialvae.training.trainer import Trainer
 
     keep_freed_memory()
     manifest = run.manifest
@@ -206,7 +206,7 @@ def new_engine(
     from emspatialvae.model.batch import Batch
     from emspatialvae.model.coordinate.vae import SpatialVAE
     from emspatialvae.model.steerable.initialise import new_model
-    from emspatialvae.train import split
+    from emspatialvae.training.trainer import split
 
     manifest = run.manifest
     if resume:

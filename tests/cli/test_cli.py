@@ -220,7 +220,7 @@ def test_resume_equals_an_uninterrupted_run(emsvae, clear_stack, no_figures, her
 def test_interrupt_leaves_a_usable_run(emsvae, clear_stack, no_figures, here, monkeypatch, engine):
     import signal
 
-    from emspatialvae.train import Trainer
+    from emspatialvae.training.trainer import Trainer
 
     step = Trainer._step
 

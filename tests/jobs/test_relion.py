@@ -137,7 +137,7 @@ def test_a_run_that_never_began_to_learn_is_replaced(job):
 
 def test_an_aborted_job_has_results_up_to_there(job, monkeypatch):
     """RELION's Abort comes in the middle of the training, which ends after its step."""
-    from emspatialvae.train import Trainer
+    from emspatialvae.training.trainer import Trainer
 
     monkeypatch.setattr(interrupt, "LOOK_EVERY_S", 0.01)
     end_epoch = Trainer._end_epoch

@@ -22,9 +22,9 @@ from emspatialvae.model.batch import Batch
 from emspatialvae.model.coordinate.vae import SpatialVAE
 from emspatialvae.model.interface import Elbo, ParticleVAE
 from emspatialvae.model.steerable.vae import SteerableVAE
-from emspatialvae.objective import AmortisedObjective, Objective, SearchedObjective
 from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.results.run_folder import RunDir, load_state
+from emspatialvae.training.objective import AmortisedObjective, Objective, SearchedObjective
 
 KL_WARMUP_EPOCHS = 10
 LEAST_GAIN = 2e-3

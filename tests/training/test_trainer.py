@@ -18,7 +18,7 @@ from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.results.run_folder import Manifest, RunDir
 from emspatialvae.simulation.stack import clean_image, hinge_object
-from emspatialvae.train import PARTS, Trainer, split
+from emspatialvae.training.trainer import PARTS, Trainer, split
 
 BOX, N = 16, 60
 MODEL = ModelConfig(engine="coordinate", z_dim=1, hidden=16, encoder_hidden=16)
