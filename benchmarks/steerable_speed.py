@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
-from emspatialvae.infer import infer, load_model
+from emspatialvae.inference.infer import infer, load_model
 from emspatialvae.model.device import keep_freed_memory
 from emspatialvae.preprocess.preparation import Portion
 from emspatialvae.results.run_folder import RunDir
@@ -55,7 +55,7 @@ def train(folder: Path, box: int, particles: int, epochs: int, device: str) -> t
 
 
 def infer_rate(run_path: Path, device: str) -> float:
-    """Particles/s of `emspatialvae.infer.infer` from nothing: search everywhere, settle, posterior means."""
+    """Particles/s of `emspatialvae.inference.infer.infer` from nothing: search everywhere, settle, posterior means."""
     run = RunDir(run_path)
     model = load_model(run)
     pixels = np.load(next((run.path / "cache").glob("images_*.npy")), mmap_mode="r")[:4096].astype(np.float32)

@@ -16,13 +16,13 @@ from emspatialvae.analysis import embedding, exhibits, html, manifold, paths
 from emspatialvae.analysis.cloud import cloud
 from emspatialvae.analysis.embedding import PrincipalComponents
 from emspatialvae.analysis.exhibits import Exhibit
-from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.analysis.page import Findings, page
 from emspatialvae.analysis.run_columns import Columns
 from emspatialvae.analysis.scatter import Groups, Measure, Plane
 from emspatialvae.classify import classify_run
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.infer import load_model
+from emspatialvae.inference.infer import load_model
+from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.io.atomic import atomic_folder
 from emspatialvae.model.render import canonical
 from emspatialvae.particles.columns import LOG_LIKELIHOOD, SCORES, kept_apart

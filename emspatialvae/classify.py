@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from emspatialvae.analysis.averages import class_averages
 from emspatialvae.analysis.clusters import classified
-from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.analysis.restore import Averages
 from emspatialvae.config import ClassMethod
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Floats
+from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.io import mrc, star
 from emspatialvae.io.atomic import atomic_folder, atomic_path
 from emspatialvae.particles.columns import CLASS, kept_apart
@@ -115,7 +115,7 @@ def _classified(run: RunDir, latents: Latents, k: int | None, method: ClassMetho
             f"--method images: {run.path} was trained with --engine coordinate, whose images have no common frame; use --method kmeans"
         )
     from emspatialvae.analysis.image_classes import classified_by_image
-    from emspatialvae.infer import load_model
+    from emspatialvae.inference.infer import load_model
     from emspatialvae.model.steerable.vae import SteerableVAE
 
     model = load_model(run)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig
 from emspatialvae.errors import EmsvaeError, RunFolderError
-from emspatialvae.infer import load_model
+from emspatialvae.inference.infer import load_model
+from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.io.star import StarFile
 from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.particles.load import load_particles, missing_ctf_columns, open_stacks_of

@@ -6,10 +6,10 @@ import numpy as np
 
 from emspatialvae.analysis import atlas, figures, film, manifold, paths
 from emspatialvae.analysis.averages import average
-from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import resampling
-from emspatialvae.infer import load_model
+from emspatialvae.inference.infer import load_model
+from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.io.atomic import check_writable
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.model.render import canonical

@@ -98,7 +98,7 @@ def open_run(config: RunConfig, out: Path, *, say: Say = print) -> tuple[RunDir,
     RunFolderError
         A setting that shapes the result differs from the run's, or its checkpoint cannot be used.
     """
-    from emspatialvae.infer import load_model
+    from emspatialvae.inference.infer import load_model
 
     run = RunDir(out)
     manifest, config = run.manifest, dataclasses.replace(config, input=_absolute(config.input))
@@ -202,7 +202,7 @@ def new_engine(
     run: RunDir, images: PreparedImages, train: configuration.TrainConfig, *, resume: bool = False, say: Say = print
 ) -> "ParticleVAE":
     """The model that training begins with, or goes on with."""
-    from emspatialvae.infer import load_model
+    from emspatialvae.inference.infer import load_model
     from emspatialvae.model.batch import Batch
     from emspatialvae.model.coordinate.vae import SpatialVAE
     from emspatialvae.model.steerable.initialise import new_model
@@ -314,7 +314,7 @@ def finish_run(
 ) -> None:
     """Results and figures of a trained run: ``latents.csv``, ``particles.star`` (and ``.cs``), ``figures/``."""
     from emspatialvae.analysis import report
-    from emspatialvae.infer import infer, load_model
+    from emspatialvae.inference.infer import infer, load_model
     from emspatialvae.progress import bar
     from emspatialvae.results import summary
 

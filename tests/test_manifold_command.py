@@ -66,7 +66,7 @@ def test_a_component_that_does_not_vary():
 
 
 def test_manifold_draws_what_the_model_draws(tiny_run, tmp_path, emsvae):
-    from emspatialvae.infer import load_model
+    from emspatialvae.inference.infer import load_model
     from emspatialvae.results.run_folder import RunDir
 
     said = emsvae.done("manifold", tiny_run, "--out", tmp_path / "m.mrcs", "--tiles", 3).out

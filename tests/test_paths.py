@@ -212,7 +212,7 @@ def test_path_writes_a_stack_a_film_and_a_strip(tiny_run, tmp_path, emsvae, monk
 
 
 def test_the_end_frames_are_what_the_model_draws_of_the_ends(tiny_run, tmp_path, emsvae):
-    from emspatialvae.infer import load_model
+    from emspatialvae.inference.infer import load_model
     from emspatialvae.results.run_folder import RunDir
 
     names = names_of(tiny_run)

@@ -13,7 +13,7 @@ from emspatialvae.analysis import exhibits, html
 from emspatialvae.analysis.embedding import principal_components
 from emspatialvae.analysis.film import greys
 from emspatialvae.analysis.html import Cell, Html, Section
-from emspatialvae.analysis.junk import LIKELY
+from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.results import summary
 from emspatialvae.results.classes import Classes
 from emspatialvae.results.latents import Latents

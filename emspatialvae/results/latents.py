@@ -47,7 +47,7 @@ class Latents:
     misfit: Floats | None = None
     """[n]; what the image leaves unexplained beyond noise, in s.d. of the latter: about 0 for a particle, high for junk."""
     junk: Floats | None = None
-    """[n]; probability of being junk, 0 to 1, judged against the other particles (`emspatialvae.analysis.junk`)."""
+    """[n]; probability of being junk, 0 to 1, judged against the other particles (`emspatialvae.inference.junk_score`)."""
     scale: Floats | None = None
     """[n]; amplitude of each particle (``--scale particle``)."""
     class_number: NDArray[np.int64] | None = None

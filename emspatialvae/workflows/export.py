@@ -8,7 +8,7 @@ import numpy as np
 from emspatialvae.config import Poses
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.infer import load_model
+from emspatialvae.inference.infer import load_model
 from emspatialvae.io.atomic import check_writable
 from emspatialvae.io.mask import read_mask
 from emspatialvae.progress import Say, bar

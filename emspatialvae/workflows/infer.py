@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.config import Device, InputConfig, Poses
-from emspatialvae.infer import infer, load_model
+from emspatialvae.inference.infer import infer, load_model
 from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.preparation import Portion, file_poses, prepare

@@ -16,7 +16,7 @@ import torch
 from emspatialvae import config as configuration
 from emspatialvae import workflow
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
-from emspatialvae.infer import load_model
+from emspatialvae.inference.infer import load_model
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.io.json_dataclass import to_json
 from emspatialvae.model.distributions import Content

@@ -376,7 +376,7 @@ def test_info_says_what_would_stop_training(emsvae, easy_stack, here):
 
 def test_whole_image_scores_the_corners(emsvae, easy_stack, tmp_path):
     """The paper encodes and scores every pixel; by default only those within the mask count."""
-    from emspatialvae.infer import load_model
+    from emspatialvae.inference.infer import load_model
     from emspatialvae.results.run_folder import RunDir
 
     emsvae.done(

@@ -230,7 +230,7 @@ def test_run_layers_and_their_pixels(trained_run):
 
 def test_reconstruction_is_what_the_model_draws(trained_run):
     from emspatialvae.analysis.report import canonical
-    from emspatialvae.infer import load_model
+    from emspatialvae.inference.infer import load_model
 
     data, settings = layers_of(trained_run)["reconstruction"]
     run, latents, _ = read_run(trained_run)

@@ -15,7 +15,7 @@ from emspatialvae.config import InputConfig, ModelConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
 from emspatialvae.imaging import alignment, geometry
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.infer import infer
+from emspatialvae.inference.infer import infer
 from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.io.mrc import StackWriter, read_header, read_images
 from emspatialvae.io.star import StarFile

@@ -12,7 +12,7 @@ import torch
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.infer import load_model
+from emspatialvae.inference.infer import load_model
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import ImageSpec
 from emspatialvae.model.steerable.fourier_plane import FourierPlane

@@ -117,7 +117,7 @@ class RunData:
         RunFolderError
             The checkpoint is missing or damaged.
         """
-        from emspatialvae.infer import load_model
+        from emspatialvae.inference.infer import load_model
 
         return load_model(self.run)
 

@@ -37,7 +37,7 @@ class LatentExplorer(QWidget):
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         # torch takes a second or two to import: that goes on while the widget is built and a folder chosen.
-        Thread(target=import_module, args=("emspatialvae.infer",), name="emsvae-import", daemon=True).start()
+        Thread(target=import_module, args=("emspatialvae.inference.infer",), name="emsvae-import", daemon=True).start()
         self.session = Session(viewer, self)
         self.particle, self.model, self.path = ParticleTab(self.session), ModelTab(self.session), PathTab(self.session)
         self.select, self.montage = SelectTab(self.session), MontageTab(self.session)

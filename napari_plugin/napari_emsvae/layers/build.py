@@ -85,7 +85,7 @@ def run_layers(path: Path) -> list[LayerData]:
 
 def _reconstruction_layer(run: "RunDir", latents: "Latents", stack: ParticleStack) -> list[LayerData]:
     """The layer of the model's pictures; none, with a warning, when the checkpoint is gone: the images are still worth seeing."""
-    from emspatialvae.infer import load_model
+    from emspatialvae.inference.infer import load_model
 
     prepared = run.manifest.preparation
     try:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emspatialvae.analysis.junk import junk_probability
 from emspatialvae.cli.main import main
 from emspatialvae.config import InputConfig
+from emspatialvae.inference.junk_score import junk_probability
 from emspatialvae.judge import JunkScore
 from emspatialvae.particles.load import load_particles
 from emspatialvae.results import export

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from emspatialvae.config import TrainConfig
-from emspatialvae.infer import infer
+from emspatialvae.inference.infer import infer
 from emspatialvae.model import device
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import ImageSpec

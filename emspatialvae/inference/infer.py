@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emspatialvae.analysis.junk import junk_probability
 from emspatialvae.config import TrainConfig
 from emspatialvae.errors import RunFolderError
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Floats, Pose2D
+from emspatialvae.inference.junk_score import junk_probability
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.device import matmul_precision, part_size, pick_device, pick_precision, side_by_side
 from emspatialvae.model.interface import Estimate, ParticleVAE
