@@ -39,7 +39,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from emspatialvae.analysis.restore import Averages
+    from emspatialvae.analysis.classes.restore import Averages
     from emspatialvae.particles.stack import ParticleStack
     from emspatialvae.preprocess.preparation import Preparation
     from emspatialvae.results.latents import Latents
@@ -248,7 +248,7 @@ def relion_file(case: Case, iterations: int, end: str) -> Path:
 
 def averages_of(stack: "ParticleStack", latents: "Latents", preparation: "Preparation") -> "Averages":
     """Averages of the raw images; classes without particles stay zero."""
-    from emspatialvae.analysis.averages import class_averages
+    from emspatialvae.analysis.classes.averages import class_averages
 
     return class_averages(stack, latents, preparation)
 
@@ -285,8 +285,8 @@ def resolution_of(resolution_A: "NDArray[np.floating]", count: "NDArray[np.integ
 
 def against_map(averages: "Averages", latents: "Latents", case: Case) -> "NDArray[np.floating]":
     """Mean correlation of each average with the map in the mean view of its class, over the rings down to `FINEST_A`; [k]."""
-    from emspatialvae.analysis.restore import SOFT_EDGE
-    from emspatialvae.analysis.views import mean_rotation
+    from emspatialvae.analysis.accuracy.views import mean_rotation
+    from emspatialvae.analysis.classes.restore import SOFT_EDGE
     from emspatialvae.imaging import masks, resolution
     from emspatialvae.simulation.density import read_density
     from emspatialvae.simulation.projection import MapProjector
@@ -334,7 +334,7 @@ def best_shift(image: "NDArray[np.floating]", template: "NDArray[np.floating]") 
 
 def true_rotations(latents: "Latents", truth: Path) -> "tuple[NDArray[np.intp], NDArray[np.floating]]":
     """Rows of the particles that are no junk, and their rotations once the reported angles were taken out."""
-    from emspatialvae.analysis.views import rotations_left
+    from emspatialvae.analysis.accuracy.views import rotations_left
     from emspatialvae.imaging.geometry import from_relion
     from emspatialvae.io.star import StarFile
     from emspatialvae.particles.read_star import particle_block
@@ -349,7 +349,7 @@ def true_rotations(latents: "Latents", truth: Path) -> "tuple[NDArray[np.intp], 
 
 def of_truth(what: Path, latents: "Latents", truth: Path) -> dict[str, Any]:
     """What ``emsvae evaluate`` says, and how many of the sure poses are wrong, judged by the class for both alike."""
-    from emspatialvae.analysis.views import view_scores
+    from emspatialvae.analysis.accuracy.views import view_scores
 
     command = [*EMSVAE, "evaluate", str(what), "--truth", str(truth), "--json", "--oracle-particles", "0"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -397,7 +397,7 @@ def compare(case: Case, k: int, ours: dict[str, float], iterations: int) -> str:
     """The table of a case, in Markdown; its picture goes into the folder."""
     from sklearn.metrics import adjusted_mutual_info_score
 
-    from emspatialvae.analysis.junk_score import auc_of_low
+    from emspatialvae.analysis.accuracy.junk import auc_of_low
     from emspatialvae.io import mrc
     from emspatialvae.results.read_run import read_run
 

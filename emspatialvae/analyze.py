@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.analysis import embedding, exhibits, html, manifold, paths
-from emspatialvae.analysis.cloud import cloud
-from emspatialvae.analysis.embedding import PrincipalComponents
-from emspatialvae.analysis.exhibits import Exhibit
-from emspatialvae.analysis.page import Findings, page
-from emspatialvae.analysis.run_columns import Columns
-from emspatialvae.analysis.scatter import Groups, Measure, Plane
+from emspatialvae.analysis.figures.scatter import Groups, Measure, Plane
+from emspatialvae.analysis.latent_space import embedding, manifold, paths
+from emspatialvae.analysis.latent_space.embedding import PrincipalComponents
+from emspatialvae.analysis.report import exhibits, html
+from emspatialvae.analysis.report.cloud import cloud
+from emspatialvae.analysis.report.exhibits import Exhibit
+from emspatialvae.analysis.report.page import Findings, page
+from emspatialvae.analysis.report.run_columns import Columns
 from emspatialvae.classify import classify_run
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.inference.infer import load_model

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.analysis.averages import class_averages
-from emspatialvae.analysis.clusters import classified
-from emspatialvae.analysis.restore import Averages
+from emspatialvae.analysis.classes.averages import class_averages
+from emspatialvae.analysis.classes.clusters import classified
+from emspatialvae.analysis.classes.restore import Averages
 from emspatialvae.config import ClassMethod
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
@@ -114,7 +114,7 @@ def _classified(run: RunDir, latents: Latents, k: int | None, method: ClassMetho
         raise EmsvaeError(
             f"--method images: {run.path} was trained with --engine coordinate, whose images have no common frame; use --method kmeans"
         )
-    from emspatialvae.analysis.image_classes import classified_by_image
+    from emspatialvae.analysis.classes.image_classes import classified_by_image
     from emspatialvae.inference.infer import load_model
     from emspatialvae.model.steerable.vae import SteerableVAE
 

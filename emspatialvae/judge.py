@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.analysis.junk_score import JunkScore, auc_of_low
-from emspatialvae.analysis.metrics import Evaluation, evaluate_latents, matched_accuracy
+from emspatialvae.analysis.accuracy.junk import JunkScore, auc_of_low
+from emspatialvae.analysis.accuracy.metrics import Evaluation, evaluate_latents, matched_accuracy
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.geometry import Pose2D

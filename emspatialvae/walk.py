@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from emspatialvae.analysis import atlas, figures, film, manifold, paths
-from emspatialvae.analysis.averages import average
+from emspatialvae.analysis.classes.averages import average
+from emspatialvae.analysis.figures import film, latent_map
+from emspatialvae.analysis.figures import run as figures
+from emspatialvae.analysis.latent_space import manifold, paths
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import resampling
 from emspatialvae.inference.infer import load_model
@@ -147,7 +149,7 @@ def write_manifold(
     shown = manifold.zmap(latents.z[latents.used], tiles, components)
     images = canonical(load_model(run), shown.z)
     if out.suffix == ".png":
-        figures.save(atlas.draw(images, shown, latents.pixel_size_A), out, dpi=160)
+        figures.save(latent_map.draw(images, shown, latents.pixel_size_A), out, dpi=160)
     else:
         with StackWriter(out, len(images), images.shape[-1], latents.pixel_size_A, overwrite=force) as writer:
             writer.append(images)

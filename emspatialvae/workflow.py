@@ -313,7 +313,7 @@ def finish_run(
     say: Say = print,
 ) -> None:
     """Results and figures of a trained run: ``latents.csv``, ``particles.star`` (and ``.cs``), ``figures/``."""
-    from emspatialvae.analysis import report
+    from emspatialvae.analysis.report import run_figures
     from emspatialvae.inference.infer import infer, load_model
     from emspatialvae.progress import bar
     from emspatialvae.results import summary
@@ -340,7 +340,7 @@ def finish_run(
         _report(run, say, f"removed {made}, made from older results: make them again with emsvae classes and analyze")
     latents = export.write_run(latents, stack, run)
     if figures:
-        report.draw(run, model, images, latents)
+        run_figures.draw(run, model, images, latents)
     for line in summary.sureness(latents, manifest.config.model):
         _report(run, say, line)
     table = f", {run.star.with_suffix('.cs')}" if stack.kind == "cs" else ""

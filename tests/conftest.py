@@ -82,7 +82,7 @@ def emsvae(capsys: pytest.CaptureFixture[str]) -> Emsvae:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings draw nothing, which is most of the time of a tiny one."""
-    monkeypatch.setattr("emspatialvae.analysis.report.draw", lambda *_: None)
+    monkeypatch.setattr("emspatialvae.analysis.report.run_figures.draw", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from emspatialvae import analyze as job
-from emspatialvae.analysis import html
+from emspatialvae.analysis.report import html
 from emspatialvae.analyze import Asked, analyze_run
 from emspatialvae.cli.main import COMMANDS
 from emspatialvae.errors import EmsvaeError
@@ -31,7 +31,7 @@ def run(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.fixture
 def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report of the map of z alone, which saves most of the time."""
-    from emspatialvae.analysis import exhibits
+    from emspatialvae.analysis.report import exhibits
 
     monkeypatch.setattr(job, "_exhibits", lambda run, findings, plane, *_: iter([exhibits.content(plane, None)]))
 

@@ -228,7 +228,7 @@ def test_classes_are_read_back(run, emsvae):
 
 def test_distances_between_views_go_along_their_neighbours():
     """On a circle to the opposite point it is half the way round, not the diameter; what nothing joins lies farther off than all the rest."""
-    from emspatialvae.analysis.image_classes import _along_neighbours
+    from emspatialvae.analysis.classes.image_classes import _along_neighbours
 
     angle = 2 * np.pi * np.arange(60) / 60
     points = np.concatenate(

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from emspatialvae.analysis import atlas
-from emspatialvae.analysis.manifold import principal_axes, quantiles, zmap
+from emspatialvae.analysis.figures import latent_map
+from emspatialvae.analysis.latent_space.manifold import principal_axes, quantiles, zmap
 from emspatialvae.model.render import canonical
 
 
@@ -84,7 +84,7 @@ def test_manifold_draws_what_the_model_draws(tiny_run, tmp_path, emsvae):
 def test_tiles_without_particles_are_darkened_and_all_are_counted():
     z = np.array([[-2.0, -2.0]] * 7)
     shown = zmap(z, 3)
-    figure = atlas.draw(np.random.default_rng(0).normal(size=(9, 8, 8)), shown, 2.0)
+    figure = latent_map.draw(np.random.default_rng(0).normal(size=(9, 8, 8)), shown, 2.0)
     (axes,) = figure.axes
     assert len(axes.patches) == 8
     assert sorted(text.get_text() for text in axes.texts) == ["0"] * 8 + ["5 \N{ANGSTROM SIGN}", "7"]

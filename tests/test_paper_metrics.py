@@ -7,7 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emspatialvae.analysis.metrics import best_pearson, circular_correlation, evaluate_latents, matched_accuracy
+from emspatialvae.analysis.accuracy.metrics import (
+    best_pearson,
+    circular_correlation,
+    evaluate_latents,
+    matched_accuracy,
+)
 from emspatialvae.imaging.geometry import Pose2D
 
 

@@ -198,7 +198,7 @@ def judged(folder, *words) -> dict:
     """What `emsvae evaluate` says after a simulation and a training of some epochs."""
     said = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("emspatialvae.analysis.report.draw", lambda *_: None)
+        patch.setattr("emspatialvae.analysis.report.run_figures.draw", lambda *_: None)
         assert main(["simulate", *words, "--out", str(folder / "sim"), "--particles", "1500", "--box", "32"]) == 0
         assert main(["train", str(folder / "sim/particles.star"), "--out", str(folder / "run"), "--epochs", "8"]) == 0
     with contextlib.redirect_stdout(said):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emspatialvae.analysis.averages import class_averages
+from emspatialvae.analysis.classes.averages import class_averages
 from emspatialvae.config import InputConfig, SimulateConfig
 from emspatialvae.imaging import masks, resampling
 from emspatialvae.imaging.geometry import Pose2D

@@ -229,7 +229,7 @@ def test_run_layers_and_their_pixels(trained_run):
 
 
 def test_reconstruction_is_what_the_model_draws(trained_run):
-    from emspatialvae.analysis.report import canonical
+    from emspatialvae.analysis.report.run_figures import canonical
     from emspatialvae.inference.infer import load_model
 
     data, settings = layers_of(trained_run)["reconstruction"]

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.patches import Circle
 
-from emspatialvae.analysis import exhibits, figures, galleries
+from emspatialvae.analysis.figures import galleries
+from emspatialvae.analysis.figures import run as figures
+from emspatialvae.analysis.report import exhibits
 from emspatialvae.preprocess.particle_size import ParticleSize
 from emspatialvae.results.run_folder import RunDir
 

@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
         1,
     ]
     with contextlib.redirect_stdout(io.StringIO()), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("emspatialvae.analysis.report.draw", lambda *_: None)
+        patch.setattr("emspatialvae.analysis.report.run_figures.draw", lambda *_: None)
         assert main([str(word) for word in words]) == 0
         words = ["train", folder / "sim" / "particles.star", "--out", folder / "run", "--z-dim", 1, "--device", "cpu"]
         words += ["--epochs", 12, "--learning-rate", 3e-3, "--batch-size", 128]
@@ -123,7 +123,7 @@ def test_aligned_images_are_sharper(trained, emsvae, tmp_path, monkeypatch):
 
 def test_other_particles_of_the_same_kind(trained, emsvae, tmp_path, monkeypatch):
     """A run knows particles it has never seen as well as its own."""
-    from emspatialvae.analysis.metrics import evaluate_latents
+    from emspatialvae.analysis.accuracy.metrics import evaluate_latents
     from emspatialvae.results.latents import read_csv
     from emspatialvae.simulation.truth import load_simulation, read_truth
 

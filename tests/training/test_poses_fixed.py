@@ -38,7 +38,7 @@ def trained(clear_stack, tmp_path_factory):
     cells = {POSE[0]: [f"{value:.6f}" for value in psi + np.resize([0, 90, 180, 270], len(psi))]}
     write_with_columns(StarFile.read(folder / "truth.star"), "particles", cells, turned)
     with contextlib.redirect_stdout(io.StringIO()), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("emspatialvae.analysis.report.draw", lambda *_: None)
+        patch.setattr("emspatialvae.analysis.report.run_figures.draw", lambda *_: None)
         for name, file in (("fixed", "truth.star"), ("wrong", "wrong.star")):
             words = ["train", folder / file, "--poses-fixed", "--out", folder / name, *SHORT]
             assert main([str(word) for word in words]) == 0

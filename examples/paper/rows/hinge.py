@@ -8,9 +8,9 @@ from experiment import Place, StackSize, Values, cell, default, drawn, inferred,
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emspatialvae.analysis.figures import picture
-from emspatialvae.analysis.metrics import circular_correlation, evaluate_latents, pearson
-from emspatialvae.analysis.pose_errors import pose_errors
+from emspatialvae.analysis.accuracy.metrics import circular_correlation, evaluate_latents, pearson
+from emspatialvae.analysis.accuracy.pose_errors import pose_errors
+from emspatialvae.analysis.figures.run import picture
 from emspatialvae.config import SimulateConfig
 from emspatialvae.imaging.geometry import Pose2D, wrap_rad
 from emspatialvae.results.latents import Latents

@@ -29,8 +29,8 @@ from experiment import SIZES as SHOWN
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from emspatialvae.analysis.figures import picture
-from emspatialvae.analysis.metrics import circular_correlation, pearson
+from emspatialvae.analysis.accuracy.metrics import circular_correlation, pearson
+from emspatialvae.analysis.figures.run import picture
 from emspatialvae.config import RunConfig
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry

@@ -15,7 +15,7 @@ from scipy.spatial import KDTree
 from emspatialvae.errors import EmsvaeError
 
 if TYPE_CHECKING:
-    from emspatialvae.analysis.embedding import PrincipalComponents
+    from emspatialvae.analysis.latent_space.embedding import PrincipalComponents
     from emspatialvae.model.interface import ParticleVAE
     from emspatialvae.particles.stack import ParticleStack
     from emspatialvae.particles.table import ParticleTable
@@ -296,7 +296,7 @@ class RunData:
 
     @cached_property
     def _components(self) -> "PrincipalComponents":
-        from emspatialvae.analysis.embedding import principal_components
+        from emspatialvae.analysis.latent_space.embedding import principal_components
 
         return principal_components(self.latents.z[self.used])
 
@@ -309,7 +309,7 @@ class RunData:
         EmsvaeError
             umap-learn is not installed, or the particles are too few for it.
         """
-        from emspatialvae.analysis.embedding import some_rows, umap_plane
+        from emspatialvae.analysis.latent_space.embedding import some_rows, umap_plane
 
         rows = some_rows(len(self.used), UMAP_ROWS)
         out = np.full((len(self.used), 2), np.nan)

@@ -11,7 +11,7 @@ from napari_emsvae.explorer.run_data import Rows, RunData
 from napari_emsvae.explorer.scatter.raster import Floats
 
 if TYPE_CHECKING:
-    from emspatialvae.analysis.film import Film
+    from emspatialvae.analysis.figures.film import Film
 
 STEP = 256
 """Images that are aligned at a time."""
@@ -24,8 +24,8 @@ def film_along(data: RunData, points: Floats, ends: tuple[str, str]) -> "Film":
     The averages are of the 100 particles nearest to each step, aligned by their poses, from the prepared images. They are the honest
     half: the model draws something everywhere, also where there is no particle.
     """
-    from emspatialvae.analysis import paths
-    from emspatialvae.analysis.film import Film
+    from emspatialvae.analysis.figures.film import Film
+    from emspatialvae.analysis.latent_space import paths
     from emspatialvae.model.render import canonical
 
     latents, used = data.latents, data.used
@@ -80,8 +80,8 @@ def save_film(film: "Film", destination: Path, *, force: bool = False) -> None:
     EmsvaeError
         Another ending, or the file exists.
     """
-    from emspatialvae.analysis import figures
-    from emspatialvae.analysis.film import strip, write_gif
+    from emspatialvae.analysis.figures import run as figures
+    from emspatialvae.analysis.figures.film import strip, write_gif
     from emspatialvae.io.mrc import StackWriter
 
     if destination.suffix not in SUFFIXES:

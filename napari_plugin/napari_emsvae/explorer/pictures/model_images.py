@@ -10,7 +10,7 @@ from napari_emsvae.explorer.run_data import RunData
 from napari_emsvae.explorer.scatter.raster import Floats
 
 if TYPE_CHECKING:
-    from emspatialvae.analysis.manifold import ZMap
+    from emspatialvae.analysis.latent_space.manifold import ZMap
     from emspatialvae.imaging.geometry import Pose2D
     from emspatialvae.model.interface import ParticleVAE
 
@@ -29,7 +29,7 @@ def draw(model: "ParticleVAE", z: Floats, pose: "Pose2D") -> Image:
 
 def draw_map(data: RunData, tiles: int) -> "tuple[ZMap, Mosaic]":
     """The map of content space, ``tiles`` along an axis, and what the model draws there."""
-    from emspatialvae.analysis import manifold
+    from emspatialvae.analysis.latent_space import manifold
     from emspatialvae.model.render import canonical
 
     places = manifold.zmap(data.latents.z[data.used], tiles)

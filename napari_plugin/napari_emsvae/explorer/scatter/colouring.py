@@ -90,7 +90,7 @@ def places_of_names(points: Floats, colouring: Colouring, most: int = 40) -> lis
 
 def column_colouring(label: str, cells: NDArray) -> Colouring:
     """Colouring by a column [n], texts or numbers; class numbers and a few whole numbers are groups."""
-    from emspatialvae.analysis import scatter
+    from emspatialvae.analysis.figures import scatter
 
     found = scatter.colouring(label, cells)
     if isinstance(found, scatter.Groups):

@@ -18,7 +18,7 @@ from napari_emsvae.explorer.tabs.base import Tab
 from napari_emsvae.qt.controls import button, column, row, whole_number, words
 
 if TYPE_CHECKING:
-    from emspatialvae.analysis.manifold import ZMap
+    from emspatialvae.analysis.latent_space.manifold import ZMap
 
 REACH_SD = 3.0
 """The sliders of z go so many s.d. of its prior either way, farther where particles lie farther out."""

@@ -17,7 +17,7 @@ from napari_emsvae.explorer.tabs.base import Tab
 from napari_emsvae.qt.controls import button, column, row, whole_number, words
 
 if TYPE_CHECKING:
-    from emspatialvae.analysis.film import Film
+    from emspatialvae.analysis.figures.film import Film
 
 FRAME_MS = 120
 FEW = 10
@@ -277,7 +277,7 @@ class PathTab(Tab):
 
 
 def _film_between(data: RunData, first: int, last: int, steps: int) -> "Film":
-    from emspatialvae.analysis.paths import straight
+    from emspatialvae.analysis.latent_space.paths import straight
 
     z, names = data.latents.z, data.latents.names
     return film_along(data, straight(z[first], z[last], steps), (short_name(names[first]), short_name(names[last])))

@@ -6,9 +6,9 @@ import json
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.analysis.embedding import some_rows
-from emspatialvae.analysis.html import Html, tag
-from emspatialvae.analysis.scatter import Plane
+from emspatialvae.analysis.figures.scatter import Plane
+from emspatialvae.analysis.latent_space.embedding import some_rows
+from emspatialvae.analysis.report.html import Html, tag
 
 LIMIT = 20_000
 """Particles in it at most."""

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae import __version__
-from emspatialvae.analysis import exhibits, html
-from emspatialvae.analysis.embedding import principal_components
-from emspatialvae.analysis.film import greys
-from emspatialvae.analysis.html import Cell, Html, Section
+from emspatialvae.analysis.figures.film import greys
+from emspatialvae.analysis.latent_space.embedding import principal_components
+from emspatialvae.analysis.report import exhibits, html
+from emspatialvae.analysis.report.html import Cell, Html, Section
 from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.results import summary
 from emspatialvae.results.classes import Classes

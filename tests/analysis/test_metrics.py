@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from emspatialvae.analysis.calibration import PeakWeightBin
-from emspatialvae.analysis.metrics import circular_correlation, evaluate_latents, pearson, spearman
-from emspatialvae.analysis.regression import CrossFit, Polynomial, halves
+from emspatialvae.analysis.accuracy.calibration import PeakWeightBin
+from emspatialvae.analysis.accuracy.metrics import circular_correlation, evaluate_latents, pearson, spearman
+from emspatialvae.analysis.accuracy.regression import CrossFit, Polynomial, halves
 from emspatialvae.imaging.geometry import Pose2D, object_to_image_xy
 
 

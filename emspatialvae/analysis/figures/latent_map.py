@@ -5,9 +5,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from emspatialvae.analysis import figures
-from emspatialvae.analysis.manifold import ZMap
-from emspatialvae.analysis.scales import scale_bar
+from emspatialvae.analysis.figures import run as figures
+from emspatialvae.analysis.figures.scale_bar import scale_bar
+from emspatialvae.analysis.latent_space.manifold import ZMap
 
 EMPTY_ALPHA = 0.55
 

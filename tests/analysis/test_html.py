@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emspatialvae.analysis import html
-from emspatialvae.analysis.cloud import LIMIT, cloud
-from emspatialvae.analysis.exhibits import compact
-from emspatialvae.analysis.html import Cell, Html, Section, tag
-from emspatialvae.analysis.scatter import Plane
+from emspatialvae.analysis.figures.scatter import Plane
+from emspatialvae.analysis.report import html
+from emspatialvae.analysis.report.cloud import LIMIT, cloud
+from emspatialvae.analysis.report.exhibits import compact
+from emspatialvae.analysis.report.html import Cell, Html, Section, tag
 
 EVIL = "</script><script>alert('x')</script>\"' & <b>"
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from emspatialvae.analysis.scales import scale_bar
+from emspatialvae.analysis.figures.scale_bar import scale_bar
 from emspatialvae.io.atomic import atomic_path
 
 Floats = NDArray[np.floating]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.analysis.regression import CrossFit, halves
+from emspatialvae.analysis.accuracy.regression import CrossFit, halves
 from emspatialvae.imaging.geometry import Floats, Pose2D
 
 

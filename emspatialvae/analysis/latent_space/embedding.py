@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.analysis.manifold import principal_axes
+from emspatialvae.analysis.latent_space.manifold import principal_axes
 from emspatialvae.errors import EmsvaeError
 
 Floats = NDArray[np.floating]

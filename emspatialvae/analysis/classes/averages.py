@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from emspatialvae.analysis.restore import Averages, Sums, restore
+from emspatialvae.analysis.classes.restore import Averages, Sums, restore
 from emspatialvae.imaging import alignment, ctf, normalisation
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.particles.stack import ParticleStack

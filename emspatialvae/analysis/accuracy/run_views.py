@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.analysis.junk_score import JunkScore, auc_of_low
-from emspatialvae.analysis.views import ViewScores, rotations_left, view_scores
+from emspatialvae.analysis.accuracy.junk import JunkScore, auc_of_low
+from emspatialvae.analysis.accuracy.views import ViewScores, rotations_left, view_scores
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.geometry import Floats, from_relion
 from emspatialvae.io.star import StarBlock, StarFile

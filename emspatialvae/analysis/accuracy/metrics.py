@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
-from emspatialvae.analysis import calibration
-from emspatialvae.analysis.evaluation import Evaluation
-from emspatialvae.analysis.pose_errors import PoseErrors, pose_errors
-from emspatialvae.analysis.regression import CrossFit, Halves, affordable_degree, halves
+from emspatialvae.analysis.accuracy import calibration
+from emspatialvae.analysis.accuracy.evaluation import Evaluation
+from emspatialvae.analysis.accuracy.pose_errors import PoseErrors, pose_errors
+from emspatialvae.analysis.accuracy.regression import CrossFit, Halves, affordable_degree, halves
 from emspatialvae.imaging.geometry import Floats, Pose2D
 
 Z_DEGREE = 3

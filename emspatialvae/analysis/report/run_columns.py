@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.analysis.scatter import Groups, Measure, colouring
+from emspatialvae.analysis.figures.scatter import Groups, Measure, colouring
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
 from emspatialvae.particles.find_column import find_column
 from emspatialvae.particles.table import ParticleTable, open_table

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emspatialvae.analysis import averages
-from emspatialvae.analysis.averages import average, class_averages, full_size, split
-from emspatialvae.analysis.restore import Sums, restore
+from emspatialvae.analysis.classes import averages
+from emspatialvae.analysis.classes.averages import average, class_averages, full_size, split
+from emspatialvae.analysis.classes.restore import Sums, restore
 from emspatialvae.config import InputConfig, SimulateConfig
 from emspatialvae.imaging import ctf, masks, normalisation
 from emspatialvae.imaging.ctf import CtfParams

@@ -167,7 +167,11 @@ def page(title: str, lead: str, top: Html, sections: Sequence[Section], foot: st
 
 def _own(name: str) -> str:
     """A text that lies beside this file."""
-    return resources.files(__package__ or "emspatialvae.analysis").joinpath(name).read_text(encoding="utf-8")
+    return (
+        resources.files(__package__ or "emspatialvae.analysis.report.run_figures")
+        .joinpath(name)
+        .read_text(encoding="utf-8")
+    )
 
 
 def _sha256(text: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from emspatialvae.analysis.calibration import PeakWeightBin
+from emspatialvae.analysis.accuracy.calibration import PeakWeightBin
 
 
 @dataclass(frozen=True)

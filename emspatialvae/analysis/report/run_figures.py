@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from emspatialvae.analysis import atlas, figures, galleries, manifold
+from emspatialvae.analysis.figures import galleries, latent_map
+from emspatialvae.analysis.figures import run as figures
+from emspatialvae.analysis.latent_space import manifold
 from emspatialvae.imaging import alignment, normalisation
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.model.distributions import Content
@@ -105,7 +107,7 @@ def _reconstructions(
 
 def _manifold(model: ParticleVAE, latents: Latents, rows: NDArray[np.int64]) -> Figure:
     shown = manifold.zmap(latents.z[rows], TILES)
-    return atlas.draw(canonical(model, shown.z), shown, latents.pixel_size_A)
+    return latent_map.draw(canonical(model, shown.z), shown, latents.pixel_size_A)
 
 
 @dataclass(frozen=True)

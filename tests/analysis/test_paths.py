@@ -11,8 +11,9 @@ import torch
 from PIL import Image, ImageSequence
 from torch import Tensor, nn
 
-from emspatialvae.analysis import film, paths
-from emspatialvae.analysis.scales import round_below
+from emspatialvae.analysis.figures import film
+from emspatialvae.analysis.figures.scale_bar import round_below
+from emspatialvae.analysis.latent_space import paths
 from emspatialvae.config import ModelConfig
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
@@ -179,7 +180,7 @@ def names_of(run) -> list[str]:
 
 def test_path_writes_a_stack_a_film_and_a_strip(tiny_run, tmp_path, emsvae, monkeypatch):
     drawn = []
-    monkeypatch.setattr("emspatialvae.analysis.figures.save", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr("emspatialvae.analysis.figures.run.save", lambda figure, *_, **__: drawn.append(figure))
     names = names_of(tiny_run)
     out = tmp_path / "deep" / "path.mrcs"
     said = emsvae.done(
@@ -247,7 +248,7 @@ def _strings(text: str) -> list[str]:
 def test_averages_are_those_of_the_particles_nearest(tiny_run, tmp_path, monkeypatch):
     """Of 48 particles all are among the 100 nearest of each step, and count the more the nearer they are."""
     from emspatialvae import walk
-    from emspatialvae.analysis.averages import average
+    from emspatialvae.analysis.classes.averages import average
     from emspatialvae.results import read_run
 
     run, latents, stack = read_run.read_run(tiny_run)

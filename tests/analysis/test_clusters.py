@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emspatialvae.analysis import clusters
-from emspatialvae.analysis.clusters import Mixture, classified
+from emspatialvae.analysis.classes import clusters
+from emspatialvae.analysis.classes.clusters import Mixture, classified
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.results.latents import Latents

@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from emspatialvae.analysis import figures, galleries, histograms, scatter
-from emspatialvae.analysis.embedding import PrincipalComponents
-from emspatialvae.analysis.scatter import Groups, Measure, Plane
+from emspatialvae.analysis.figures import galleries, histograms, scatter
+from emspatialvae.analysis.figures import run as figures
+from emspatialvae.analysis.figures.scatter import Groups, Measure, Plane
+from emspatialvae.analysis.latent_space.embedding import PrincipalComponents
 from emspatialvae.results.classes import Classes
 
 Floats = NDArray[np.floating]

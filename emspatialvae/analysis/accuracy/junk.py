@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from emspatialvae.analysis.calibration import PeakWeightBin, peak_weight_bins
+from emspatialvae.analysis.accuracy.calibration import PeakWeightBin, peak_weight_bins
 
 Floats = NDArray[np.floating]
 

@@ -5,9 +5,10 @@ import importlib.util
 import numpy as np
 import pytest
 
-from emspatialvae.analysis import embedding, scatter
-from emspatialvae.analysis.embedding import principal_components, some_rows
-from emspatialvae.analysis.scatter import GROUPS, Groups, Measure, Plane, colouring
+from emspatialvae.analysis.figures import scatter
+from emspatialvae.analysis.figures.scatter import GROUPS, Groups, Measure, Plane, colouring
+from emspatialvae.analysis.latent_space import embedding
+from emspatialvae.analysis.latent_space.embedding import principal_components, some_rows
 from emspatialvae.errors import EmsvaeError
 
 
@@ -90,7 +91,7 @@ def test_few_whole_numbers_and_class_numbers_are_groups_in_their_order():
 @pytest.mark.parametrize("dimensions", [1, 2])
 @pytest.mark.parametrize("n", [1, 2, 300, scatter.MARKED + 1])
 def test_every_number_of_particles_can_be_drawn(dimensions, n, tmp_path):
-    from emspatialvae.analysis import figures
+    from emspatialvae.analysis.figures import run as figures
 
     rng = np.random.default_rng(0)
     plane = Plane(rng.normal(size=(n, dimensions)), ("z1", "z2")[:dimensions])

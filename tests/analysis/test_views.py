@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from scipy.spatial.transform import Rotation
 
-from emspatialvae.analysis.views import (
+from emspatialvae.analysis.accuracy.run_views import evaluate_views, has_views, joined_rows
+from emspatialvae.analysis.accuracy.views import (
     angles_deg,
     best_to_class_mean_deg,
     mean_rotation,
@@ -24,7 +25,6 @@ from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.geometry import view_rotations
 from emspatialvae.io import star
 from emspatialvae.simulation.crowd import draw_views
-from emspatialvae.view_judge import evaluate_views, has_views, joined_rows
 
 N = 3000
 
