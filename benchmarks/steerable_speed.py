@@ -22,7 +22,7 @@ from emspatialvae.preprocess.preparation import Portion
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.training.trainer import Trainer
-from emspatialvae.workflow import new_engine, open_images, start_run
+from emspatialvae.workflows.train import new_engine, open_images, start_run
 
 
 def train(folder: Path, box: int, particles: int, epochs: int, device: str) -> tuple[float, float, Path]:

@@ -30,7 +30,7 @@ class AnalyzeCommand:
 def main(argv: list[str]) -> int:
     """``emsvae analyze``."""
     asked = parse(AnalyzeCommand, argv)
-    from emspatialvae.analyze import Asked, analyze_run
+    from emspatialvae.workflows.analyze import Asked, analyze_run
 
     analyze_run(asked.run, Asked(asked.k, asked.colour_by, asked.umap, asked.rows, asked.project_dir))
     return 0

@@ -34,7 +34,7 @@ class ClassesCommand:
 def main(argv: list[str]) -> int:
     """``emsvae classes``."""
     asked = parse(ClassesCommand, argv)
-    from emspatialvae.classify import classify_run
+    from emspatialvae.workflows.classes import classify_run
 
     classify_run(
         asked.run,

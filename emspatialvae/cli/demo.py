@@ -19,6 +19,6 @@ class DemoCommand:
 def main(argv: list[str]) -> int:
     """``emsvae demo``."""
     asked = parse(DemoCommand, argv)
-    from emspatialvae.demo import demo as run_demo
+    from emspatialvae.workflows.demo import demo as run_demo
 
     return 0 if run_demo(asked.out, force=asked.force) else 130

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     """``emsvae evaluate``."""
     asked = parse(EvaluateCommand, argv)
     from emspatialvae.analysis.accuracy.run_views import evaluate_views, has_views
-    from emspatialvae.judge import evaluate_run
+    from emspatialvae.workflows.evaluate import evaluate_run
 
     if has_views(asked.truth):
         judged = evaluate_views(asked.run, asked.truth)

@@ -29,11 +29,11 @@ class InfoCommand:
 def main(argv: list[str]) -> int:
     """``emsvae info``."""
     asked = parse(InfoCommand, argv)
-    from emspatialvae import describe
+    from emspatialvae.workflows import info
 
     if asked.source.is_dir():
-        print(describe.run_text(asked.source))
+        print(info.run_text(asked.source))
     else:
         source = InputConfig(asked.source, asked.project_dir, asked.passthrough, asked.pixel_size_A)
-        print(describe.particles_text(source, PrepareConfig(box=asked.box)))
+        print(info.particles_text(source, PrepareConfig(box=asked.box)))
     return 0

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     """``emsvae manifold``."""
     asked = parse(ManifoldCommand, argv)
     from emspatialvae.results.run_folder import RunDir
-    from emspatialvae.walk import write_manifold
+    from emspatialvae.workflows.manifold import write_manifold
 
     write_manifold(RunDir(asked.run), asked.out, tiles=asked.tiles, components=asked.components, force=asked.force)
     return 0

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     """``emsvae path``."""
     asked = parse(PathCommand, argv)
     from emspatialvae.results.run_folder import RunDir
-    from emspatialvae.walk import write_path
+    from emspatialvae.workflows.path import write_path
 
     write_path(
         RunDir(asked.run),

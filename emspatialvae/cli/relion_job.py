@@ -1,7 +1,5 @@
 """``emsvae relion-job``: `emsvae train` in the clothes of RELION's External job."""
 
-import io
-import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -63,28 +61,9 @@ def _train(relions: dict[str, str], trains: list[str]) -> int:
         raise EmsvaeError(f"--classes is {asked.classes}; expected 1 or more, or 0 for none")
     if any(word.partition("=")[0] == "--out" for word in trains):
         raise EmsvaeError("--out: RELION's --o says where the job goes; leave --out out")
-    import torch
+    from emspatialvae.workflows.relion_job import relion_job
 
-    from emspatialvae.classify import classify_run
-    from emspatialvae.jobs.relion import RUN, publish
-
-    torch.set_num_threads(asked.j)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # RELION shows run.out while the job runs
-    run = asked.o / RUN
-    code = train.main([str(asked.in_parts), "--out", str(run), *_onward(run, trains), *trains])
-    classes = asked.classes > 0 and code == 0
-    if classes:
-        classify_run(run, asked.classes)
-    publish(asked.o, classes=classes)
-    return code
-
-
-def _onward(run: Path, trains: list[str]) -> list[str]:
-    """RELION runs a continued job once more in its folder: go on with what is there, replace what never began to learn."""
-    if {"--force", "--resume"} & set(trains) or not run.exists():
-        return []
-    return ["--resume"] if (run / "checkpoint.pt").is_file() else ["--force"]
+    return relion_job(train.main, asked.in_parts, asked.o, trains, threads=asked.j, classes=asked.classes)
 
 
 def _parted(argv: list[str]) -> tuple[dict[str, str], list[str]]:

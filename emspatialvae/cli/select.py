@@ -43,7 +43,7 @@ class SelectCommand:
 def main(argv: list[str]) -> int:
     """``emsvae select``."""
     asked = parse(SelectCommand, argv)
-    from emspatialvae.selection import select
+    from emspatialvae.workflows.select import select
 
     select(
         asked.source,

@@ -38,12 +38,12 @@ def main(argv: list[str]) -> int:
     if preset is not None and preset in configuration.PRESETS:
         default = configuration.with_preset(default, preset)
     asked = parse(TrainCommand, argv, TrainCommand(default))
-    from emspatialvae import workflow
     from emspatialvae.results.run_folder import RunDir, default_out
+    from emspatialvae.workflows import train
 
     out = asked.out or default_out(asked.run.input.particles)
     if not asked.resume:
-        run, stack = workflow.start_run(asked.run, out, force=asked.force)
+        run, stack = train.start_run(asked.run, out, force=asked.force)
     elif asked.force:
         raise EmsvaeError("--resume goes on with a run, --force replaces it; give one of them")
     else:
@@ -51,8 +51,8 @@ def main(argv: list[str]) -> int:
         own = RunDir(out).manifest.config
         own = replace(own, input=replace(own.input, particles=tyro.MISSING))
         asked = parse(TrainCommand, argv, TrainCommand(own))
-        run, stack = workflow.open_run(asked.run, out)
-    return 0 if workflow.train_run(run, stack, asked.run.train, resume=asked.resume) else 130
+        run, stack = train.open_run(asked.run, out)
+    return 0 if train.train_run(run, stack, asked.run.train, resume=asked.resume) else 130
 
 
 def _value_of(flag: str, argv: list[str]) -> str | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emspatialvae.errors import ParticleFileError, RunFolderError
+from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
 from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.preparation import Preparation, check_ctf
@@ -33,6 +33,21 @@ def read_particles(run: RunDir, n: int, project_dir: Path | None = None) -> Part
     if len(stack) != n:
         raise RunFolderError(f"{stack.source} now has {len(stack)} particles, the run has {n}; train anew with --force")
     return stack
+
+
+def results_of(run: RunDir) -> Latents:
+    """The run's results, without a look at its particles' files.
+
+    Raises
+    ------
+    EmsvaeError
+        There are none yet, or no particle could be used.
+    """
+    manifest = run.manifest
+    latents = read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    if not latents.used.any():
+        raise EmsvaeError(f"{run.path}: none of its particles could be used, so there is no content to draw")
+    return latents
 
 
 def check_fits(stack: ParticleStack, preparation: Preparation, run: RunDir) -> None:

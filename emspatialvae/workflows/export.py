@@ -11,11 +11,11 @@ from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.inference.infer import load_model
 from emspatialvae.io.atomic import check_writable
 from emspatialvae.io.mask import read_mask
-from emspatialvae.progress import Say, bar
 from emspatialvae.results import export, export_aligned
 from emspatialvae.results.latents import Latents
 from emspatialvae.results.read_run import read_run
 from emspatialvae.results.run_folder import RunDir
+from emspatialvae.workflows.progress import Say, bar
 
 REGISTERED = 4000
 """Contents that a new frame is fitted to."""

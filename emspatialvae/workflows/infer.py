@@ -12,10 +12,10 @@ from emspatialvae.inference.infer import infer, load_model
 from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.preparation import Portion, file_poses, prepare
-from emspatialvae.progress import Say, bar
 from emspatialvae.results import export
 from emspatialvae.results.read_run import check_fits
 from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.workflows.progress import Say, bar
 
 
 def infer_other(

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from emspatialvae import config as configuration
-from emspatialvae import workflow
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
 from emspatialvae.inference.infer import load_model
 from emspatialvae.io.atomic import atomic_path
@@ -24,6 +23,7 @@ from emspatialvae.results import read_run
 from emspatialvae.results.latents import Latents, read_csv
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows import infer
+from emspatialvae.workflows.train import start_run, train_run
 
 NOT_RUN = "not run"
 SIZES = ("small", "full")
@@ -144,8 +144,8 @@ def _train_once(config: RunConfig, out: Path) -> Trained:
             return Trained(RunDir(out), earlier["seconds"], reused=True)
     print(f"\n-- {out.parent.name}/{out.name}", flush=True)
     start = time.perf_counter()
-    run, stack = workflow.start_run(config, out, force=True, say=_quiet)
-    if not workflow.train_run(run, stack, config.train, figures=False, say=_quiet):
+    run, stack = start_run(config, out, force=True, say=_quiet)
+    if not train_run(run, stack, config.train, figures=False, say=_quiet):
         raise KeyboardInterrupt
     seconds = time.perf_counter() - start
     print(

@@ -247,12 +247,12 @@ def _strings(text: str) -> list[str]:
 
 def test_averages_are_those_of_the_particles_nearest(tiny_run, tmp_path, monkeypatch):
     """Of 48 particles all are among the 100 nearest of each step, and count the more the nearer they are."""
-    from emspatialvae import walk
     from emspatialvae.analysis.classes.averages import average
     from emspatialvae.results import read_run
+    from emspatialvae.workflows.path import film_between
 
     run, latents, stack = read_run.read_run(tiny_run)
-    made = walk.film_between(run, latents, (0, 5), 3)
+    made = film_between(run, latents, (0, 5), 3)
     unit = paths.typical_sd(latents.z_sd)
     distance = np.linalg.norm((latents.z[:, None] - made.z) / unit, axis=2)
     weights = np.exp(-2 * (distance / distance.max(0)) ** 2)
@@ -260,7 +260,7 @@ def test_averages_are_those_of_the_particles_nearest(tiny_run, tmp_path, monkeyp
     assert made.averaged == 48
     assert made.averages == pytest.approx(average(stack, latents, weights, run.manifest.preparation).images, abs=1e-4)
     monkeypatch.setattr(paths, "AVERAGED", 1)
-    single = walk.film_between(run, latents, (0, 5), 3)
+    single = film_between(run, latents, (0, 5), 3)
     alone = average(stack, latents, np.eye(48)[:, [0, 5]], run.manifest.preparation).images
     assert single.averages is not None
     assert single.averages[[0, 2]] == pytest.approx(alone, abs=1e-4)

@@ -102,8 +102,8 @@ sys.exit(", ".join(sorted({heavy} & set(sys.modules))) or 0)
 @pytest.fixture
 def settings(monkeypatch):
     """Of `emsvae train FLAGS`, without training."""
-    from emspatialvae import workflow
     from emspatialvae.cli import main
+    from emspatialvae.workflows import train as workflow
 
     seen = []
 
@@ -339,7 +339,7 @@ def test_simulate_train_evaluate_recovers_the_angle(emsvae, no_figures):
 def test_demo(emsvae, monkeypatch, here):
     from dataclasses import replace
 
-    from emspatialvae import demo
+    from emspatialvae.workflows import demo
 
     monkeypatch.setattr(demo, "STACK", replace(demo.STACK, particles=200, box=24))
     monkeypatch.setattr(demo, "TRAIN", replace(demo.TRAIN, epochs=3))

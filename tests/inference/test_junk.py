@@ -12,11 +12,11 @@ import pytest
 from emspatialvae.cli.main import main
 from emspatialvae.config import InputConfig
 from emspatialvae.inference.junk_score import junk_probability
-from emspatialvae.judge import JunkScore
 from emspatialvae.particles.load import load_particles
 from emspatialvae.results import export
 from emspatialvae.results.latents import Latents, read_csv
 from emspatialvae.results.run_folder import RunDir
+from emspatialvae.workflows.evaluate import JunkScore
 
 N = 2000
 

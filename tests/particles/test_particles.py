@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from emspatialvae.config import InputConfig, PrepareConfig
-from emspatialvae.describe import particles_text
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.ctf import ctf_2d
 from emspatialvae.io import cs
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.particles.load import load_particles, most_common_box
 from emspatialvae.preprocess.plan import decide
+from emspatialvae.workflows.info import particles_text
 
 OPTICS = """\
 data_optics

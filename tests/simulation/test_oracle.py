@@ -8,7 +8,6 @@ import pytest
 
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.judge import auc_of_low
 from emspatialvae.simulation import oracle
 from emspatialvae.simulation.bounds import cramer_rao
 from emspatialvae.simulation.kinds import phantom
@@ -16,6 +15,7 @@ from emspatialvae.simulation.microscope import Microscope, draw_ctf, spectra_of
 from emspatialvae.simulation.phantom import clean_image
 from emspatialvae.simulation.stack import draw_truth, scale_to_snr, simulate_stack
 from emspatialvae.simulation.truth import load_simulation, read_truth
+from emspatialvae.workflows.evaluate import auc_of_low
 from tests.tools.simulations import simulation_of
 
 

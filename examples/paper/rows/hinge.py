@@ -14,9 +14,9 @@ from emspatialvae.analysis.figures.run import picture
 from emspatialvae.config import SimulateConfig
 from emspatialvae.imaging.geometry import Pose2D, wrap_rad
 from emspatialvae.results.latents import Latents
-from emspatialvae.selection import write_selection
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.simulation.truth import load_simulation, read_truth
+from emspatialvae.workflows.select import write_selection
 from rows.protein import hinged_structure, simulate_structure
 
 BOX, SNR = 40, 0.1

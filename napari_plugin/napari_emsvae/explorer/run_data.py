@@ -217,7 +217,7 @@ class RunData:
         EmsvaeError
             It is none: what stands where.
         """
-        from emspatialvae.selection import matching
+        from emspatialvae.workflows.select import matching
 
         return matching(self.table, condition, say=lambda _: None)[: len(self)]
 

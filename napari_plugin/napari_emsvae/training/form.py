@@ -290,6 +290,6 @@ class TrainForm(QWidget):
 
 
 def _describe(source: InputConfig, prepare: PrepareConfig) -> str:
-    from emspatialvae.describe import particles_text
+    from emspatialvae.workflows.info import particles_text
 
     return particles_text(source, prepare)

@@ -319,6 +319,6 @@ def _one_of(data: RunData, label: str, wanted: list[str]) -> Mask:
 
 
 def _save(data: RunData, mask: Mask, out: Path, excluded: Path | None) -> None:
-    from emspatialvae.selection import write_selection
+    from emspatialvae.workflows.select import write_selection
 
     write_selection(data.run, mask, out, excluded=excluded, force=True)

@@ -30,12 +30,12 @@ from emspatialvae.io.atomic import atomic_folder, atomic_path
 from emspatialvae.particles.columns import CLASS, kept_apart
 from emspatialvae.particles.read_star import particle_block
 from emspatialvae.preprocess.preparation import Preparation
-from emspatialvae.progress import Say, bar
 from emspatialvae.results import export
 from emspatialvae.results.classes import THRESHOLDS, Classes, read_classes, resolution_label
 from emspatialvae.results.latents import Latents
 from emspatialvae.results.read_run import check_fits, read_run
 from emspatialvae.results.run_folder import RunDir
+from emspatialvae.workflows.progress import Say, bar
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,8 +14,8 @@ from emspatialvae.particles import duplicates, query
 from emspatialvae.particles.columns import USED, is_result
 from emspatialvae.particles.match import NOWHERE, Join, carried, join
 from emspatialvae.particles.table import ParticleTable, StarTable, ending, open_table
-from emspatialvae.progress import Say
 from emspatialvae.results.run_folder import RunDir
+from emspatialvae.workflows.progress import Say
 
 Mask = NDArray[np.bool_]
 

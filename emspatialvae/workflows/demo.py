@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
-from emspatialvae.judge import evaluate_run
 from emspatialvae.simulation.stack import simulate_stack
-from emspatialvae.workflow import start_run, train_run
+from emspatialvae.workflows.evaluate import evaluate_run
+from emspatialvae.workflows.train import start_run, train_run
 
 STACK = SimulateConfig("hinge", Path(), particles=4000, box=40, snr=0.2, shift_px=1.5)
 MODEL = ModelConfig(z_dim=1)

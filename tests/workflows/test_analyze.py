@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emspatialvae import analyze as job
 from emspatialvae.analysis.report import html
-from emspatialvae.analyze import Asked, analyze_run
 from emspatialvae.cli.main import COMMANDS
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.io.cs import write_cs
+from emspatialvae.workflows import analyze as job
+from emspatialvae.workflows.analyze import Asked, analyze_run
 from tests.conftest import Emsvae, contents
 
 EVIL = "<script>alert(1)</script>&\"'.mrc"
@@ -207,7 +207,7 @@ def test_a_report_of_100_000_particles_stays_small(run):
 
 
 def emsvae_classes(run: Path) -> None:
-    from emspatialvae.classify import classify_run
+    from emspatialvae.workflows.classes import classify_run
 
     classify_run(run, 20, say=lambda _: None)
 

@@ -13,7 +13,7 @@ from emspatialvae.io.star import StarFile, write_new, write_with_columns
 from emspatialvae.particles.columns import is_result
 from emspatialvae.particles.table import open_table
 from emspatialvae.results.run_folder import RunDir
-from emspatialvae.selection import write_selection
+from emspatialvae.workflows.select import write_selection
 
 TEXT = """# made by hand
 

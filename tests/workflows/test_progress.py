@@ -2,8 +2,8 @@
 
 import pytest
 
-from emspatialvae import progress
-from emspatialvae.progress import TrainingBar
+from emspatialvae.workflows import progress
+from emspatialvae.workflows.progress import TrainingBar
 
 MEANS = [5.0, 7.0, 2.0, 0.0, 0.0]
 

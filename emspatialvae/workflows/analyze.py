@@ -20,19 +20,19 @@ from emspatialvae.analysis.report.cloud import cloud
 from emspatialvae.analysis.report.exhibits import Exhibit
 from emspatialvae.analysis.report.page import Findings, page
 from emspatialvae.analysis.report.run_columns import Columns
-from emspatialvae.classify import classify_run
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.inference.infer import load_model
 from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.io.atomic import atomic_folder
 from emspatialvae.model.render import canonical
 from emspatialvae.particles.columns import LOG_LIKELIHOOD, SCORES, kept_apart
-from emspatialvae.progress import Say
 from emspatialvae.results import summary
 from emspatialvae.results.classes import Classes, read_classes
 from emspatialvae.results.latents import Latents
 from emspatialvae.results.read_run import read_latents
 from emspatialvae.results.run_folder import RunDir
+from emspatialvae.workflows.classes import classify_run
+from emspatialvae.workflows.progress import Say
 
 CLASSES, LEAST_PER_CLASS = 20, 10
 """Unless told otherwise: so many classes, or fewer, so that one has so many particles on average."""

@@ -20,9 +20,9 @@ from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.cache import PreparedImages, prepared_images
 from emspatialvae.preprocess.plan import decide
 from emspatialvae.preprocess.preparation import Portion, Preparation, file_poses
-from emspatialvae.progress import Say
 from emspatialvae.results import export
 from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.workflows.progress import Say
 
 if TYPE_CHECKING:
     from emspatialvae.model.interface import ImageSpec, ParticleVAE
@@ -262,7 +262,7 @@ def _check_signal(run: RunDir, trainer: "Trainer", stack: ParticleStack, say: Sa
 
 def _fit(trainer: "Trainer", run: RunDir, say: Say) -> bool:
     """Run the trainer under a progress bar; False when interrupted."""
-    from emspatialvae.progress import TrainingBar
+    from emspatialvae.workflows.progress import TrainingBar
 
     with TrainingBar(
         trainer.limit * len(trainer.train_rows),
@@ -292,7 +292,7 @@ def open_images(run: RunDir, stack: ParticleStack) -> PreparedImages:
     ParticleFileError
         None of them can be used.
     """
-    from emspatialvae.progress import bar
+    from emspatialvae.workflows.progress import bar
 
     manifest = run.manifest
     cache = manifest.config.prepare.cache or run.path / "cache"
@@ -315,8 +315,8 @@ def finish_run(
     """Results and figures of a trained run: ``latents.csv``, ``particles.star`` (and ``.cs``), ``figures/``."""
     from emspatialvae.analysis.report import run_figures
     from emspatialvae.inference.infer import infer, load_model
-    from emspatialvae.progress import bar
     from emspatialvae.results import summary
+    from emspatialvae.workflows.progress import bar
 
     model = load_model(run)
     run.record_z_dim(model.z_dim)
