@@ -5,9 +5,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
 
 from emspatialvae.imaging import geometry
+from emspatialvae.imaging.arrays import Images
 from emspatialvae.imaging.geometry import Pose2D
-
-Images = NDArray[np.float32]
 
 
 def align(images: ArrayLike, pose: Pose2D, fill: float = 0.0, order: int = 3) -> Images:

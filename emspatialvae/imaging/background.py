@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.imaging import geometry
+from emspatialvae.imaging.arrays import Images
 
-Images = NDArray[np.float32]
 Values = NDArray[np.floating]
 
 LEAST_PIXELS = 50

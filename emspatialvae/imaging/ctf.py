@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
-Images = NDArray[np.float32]
+from emspatialvae.imaging.arrays import Floats, Images
 
 BLOCK = 1 << 17
 """Numbers worked on at once, so that they stay in the processor's cache and memory stays bounded."""

@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.floating]
+from emspatialvae.imaging.arrays import Floats
 
 
 def rotate_xy(x: Any, y: Any, cos_t: Any, sin_t: Any) -> tuple[Any, Any]:

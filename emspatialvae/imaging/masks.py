@@ -4,8 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.imaging import geometry
-
-Images = NDArray[np.float32]
+from emspatialvae.imaging.arrays import Images
 
 
 def circular_mask(box: int, radius_px: float) -> NDArray[np.bool_]:

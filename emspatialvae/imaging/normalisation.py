@@ -4,10 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from emspatialvae.imaging.arrays import Images
 from emspatialvae.imaging.background import LEAST_PIXELS, fit_background
 from emspatialvae.imaging.masks import circular_mask
-
-Images = NDArray[np.float32]
 
 
 def brightness(images: Images) -> Images:

@@ -4,8 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.imaging import geometry
-
-Images = NDArray[np.float32]
+from emspatialvae.imaging.arrays import Images
 
 
 def fourier_resampling(box_in: int, box_out: int, step: float | None = None) -> NDArray[np.float32]:

@@ -4,8 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.imaging import ctf, geometry
-
-Images = NDArray[np.float32]
+from emspatialvae.imaging.arrays import Images
 
 
 def fourier_ring_correlation(first: Images, second: Images) -> NDArray[np.float64]:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from emspatialvae.config import TrainConfig
 from emspatialvae.errors import RunFolderError
 from emspatialvae.imaging import geometry
-from emspatialvae.imaging.geometry import Floats, Pose2D
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.inference.junk_score import junk_probability
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.device import matmul_precision, part_size, pick_device, pick_precision, side_by_side

@@ -29,7 +29,7 @@ the simulation tried, junk had the *higher* likelihood), and they were not calib
 import numpy as np
 from scipy import special
 
-from emspatialvae.imaging.geometry import Floats
+from emspatialvae.imaging.arrays import Floats
 
 CONSTANT = -5.19
 COEFFICIENTS = {

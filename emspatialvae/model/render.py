@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from emspatialvae.imaging import masks
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.model.distributions import Content
 from emspatialvae.model.interface import ParticleVAE
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
@@ -14,8 +15,6 @@ RENDERED = 200
 """Contents that go into the mean of what a model draws."""
 LEAST_POWER = 1.0
 """Added to a ring's sum of CTF^2, the Wiener filter's noise over signal: one more particle with nothing on it."""
-
-Floats = NDArray[np.floating]
 
 
 def canonical(model: ParticleVAE, z: Floats) -> NDArray[np.float32]:

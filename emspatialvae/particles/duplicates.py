@@ -15,7 +15,7 @@ from scipy.spatial import KDTree
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging import geometry
-from emspatialvae.imaging.geometry import Floats
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.particles import columns
 from emspatialvae.particles.read_cs import read_cs_source
 from emspatialvae.particles.read_star import read_star_source

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.imaging.arrays import Mask
 from emspatialvae.particles.find_column import find_column
 
 Columns = Mapping[str, NDArray[Any]]
-Mask = NDArray[np.bool_]
 Condition = Callable[[Columns, Columns], Mask]
 """Columns as text, columns as numbers -> which rows meet it."""
 

@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from emspatialvae.imaging import geometry
-
-Floats = NDArray[np.float64]
-Images = NDArray[np.float32]
+from emspatialvae.imaging.arrays import Floats, Images
 
 LOW_PASS_RINGS = 6.0
 """S.d. of the Gaussian low-pass filter in Fourier pixels of a box of `MODEL_BOX`: 1.7 px wide there."""

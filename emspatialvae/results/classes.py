@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.errors import RunFolderError
-from emspatialvae.imaging.geometry import Floats
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.io import mrc
 from emspatialvae.results.run_folder import RunDir
 

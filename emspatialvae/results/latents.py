@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.errors import RunFolderError
-from emspatialvae.imaging.geometry import Floats, Pose2D
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.particles.columns import SCORES, Names
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from emspatialvae.config import ModelConfig
-from emspatialvae.imaging.geometry import Floats
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.results.latents import Latents
 
 ACTIVE_VARIANCE = 0.01

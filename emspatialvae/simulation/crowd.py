@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.imaging.geometry import Floats, view_rotations
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import view_rotations
 
 NEAREST = 0.9
 """Smallest distance of two particles, in diameters."""

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.imaging.geometry import pixel_axis
-
-Floats = NDArray[np.floating]
 
 PADDING = 2
 MARGIN = (

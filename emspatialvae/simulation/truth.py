@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.imaging.ctf import CtfParams
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.star import StarFile
 from emspatialvae.simulation.kinds import phantom
 from emspatialvae.simulation.microscope import WHITE, Microscope, NoiseSpectrum, ctf_constants
 from emspatialvae.simulation.phantom import Phantom
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

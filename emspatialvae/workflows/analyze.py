@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emspatialvae.analysis.figures.scatter import Groups, Measure, Plane
 from emspatialvae.analysis.latent_space import embedding, manifold, paths
@@ -21,6 +20,7 @@ from emspatialvae.analysis.report.exhibits import Exhibit
 from emspatialvae.analysis.report.page import Findings, page
 from emspatialvae.analysis.report.run_columns import Columns
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.inference.infer import load_model
 from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.io.atomic import atomic_folder
@@ -42,7 +42,6 @@ _PLAIN = (*(SCORES[score].star for score in ("class_number", "junk", "misfit")),
 ALWAYS = tuple(name for plain in _PLAIN for name in (kept_apart(plain), plain))
 """What content is coloured by wherever the run knows it."""
 
-Floats = NDArray[np.floating]
 Colours = Mapping[str, Measure | Groups]
 
 

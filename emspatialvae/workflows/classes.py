@@ -23,7 +23,7 @@ from emspatialvae.analysis.classes.restore import Averages
 from emspatialvae.config import ClassMethod
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
-from emspatialvae.imaging.geometry import Floats
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.io import mrc, star
 from emspatialvae.io.atomic import atomic_folder, atomic_path

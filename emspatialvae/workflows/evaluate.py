@@ -12,6 +12,7 @@ from emspatialvae.analysis.accuracy.junk import JunkScore, auc_of_low
 from emspatialvae.analysis.accuracy.metrics import Evaluation, evaluate_latents, matched_accuracy
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.load import load_particles
@@ -23,7 +24,6 @@ from emspatialvae.simulation.truth import load_simulation
 
 __all__ = ["Judged", "JunkScore", "auc_of_low", "evaluate_run"]
 
-Floats = NDArray[np.floating]
 
 CLASS_LABELS = ("emsvaeTrueClass", "rlnClassNumber")
 """Where a truth keeps its classes, the first of them that it has."""

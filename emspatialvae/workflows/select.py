@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError, NothingSelectedError, RunFolderError
+from emspatialvae.imaging.arrays import Mask
 from emspatialvae.io import star
 from emspatialvae.io.atomic import atomic_path, check_writable
 from emspatialvae.particles import duplicates, query
@@ -16,8 +17,6 @@ from emspatialvae.particles.match import NOWHERE, Join, carried, join
 from emspatialvae.particles.table import ParticleTable, StarTable, ending, open_table
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows.progress import Say
-
-Mask = NDArray[np.bool_]
 
 
 def write_selection(

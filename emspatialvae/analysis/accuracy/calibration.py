@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.imaging.geometry import Floats
+from emspatialvae.imaging.arrays import Floats
 
 WEIGHT_EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0)
 RIGHT_MODE_RAD = np.radians(15)

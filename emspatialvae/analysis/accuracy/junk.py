@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from emspatialvae.analysis.accuracy.calibration import PeakWeightBin, peak_weight_bins
-
-Floats = NDArray[np.floating]
+from emspatialvae.imaging.arrays import Floats
 
 JUNK = 0.5
 """Probability from which on a particle is called junk."""

@@ -18,7 +18,8 @@ from emspatialvae.analysis.accuracy import calibration
 from emspatialvae.analysis.accuracy.evaluation import Evaluation
 from emspatialvae.analysis.accuracy.pose_errors import PoseErrors, pose_errors
 from emspatialvae.analysis.accuracy.regression import CrossFit, Halves, affordable_degree, halves
-from emspatialvae.imaging.geometry import Floats, Pose2D
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import Pose2D
 
 Z_DEGREE = 3
 GAUGE_DEGREE = {1: 5}  # by dimension of z; otherwise:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.analysis.accuracy.regression import CrossFit, halves
-from emspatialvae.imaging.geometry import Floats, Pose2D
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import Pose2D
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.imaging.geometry import Floats
+from emspatialvae.imaging.arrays import Floats, Rows
 
-Rows = NDArray[np.int64]
 Halves = tuple[Rows, Rows]
 
 PARTICLES_PER_TERM = 10  # a polynomial is fitted only with that many particles for each of its terms

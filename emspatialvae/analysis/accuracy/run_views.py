@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from emspatialvae.analysis.accuracy.junk import JunkScore, auc_of_low
 from emspatialvae.analysis.accuracy.views import ViewScores, rotations_left, view_scores
 from emspatialvae.errors import ParticleFileError
-from emspatialvae.imaging.geometry import Floats, from_relion
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import from_relion
 from emspatialvae.io.star import StarBlock, StarFile
 from emspatialvae.particles.columns import ANGLE, CLASS, SCORES, USED, kept_apart
 from emspatialvae.particles.read_star import particle_block

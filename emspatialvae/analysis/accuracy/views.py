@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
 
-from emspatialvae.imaging.geometry import Floats, view_rotations
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import view_rotations
 
 OFF_DEG = 30.0
 """Two views further apart than this are different ones."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from emspatialvae.config import ClassMethod
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.imaging.geometry import Floats
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.results.latents import Latents
 
 FITTED = 100_000

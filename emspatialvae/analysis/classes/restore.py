@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.imaging import ctf, masks, normalisation, resolution
-from emspatialvae.imaging.geometry import Floats
-
-Images = NDArray[np.float32]
+from emspatialvae.imaging.arrays import Floats, Images
 
 LEAST_POWER = 0.1
 """Added to the mean of CTF^2 where a half set is divided by it, so that the zeros of the CTF do not drown the rest."""

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from emspatialvae.analysis.figures.scale_bar import scale_bar
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.io.atomic import atomic_path
 
-Floats = NDArray[np.floating]
 Grey = NDArray[np.uint8]
 
 SEEN_PX = 256

@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from emspatialvae.analysis.figures.run import Floats, picture
+from emspatialvae.analysis.figures.run import picture
 from emspatialvae.analysis.figures.scale_bar import scale_bar
+from emspatialvae.imaging.arrays import Floats
 
 COLUMNS = 8
 """Class averages in a row."""

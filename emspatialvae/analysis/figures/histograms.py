@@ -2,9 +2,8 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
+from emspatialvae.imaging.arrays import Floats
 
 BINS, FEW_BINS, FEW = 36, 12, 360
 """Of the circle: ten degrees each, or thirty for fewer particles than that."""

@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.io.atomic import atomic_path
-
-Floats = NDArray[np.floating]
 
 
 def save(figure: Figure, path: Path, dpi: int = 110) -> None:

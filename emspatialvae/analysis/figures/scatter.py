@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
+from emspatialvae.imaging.arrays import Floats
 
 MARKED = 20_000
 """Up to so many particles have a marker each."""

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from emspatialvae.analysis.latent_space.manifold import principal_axes
 from emspatialvae.errors import EmsvaeError
-
-Floats = NDArray[np.floating]
+from emspatialvae.imaging.arrays import Floats
 
 LEAST_FOR_UMAP = 10
 """Particles."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-Floats = NDArray[np.floating]
+from emspatialvae.imaging.arrays import Floats
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from emspatialvae.imaging.geometry import Floats
+from emspatialvae.imaging.arrays import Floats
 
 REACH = 2.0
 """A particle is near a point if their distance is at most that many of z's s.d., r.m.s. over the coordinates that tell anything."""

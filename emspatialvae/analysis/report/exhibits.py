@@ -14,9 +14,8 @@ from emspatialvae.analysis.figures import galleries, histograms, scatter
 from emspatialvae.analysis.figures import run as figures
 from emspatialvae.analysis.figures.scatter import Groups, Measure, Plane
 from emspatialvae.analysis.latent_space.embedding import PrincipalComponents
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.results.classes import Classes
-
-Floats = NDArray[np.floating]
 
 DPI = 130
 SHOWN_CLASSES = 40

@@ -13,13 +13,12 @@ from emspatialvae.analysis.figures.film import greys
 from emspatialvae.analysis.latent_space.embedding import principal_components
 from emspatialvae.analysis.report import exhibits, html
 from emspatialvae.analysis.report.html import Cell, Html, Section
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.results import summary
 from emspatialvae.results.classes import Classes
 from emspatialvae.results.latents import Latents
 from emspatialvae.results.run_folder import Manifest
-
-Floats = NDArray[np.floating]
 
 THUMBNAIL_PX = 56
 LISTED = 20

@@ -12,6 +12,7 @@ from emspatialvae.analysis.figures import galleries, latent_map
 from emspatialvae.analysis.figures import run as figures
 from emspatialvae.analysis.latent_space import manifold
 from emspatialvae.imaging import alignment, normalisation
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.model.distributions import Content
 from emspatialvae.model.interface import ParticleVAE
@@ -28,8 +29,6 @@ AVERAGED = 4000
 TILES = 11
 CIRCLED, LOW_PASS_PX = 6, 1.5
 """Single images that the particle's circle is drawn on, and the s.d. of the Gaussian that smooths them."""
-
-Floats = NDArray[np.floating]
 
 
 def draw(run: RunDir, model: ParticleVAE, images: PreparedImages, latents: Latents) -> None:

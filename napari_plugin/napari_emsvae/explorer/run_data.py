@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.imaging.arrays import Floats, Rows
 
 if TYPE_CHECKING:
     from emspatialvae.analysis.latent_space.embedding import PrincipalComponents
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from emspatialvae.results.latents import Latents
     from emspatialvae.results.run_folder import Manifest, RunDir
 
-Floats = NDArray[np.floating]
-Rows = NDArray[np.int64]
 
 ABOUT = 30
 """Particles whose mean content stands for a place in a plane."""

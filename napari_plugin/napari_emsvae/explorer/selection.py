@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.imaging.arrays import Mask
 from emspatialvae.io.atomic import atomic_path
 
-Mask = NDArray[np.bool_]
 How = Literal["replace", "add", "subtract", "intersect"]
 
 HOWS: tuple[How, ...] = ("replace", "add", "subtract", "intersect")

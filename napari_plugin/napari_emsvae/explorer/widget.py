@@ -14,11 +14,11 @@ from qtpy.QtGui import QHideEvent, QKeySequence, QShortcut
 from qtpy.QtWidgets import QFileDialog, QSplitter, QTabWidget, QWidget
 
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.imaging.arrays import Floats
 from napari_emsvae.explorer.pictures.stage import tag
 from napari_emsvae.explorer.run_data import RunData
 from napari_emsvae.explorer.scatter.canvas import Mode
 from napari_emsvae.explorer.scatter.panel import ScatterPanel
-from napari_emsvae.explorer.scatter.raster import Floats
 from napari_emsvae.explorer.session import Session
 from napari_emsvae.explorer.tabs.base import Tab
 from napari_emsvae.explorer.tabs.model import ModelTab

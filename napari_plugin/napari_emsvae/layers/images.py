@@ -9,8 +9,9 @@ import numpy as np
 from scipy import ndimage
 
 from emspatialvae.imaging import alignment
+from emspatialvae.imaging.arrays import Images, Rows
 from emspatialvae.particles.stack import ParticleStack
-from napari_emsvae.layers.lazy_images import Images, LazyImages, Rows
+from napari_emsvae.layers.lazy_images import LazyImages
 
 if TYPE_CHECKING:
     from emspatialvae.model.interface import ParticleVAE

@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from emspatialvae.errors import EmsvaeError
-
-Images = NDArray[np.float32]
-Rows = NDArray[np.int64]
+from emspatialvae.imaging.arrays import Images, Rows
 
 LARGEST_BYTES = 1 << 30
 """More than this is never made at once: napari asks for the whole stack when it shows it in 3-D or from the side."""

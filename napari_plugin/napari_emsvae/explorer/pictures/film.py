@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
-from napari_emsvae.explorer.run_data import Rows, RunData
-from napari_emsvae.explorer.scatter.raster import Floats
+from emspatialvae.imaging.arrays import Floats, Rows
+from napari_emsvae.explorer.run_data import RunData
 
 if TYPE_CHECKING:
     from emspatialvae.analysis.figures.film import Film

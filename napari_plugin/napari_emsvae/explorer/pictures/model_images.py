@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emspatialvae.imaging.arrays import Floats
 from napari_emsvae.explorer.pictures.mosaic import Mosaic
 from napari_emsvae.explorer.pictures.picture import Image
 from napari_emsvae.explorer.run_data import RunData
-from napari_emsvae.explorer.scatter.raster import Floats
 
 if TYPE_CHECKING:
     from emspatialvae.analysis.latent_space.manifold import ZMap

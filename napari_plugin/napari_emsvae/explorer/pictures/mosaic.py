@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from napari_emsvae.explorer.run_data import Rows, RunData
+    from emspatialvae.imaging.arrays import Rows
+    from napari_emsvae.explorer.run_data import RunData
 
 GAP_PX = 1
 Look = Literal["aligned, low-passed", "aligned", "raw, low-passed", "raw"]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_emsvae.explorer.run_data import Rows, RunData
+from emspatialvae.imaging.arrays import Rows
+from napari_emsvae.explorer.run_data import RunData
 
 Image = NDArray[np.float32]
 

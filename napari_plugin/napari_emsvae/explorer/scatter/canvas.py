@@ -16,10 +16,11 @@ from qtpy.QtCore import QSize, Qt, Signal  # pyright: ignore[reportPrivateImport
 from qtpy.QtWidgets import QSizePolicy
 from scipy.spatial import KDTree
 
+from emspatialvae.imaging.arrays import Floats, Mask
 from napari_emsvae.explorer.scatter import raster
 from napari_emsvae.explorer.scatter.colouring import Colouring, paint, places_of_names
 from napari_emsvae.explorer.scatter.marks import Marks
-from napari_emsvae.explorer.scatter.raster import Floats, Mask, Window
+from napari_emsvae.explorer.scatter.raster import Window
 from napari_emsvae.qt import palette
 
 Mode = Literal["look", "lasso", "box", "line"]

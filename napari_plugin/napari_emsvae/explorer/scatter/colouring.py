@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from emspatialvae.imaging.arrays import Floats, Mask
 from napari_emsvae.explorer.scatter import raster
-from napari_emsvae.explorer.scatter.raster import Floats, Mask, Window
+from napari_emsvae.explorer.scatter.raster import Window
 from napari_emsvae.qt import palette
 
 DIM = 0.3

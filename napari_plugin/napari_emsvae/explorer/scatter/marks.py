@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation, Text
 
-from napari_emsvae.explorer.scatter.raster import Floats
+from emspatialvae.imaging.arrays import Floats
 from napari_emsvae.qt import palette
 
 A = TypeVar("A", bound=Artist)

@@ -8,11 +8,12 @@ import numpy as np
 from qtpy.QtWidgets import QButtonGroup, QComboBox, QWidget
 
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.imaging.arrays import Floats
 from napari_emsvae.explorer.pictures.mosaic import short_name
 from napari_emsvae.explorer.run_data import RunData
 from napari_emsvae.explorer.scatter.canvas import MODES, Mode, ScatterCanvas
 from napari_emsvae.explorer.scatter.colouring import Colouring, column_colouring
-from napari_emsvae.explorer.scatter.raster import Floats, density
+from napari_emsvae.explorer.scatter.raster import density
 from napari_emsvae.explorer.session import Session
 from napari_emsvae.qt.controls import button, choice, column, row, words
 

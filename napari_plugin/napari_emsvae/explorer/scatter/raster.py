@@ -11,8 +11,7 @@ from matplotlib.path import Path as Polygon
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Floats = NDArray[np.floating]
-Mask = NDArray[np.bool_]
+from emspatialvae.imaging.arrays import Floats, Mask
 
 STAMPS = ((500, 4), (5_000, 3), (50_000, 2), (200_000, 1))
 """(points, radius in pixels): up to so many points in view are drawn as discs of that size, more of them as single pixels."""

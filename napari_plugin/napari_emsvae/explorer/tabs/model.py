@@ -9,10 +9,10 @@ from qtpy.QtWidgets import QFormLayout, QScrollArea, QWidget
 from superqt import QLabeledDoubleSlider
 from superqt.utils import qthrottled
 
+from emspatialvae.imaging.arrays import Floats
 from napari_emsvae.explorer.pictures.model_images import draw, draw_map
 from napari_emsvae.explorer.pictures.mosaic import Mosaic
 from napari_emsvae.explorer.pictures.picture import Image, Picture, limits_of
-from napari_emsvae.explorer.scatter.raster import Floats
 from napari_emsvae.explorer.session import Session
 from napari_emsvae.explorer.tabs.base import Tab
 from napari_emsvae.qt.controls import button, column, row, whole_number, words

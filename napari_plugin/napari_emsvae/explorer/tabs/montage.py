@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from superqt.utils import qthrottled
 
+from emspatialvae.imaging.arrays import Rows
 from napari_emsvae.explorer.pictures.mosaic import LOOKS, Mosaic, montage, tile_names
 from napari_emsvae.explorer.pictures.picture import Picture
 from napari_emsvae.explorer.pictures.stage import Labels
-from napari_emsvae.explorer.run_data import Rows
 from napari_emsvae.explorer.session import Session
 from napari_emsvae.explorer.tabs.base import Tab
 from napari_emsvae.qt.controls import button, choice, column, number, row, tick, whole_number, words

@@ -7,11 +7,11 @@ import numpy as np
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog
 
+from emspatialvae.imaging.arrays import Floats
 from napari_emsvae.explorer.pictures.film import along_line, film_along, save_film
 from napari_emsvae.explorer.pictures.mosaic import short_name
 from napari_emsvae.explorer.pictures.picture import Picture, limits_of
 from napari_emsvae.explorer.run_data import RunData
-from napari_emsvae.explorer.scatter.raster import Floats
 from napari_emsvae.explorer.session import Session
 from napari_emsvae.explorer.tabs.base import Tab
 from napari_emsvae.qt.controls import button, column, row, whole_number, words

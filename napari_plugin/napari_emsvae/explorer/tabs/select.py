@@ -8,10 +8,11 @@ from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QFileDialog, QLayout, QListWidget, QListWidgetItem
 
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.imaging.arrays import Mask
 from napari_emsvae.explorer.pictures.selection_average import statistics
 from napari_emsvae.explorer.pictures.selection_average_view import StatisticsView
 from napari_emsvae.explorer.run_data import RunData
-from napari_emsvae.explorer.selection import HOWS, How, Mask
+from napari_emsvae.explorer.selection import HOWS, How
 from napari_emsvae.explorer.session import Session
 from napari_emsvae.explorer.tabs.base import Tab
 from napari_emsvae.qt import palette
