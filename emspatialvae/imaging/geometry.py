@@ -1,4 +1,4 @@
-"""Poses, grids and every sign: the only room in which RELION, cryoSPARC and the paper meet.
+"""Poses, grids and every sign: the only module in which RELION, cryoSPARC and the paper meet.
 
 Image coordinates are ``x`` = column and ``y`` = row **as stored (downwards)**, in pixels, with the origin at pixel index
 ``box // 2`` for even and odd boxes alike. A pose says how the object was moved into the image::

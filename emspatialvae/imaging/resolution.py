@@ -10,7 +10,7 @@ from emspatialvae.imaging.arrays import Images
 def fourier_ring_correlation(first: Images, second: Images) -> NDArray[np.float64]:
     """Correlation of two sets of images [n, box, box], ring by ring of the Fourier plane; shape [n, box // 2 + 1].
 
-    Rings as those of `ctf.ring_power`: ring r holds the frequency ``r / box`` in cycles per pixel. NaN where an image has
+    Rings as those of `emspatialvae.imaging.ctf.ring_power`: ring r holds the frequency ``r / box`` in cycles per pixel. NaN where an image has
     nothing in a ring. (Saxton and Baumeister, J. Microsc. 127, 127 (1982).)
     """
     box = first.shape[-1]

@@ -1,4 +1,4 @@
-"""The two models that compose the rooms of this package, by the name that the configuration gives them."""
+"""The two models that compose the modules of this package, by the name that the configuration gives them."""
 
 from torch import Tensor
 

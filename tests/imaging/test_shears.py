@@ -1,4 +1,4 @@
-"""Rotation and shift by shears: against formulas, against single pixels, and against the spline of `imaging.align`."""
+"""Rotation and shift by shears: against formulas, against single pixels, and against the spline of `align`."""
 
 import numpy as np
 import pytest
