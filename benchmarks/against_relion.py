@@ -39,10 +39,10 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from emspatialvae.analysis.restore import Averages
-    from emspatialvae.infer import Latents
-    from emspatialvae.particles import ParticleStack
-    from emspatialvae.prepare import Preparation
+    from emspatialvae.analysis.classes.restore import Averages
+    from emspatialvae.particles.stack import ParticleStack
+    from emspatialvae.preprocess.preparation import Preparation
+    from emspatialvae.results.latents import Latents
 
 EMSVAE = [sys.executable, "-W", "ignore", "-m", "emspatialvae"]
 MAP = Path("../shared/data/real/ribosome_70S_65px.mrc")
@@ -109,12 +109,12 @@ def simulated(asked: argparse.Namespace) -> Case:
 
 def existing(asked: argparse.Namespace) -> Case:
     """A stack that is there, and a copy of it for RELION: one file, background at 0 and s.d. 1, particles bright."""
-    from emspatialvae import imaging
     from emspatialvae.config import InputConfig
+    from emspatialvae.imaging import normalisation
     from emspatialvae.io import star
     from emspatialvae.io.mrc import StackWriter
-    from emspatialvae.loading import load_particles
-    from emspatialvae.sources import particle_block
+    from emspatialvae.particles.load import load_particles
+    from emspatialvae.particles.read_star import particle_block
 
     stack = load_particles(InputConfig(asked.stack, limit=asked.limit))
     n, box, pixel_A = len(stack), stack.boxes[0], float(stack.pixel_size_A[0])
@@ -122,11 +122,11 @@ def existing(asked: argparse.Namespace) -> Case:
     copy = asked.folder / "stack"
     copy.mkdir(exist_ok=True)
     radius_px = diameter_A / pixel_A / 2
-    first = imaging.normalise(stack.images(slice(500)), radius_px)
-    sign = -1 if imaging.brightness_of_centre(first, radius_px)[0] < 0 else 1
+    first = normalisation.normalise(stack.images(slice(500)), radius_px)
+    sign = -1 if normalisation.brightness_of_centre(first, radius_px)[0] < 0 else 1
     with StackWriter(copy / "particles.mrcs", n, box, pixel_A, overwrite=True) as writer:
         for start in range(0, n, 500):
-            writer.append(sign * imaging.normalise(stack.images(slice(start, start + 500)), radius_px))
+            writer.append(sign * normalisation.normalise(stack.images(slice(start, start + 500)), radius_px))
     table = star.StarFile.read(asked.stack)
     block = particle_block(table)
     names = [f"{number:06d}@particles.mrcs" for number in range(1, n + 1)]
@@ -209,10 +209,10 @@ def run_ours(case: Case, k: int) -> dict[str, float]:
 
 def relion_latents(case: Case, stack: "ParticleStack", iterations: int) -> "tuple[Latents, dict[str, NDArray[Any]]]":
     """RELION's poses and classes of our particles, in our order, and its scores of each image."""
-    from emspatialvae.geometry import from_relion
-    from emspatialvae.infer import Latents
+    from emspatialvae.imaging.geometry import from_relion
     from emspatialvae.io.star import StarFile
-    from emspatialvae.sources import particle_block
+    from emspatialvae.particles.read_star import particle_block
+    from emspatialvae.results.latents import Latents
 
     block = particle_block(StarFile.read(relion_file(case, iterations, "data.star")))
     origin = ["rlnOriginXAngst", "rlnOriginYAngst"]
@@ -248,14 +248,14 @@ def relion_file(case: Case, iterations: int, end: str) -> Path:
 
 def averages_of(stack: "ParticleStack", latents: "Latents", preparation: "Preparation") -> "Averages":
     """Averages of the raw images; classes without particles stay zero."""
-    from emspatialvae.analysis.averages import class_averages
+    from emspatialvae.analysis.classes.averages import class_averages
 
     return class_averages(stack, latents, preparation)
 
 
 def contrast(averages: "Averages", radius_px: float) -> float:
     """S.d. over the angle inside a circle over that outside, a mean over averages weighted with their particles."""
-    from emspatialvae.geometry import pixel_grid
+    from emspatialvae.imaging.geometry import pixel_grid
 
     box = averages.images.shape[-1]
     ring = np.rint(np.hypot(*pixel_grid(box))).astype(int)
@@ -285,9 +285,9 @@ def resolution_of(resolution_A: "NDArray[np.floating]", count: "NDArray[np.integ
 
 def against_map(averages: "Averages", latents: "Latents", case: Case) -> "NDArray[np.floating]":
     """Mean correlation of each average with the map in the mean view of its class, over the rings down to `FINEST_A`; [k]."""
-    from emspatialvae import imaging
-    from emspatialvae.analysis.restore import SOFT_EDGE
-    from emspatialvae.analysis.views import mean_rotation
+    from emspatialvae.analysis.accuracy.views import mean_rotation
+    from emspatialvae.analysis.classes.restore import SOFT_EDGE
+    from emspatialvae.imaging import masks, resolution
     from emspatialvae.simulation.density import read_density
     from emspatialvae.simulation.projection import MapProjector
 
@@ -298,7 +298,7 @@ def against_map(averages: "Averages", latents: "Latents", case: Case) -> "NDArra
     density = read_density(case.density, None, pixel_A)
     projector = MapProjector(density.values, density.voxel_A, pixel_A)
     real, left = true_rotations(latents, case.truth)
-    mask = imaging.soft_mask(box, min(case.diameter_A / pixel_A / 2, (0.5 - SOFT_EDGE) * box), SOFT_EDGE * box)
+    mask = masks.soft_mask(box, min(case.diameter_A / pixel_A / 2, (0.5 - SOFT_EDGE) * box), SOFT_EDGE * box)
     found = np.zeros(len(averages))
     for n in range(len(averages)):
         members = latents.class_number[real] == n + 1
@@ -312,7 +312,7 @@ def against_map(averages: "Averages", latents: "Latents", case: Case) -> "NDArra
             shift = shift + best_shift(averages.images[n], canvas[0])
         canvas = np.zeros((1, box, box))
         projector.draw(view, shift, np.zeros(1, np.int64), canvas)
-        curve = imaging.fourier_ring_correlation(averages.images[n][None] * mask, canvas.astype(np.float32) * mask)
+        curve = resolution.fourier_ring_correlation(averages.images[n][None] * mask, canvas.astype(np.float32) * mask)
         found[n] = np.nanmean(curve[0, 1 : int(box * pixel_A / FINEST_A) + 1])
     return found
 
@@ -334,10 +334,10 @@ def best_shift(image: "NDArray[np.floating]", template: "NDArray[np.floating]") 
 
 def true_rotations(latents: "Latents", truth: Path) -> "tuple[NDArray[np.intp], NDArray[np.floating]]":
     """Rows of the particles that are no junk, and their rotations once the reported angles were taken out."""
-    from emspatialvae.analysis.views import rotations_left
-    from emspatialvae.geometry import from_relion
+    from emspatialvae.analysis.accuracy.views import rotations_left
+    from emspatialvae.imaging.geometry import from_relion
     from emspatialvae.io.star import StarFile
-    from emspatialvae.sources import particle_block
+    from emspatialvae.particles.read_star import particle_block
 
     block = particle_block(StarFile.read(truth))
     columns = block.read(numbers=["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "emsvaeTrueJunk"])[1]
@@ -349,7 +349,7 @@ def true_rotations(latents: "Latents", truth: Path) -> "tuple[NDArray[np.intp], 
 
 def of_truth(what: Path, latents: "Latents", truth: Path) -> dict[str, Any]:
     """What ``emsvae evaluate`` says, and how many of the sure poses are wrong, judged by the class for both alike."""
-    from emspatialvae.analysis.views import view_scores
+    from emspatialvae.analysis.accuracy.views import view_scores
 
     command = [*EMSVAE, "evaluate", str(what), "--truth", str(truth), "--json", "--oracle-particles", "0"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -370,7 +370,7 @@ def picture(rows: "list[tuple[str, NDArray[np.floating], NDArray[np.integer]]]",
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    from emspatialvae import imaging
+    from emspatialvae.imaging import masks
 
     across = min(10, max(len(images) for _, images, _ in rows))
     lines = [-(-len(images) // across) for _, images, _ in rows]
@@ -379,7 +379,7 @@ def picture(rows: "list[tuple[str, NDArray[np.floating], NDArray[np.integer]]]",
         axis.axis("off")
     top = 0
     for (title, images, count), height in zip(rows, lines, strict=True):
-        near = imaging.circular_mask(images.shape[-1], radius_px)
+        near = masks.circular_mask(images.shape[-1], radius_px)
         for at, n in enumerate(np.argsort(-count, kind="stable")[: int((count > 0).sum())]):
             axis = axes[top + at // across, at % across]
             low, high = np.percentile(images[n][near], [1, 99.5])
@@ -397,9 +397,9 @@ def compare(case: Case, k: int, ours: dict[str, float], iterations: int) -> str:
     """The table of a case, in Markdown; its picture goes into the folder."""
     from sklearn.metrics import adjusted_mutual_info_score
 
-    from emspatialvae.analysis.junk_score import auc_of_low
+    from emspatialvae.analysis.accuracy.junk import auc_of_low
     from emspatialvae.io import mrc
-    from emspatialvae.results import read_run
+    from emspatialvae.results.read_run import read_run
 
     theirs = json.loads((case.folder / "relion" / "seconds.json").read_text())
     if (theirs["k"], theirs["iterations"]) != (k, iterations):

@@ -53,13 +53,13 @@ def make(folder: Path, particles: int, box: int) -> Path:
 
 def measure(path: Path, treatment: str, k: int) -> None:
     """Classes and averages of a stack, as ``emsvae classes`` makes them; prints a row of the table."""
-    from emspatialvae.analysis.averages import class_averages
-    from emspatialvae.analysis.clusters import classified
+    from emspatialvae.analysis.classes.averages import class_averages
+    from emspatialvae.analysis.classes.clusters import classified
     from emspatialvae.config import InputConfig
-    from emspatialvae.geometry import Pose2D
-    from emspatialvae.infer import Latents
-    from emspatialvae.loading import load_particles
-    from emspatialvae.prepare import Preparation
+    from emspatialvae.imaging.geometry import Pose2D
+    from emspatialvae.particles.load import load_particles
+    from emspatialvae.preprocess.preparation import Preparation
+    from emspatialvae.results.latents import Latents
 
     stack = load_particles(InputConfig(path))
     n, box = len(stack), max(stack.boxes)

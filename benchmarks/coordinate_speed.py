@@ -20,12 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emspatialvae import compute
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
-from emspatialvae.model.spatial_vae import ImageSpec, SpatialVAE
-from emspatialvae.prepare import Preparation, PreparedImages
-from emspatialvae.run import Manifest, RunDir
-from emspatialvae.train import Trainer
+from emspatialvae.model import device
+from emspatialvae.model.coordinate.vae import ImageSpec, SpatialVAE
+from emspatialvae.preprocess.cache import PreparedImages
+from emspatialvae.preprocess.preparation import Preparation
+from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.training.trainer import Trainer
 
 BOX, BATCH = 40, 100
 
@@ -107,7 +108,7 @@ def main() -> None:
         # First, before memory is kept: their code as they ship it.
         theirs = authors(given.authors, given.hidden, given.seconds)
         print(f"| authors' code, as shipped | {theirs:.1f} | | | |")
-    compute.keep_freed_memory()
+    device.keep_freed_memory()
     if given.authors:
         print(
             f"| authors' code, with our allocator settings | {authors(given.authors, given.hidden, given.seconds):.1f} | | | |"

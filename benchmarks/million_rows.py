@@ -85,10 +85,10 @@ WRITE = """
 import sys, numpy as np
 from pathlib import Path
 from emspatialvae.config import InputConfig
-from emspatialvae.export import write_star
-from emspatialvae.geometry import Pose2D
-from emspatialvae.infer import Latents
-from emspatialvae.loading import load_particles
+from emspatialvae.results.export import write_star
+from emspatialvae.imaging.geometry import Pose2D
+from emspatialvae.results.latents import Latents
+from emspatialvae.particles.load import load_particles
 stack = load_particles(InputConfig(Path(sys.argv[1])), open_stacks=False)
 n = len(stack)
 z = np.random.default_rng(0).normal(size=(n, 2))

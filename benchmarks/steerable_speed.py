@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emspatialvae import compute
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
-from emspatialvae.infer import infer, load_model
-from emspatialvae.prepare import Portion
-from emspatialvae.run import RunDir
+from emspatialvae.inference.infer import infer, load_model
+from emspatialvae.model.device import keep_freed_memory
+from emspatialvae.preprocess.preparation import Portion
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.stack import simulate_stack
-from emspatialvae.train import Trainer
-from emspatialvae.workflow import new_engine, open_images, start_run
+from emspatialvae.training.trainer import Trainer
+from emspatialvae.workflows.train import new_engine, open_images, start_run
 
 
 def train(folder: Path, box: int, particles: int, epochs: int, device: str) -> tuple[float, float, Path]:
@@ -55,7 +55,7 @@ def train(folder: Path, box: int, particles: int, epochs: int, device: str) -> t
 
 
 def infer_rate(run_path: Path, device: str) -> float:
-    """Particles/s of `emspatialvae.infer.infer` from nothing: search everywhere, settle, posterior means."""
+    """Particles/s of `emspatialvae.inference.infer.infer` from nothing: search everywhere, settle, posterior means."""
     run = RunDir(run_path)
     model = load_model(run)
     pixels = np.load(next((run.path / "cache").glob("images_*.npy")), mmap_mode="r")[:4096].astype(np.float32)
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
-    compute.keep_freed_memory()
+    keep_freed_memory()
     print(f"{torch.get_num_threads()} threads, {asked.device}")
     with tempfile.TemporaryDirectory() as folder:
         steps, whole, _ = train(Path(folder), 40, asked.particles, asked.epochs, asked.device)

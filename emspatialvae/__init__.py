@@ -1,9 +1,11 @@
 """Single-particle EM images without their in-plane pose: a spatial-VAE for RELION and cryoSPARC stacks.
 
-The package is a house with one room per purpose; imports point downwards only:
+Imports point to lower folders only (`tests/test_house.py` has the list):
 
-    config, geometry, ctf, imaging  <  io  <  particles, model  <  simulate, run  <  train, infer
-    <  export, analysis  <  workflow  <  cli, napari_plugin
+    imaging  <  io, config  <  particles, model, simulation  <  preprocess  <  results
+    <  training, inference, jobs  <  analysis  <  workflows  <  cli
+
+``emsvae VERB`` is ``cli/VERB.py`` (its flags) and ``workflows/VERB.py`` (its work).
 
 ``emsvae --help`` answers without torch or pandas, so nothing is imported here.
 """

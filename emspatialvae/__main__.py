@@ -2,6 +2,6 @@
 
 import sys
 
-from emspatialvae.cli import main
+from emspatialvae.cli.main import main
 
 sys.exit(main())

@@ -6,10 +6,10 @@ python examples/plot_latents.py particles_emsvae rlnDefocusU z.png
 import sys
 from pathlib import Path
 
-from emspatialvae.analysis import figures
+from emspatialvae.analysis.figures import run as figures
 from emspatialvae.io.star import StarFile
-from emspatialvae.results import read_run
-from emspatialvae.sources import particle_block
+from emspatialvae.particles.read_star import particle_block
+from emspatialvae.results.read_run import read_run
 
 
 def main(run_folder: str, label: str, out: str) -> None:

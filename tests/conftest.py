@@ -38,7 +38,7 @@ class Emsvae:
         self.capsys = capsys
 
     def __call__(self, *words: object) -> Answer:
-        from emspatialvae.cli import main
+        from emspatialvae.cli.main import main
 
         self.capsys.readouterr()
         try:
@@ -82,7 +82,7 @@ def emsvae(capsys: pytest.CaptureFixture[str]) -> Emsvae:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings draw nothing, which is most of the time of a tiny one."""
-    monkeypatch.setattr("emspatialvae.analysis.report.draw", lambda *_: None)
+    monkeypatch.setattr("emspatialvae.analysis.report.run_figures.draw", lambda *_: None)
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +108,7 @@ def clear_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(easy_stack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs on `easy_stack`, figures and all. Copy it before you change it."""
-    from emspatialvae.cli import main
+    from emspatialvae.cli.main import main
 
     out = tmp_path_factory.mktemp("tiny") / "run"
     with contextlib.redirect_stdout(io.StringIO()):

@@ -39,7 +39,7 @@ def test_digits_are_posed_as_the_house_says(paper):
     """Positive theta moves a dot from +x towards +y; the shift comes after, in the frame of the image."""
     from rows.mnist import posed
 
-    from emspatialvae.geometry import Pose2D
+    from emspatialvae.imaging.geometry import Pose2D
 
     image = np.zeros((1, 28, 28), np.uint8)
     image[0, 14, 14 + 6] = 255
@@ -53,7 +53,7 @@ def test_alignment_of_samples(paper):
     from rows.galaxy import alignment
     from sersic import Galaxies, render
 
-    from emspatialvae.geometry import Pose2D
+    from emspatialvae.imaging.geometry import Pose2D
 
     rng = np.random.default_rng(0)
     galaxies = Galaxies.drawn(100, rng)
@@ -66,14 +66,14 @@ def test_alignment_of_samples(paper):
 def test_galaxies_turn_and_move_as_the_house_says(paper):
     from sersic import Galaxies, render
 
-    from emspatialvae import imaging
-    from emspatialvae.geometry import Pose2D
+    from emspatialvae.imaging.alignment import align
+    from emspatialvae.imaging.geometry import Pose2D
 
     rng = np.random.default_rng(1)
     galaxies = Galaxies.drawn(6, rng)
     pose = Pose2D(rng.uniform(-3, 3, 6), rng.normal(0, 2, (6, 2)))
     still, turned = (render(galaxies, p, 48, 0.0, rng).mean(-1) for p in (Pose2D(np.zeros(6), np.zeros((6, 2))), pose))
-    back = imaging.align(turned, pose)
+    back = align(turned, pose)
     assert np.abs(back - still)[:, 8:40, 8:40].mean() < 0.2 * np.abs(turned - still)[:, 8:40, 8:40].mean()
 
 

@@ -7,8 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emspatialvae.analysis.metrics import best_pearson, circular_correlation, evaluate_latents, matched_accuracy
-from emspatialvae.geometry import Pose2D
+from emspatialvae.analysis.accuracy.metrics import (
+    best_pearson,
+    circular_correlation,
+    evaluate_latents,
+    matched_accuracy,
+)
+from emspatialvae.imaging.geometry import Pose2D
 
 
 def uniform(n: int = 20_000, seed: int = 0) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.geometry import Pose2D
 
 
 @dataclass(frozen=True)

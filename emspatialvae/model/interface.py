@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.posterior import Content
+from emspatialvae.model.distributions import Content
 
 
 @dataclass(frozen=True)

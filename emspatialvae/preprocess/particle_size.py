@@ -18,10 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from emspatialvae import geometry
-
-Floats = NDArray[np.float64]
-Images = NDArray[np.float32]
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.arrays import Floats, Images
 
 LOW_PASS_RINGS = 6.0
 """S.d. of the Gaussian low-pass filter in Fourier pixels of a box of `MODEL_BOX`: 1.7 px wide there."""

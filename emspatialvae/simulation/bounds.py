@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.simulation.microscope import Microscope, half_plane_weights
 from emspatialvae.simulation.phantom import Phantom, as_columns, chunks, derivatives
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

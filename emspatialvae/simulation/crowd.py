@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.geometry import Floats, view_rotations
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import view_rotations
 
 NEAREST = 0.9
 """Smallest distance of two particles, in diameters."""
@@ -31,7 +32,7 @@ class Views:
     Attributes
     ----------
     rot_rad, tilt_rad, theta_rad
-        Shape [n]; see `emspatialvae.geometry.view_rotations`.
+        Shape [n]; see `emspatialvae.imaging.geometry.view_rotations`.
     """
 
     rot_rad: Floats

@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import pixel_axis
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import pixel_axis
 from emspatialvae.io import mrc
-
-Floats = NDArray[np.float64]
 
 HELD = 0.98
 """Share of the squared density that the particle's sphere holds."""

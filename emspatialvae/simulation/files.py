@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError, OutputExistsError
-from emspatialvae.geometry import Pose2D, to_relion
+from emspatialvae.imaging.geometry import Pose2D, to_relion
 from emspatialvae.simulation.microscope import AMPLITUDE_CONTRAST, CS_MM, VOLTAGE_KV, Microscope
 
 if TYPE_CHECKING:

@@ -1,11 +1,9 @@
 """Junk that particle pickers bring along: nothing at all, edges of ice or carbon, aggregates."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from emspatialvae.geometry import pixel_axis, pixel_grid
-
-Floats = NDArray[np.float64]
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import pixel_axis, pixel_grid
 
 CONTRAST = 2.0  # r.m.s. of an edge or an aggregate over that of the particles
 ATOMS = 350  # of an aggregate

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import rotate_xy
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import rotate_xy
 from emspatialvae.simulation.phantom import JointedPhantom, Part, Phantom, TiltedPhantom
 
-Floats = NDArray[np.float64]
 Kind = Literal["hinge", "hinge-b", "two-hinges", "views", "symmetric", "pseudo-symmetric", "noise"]
 
 BLOB_SIGMA = 1.5 / 40

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.simulation.crowd import Neighbours, Views, annulus_px, draw_neighbours, draw_views
 from emspatialvae.simulation.density import Density
 from emspatialvae.simulation.junk import aggregate_images
@@ -18,7 +19,6 @@ from emspatialvae.simulation.projection import MapProjector
 if TYPE_CHECKING:
     from emspatialvae.config import SimulateConfig
 
-Floats = NDArray[np.floating]
 
 PIXELS_AT_ONCE = 1 << 22
 """Of images drawn together: some 200 MB of numbers."""

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.ctf import CtfParams, ctf_2d
-
-Floats = NDArray[np.float64]
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.ctf import CtfParams, ctf_2d
 
 
 @dataclass(frozen=True)

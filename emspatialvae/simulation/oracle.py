@@ -27,13 +27,13 @@ from scipy import linalg, special
 from scipy.stats import qmc
 
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import Pose2D, wrap_rad
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import Pose2D, wrap_rad
 from emspatialvae.simulation.microscope import Microscope, half_plane_weights
 from emspatialvae.simulation.phantom import Phantom, chunks, clean_image, derivatives
 from emspatialvae.simulation.stack import draw_truth
 from emspatialvae.simulation.truth import load_simulation, read_truth
 
-Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Complexes = NDArray[np.complexfloating]
 

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from emspatialvae.geometry import Pose2D, object_to_image_xy, pixel_axis, rotate_xy
-
-Floats = NDArray[np.float64]
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import Pose2D, object_to_image_xy, pixel_axis, rotate_xy
 
 CHUNK = 500  # images drawn at once: about 100 MB of blobs at 40 px
 

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from emspatialvae.geometry import pixel_axis
-
-Floats = NDArray[np.floating]
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import pixel_axis
 
 PADDING = 2
 MARGIN = (
@@ -59,7 +58,7 @@ class MapProjector:
         Parameters
         ----------
         rotations
-            Shape [n, 3, 3]; as `emspatialvae.geometry.view_rotations`.
+            Shape [n, 3, 3]; as `emspatialvae.imaging.geometry.view_rotations`.
         shifts_px
             Shape [n, 2]; (x, y), a fraction of a pixel: what is shifted over an edge comes in at the opposite one.
         """

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import Pose2D, wrap_rad
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import Pose2D, wrap_rad
 from emspatialvae.simulation.bounds import cramer_rao
 from emspatialvae.simulation.density import Density, read_density
 from emspatialvae.simulation.files import folder_when_whole, write_stars
@@ -39,7 +39,6 @@ __all__ = [
     "simulate_stack",
 ]
 
-Floats = NDArray[np.float64]
 
 NOISE_SD = 1.0  # of the first optics group
 BOUND_SAMPLE = 500  # particles over which the bounds are averaged

@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import geometry
-from emspatialvae.ctf import CtfParams
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.ctf import CtfParams
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.star import StarFile
 from emspatialvae.simulation.kinds import phantom
 from emspatialvae.simulation.microscope import WHITE, Microscope, NoiseSpectrum, ctf_constants
 from emspatialvae.simulation.phantom import Phantom
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,13 +14,16 @@ import numpy as np
 import torch
 
 from emspatialvae import config as configuration
-from emspatialvae import export, results, workflow
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
-from emspatialvae.dataclass_json import to_json
-from emspatialvae.infer import Latents, load_model
+from emspatialvae.inference.infer import load_model
 from emspatialvae.io.atomic import atomic_path
-from emspatialvae.model.posterior import Content
-from emspatialvae.run import RunDir
+from emspatialvae.io.json_dataclass import to_json
+from emspatialvae.model.distributions import Content
+from emspatialvae.results import read_run
+from emspatialvae.results.latents import Latents, read_csv
+from emspatialvae.results.run_folder import RunDir
+from emspatialvae.workflows import infer
+from emspatialvae.workflows.train import start_run, train_run
 
 NOT_RUN = "not run"
 SIZES = ("small", "full")
@@ -83,7 +86,7 @@ class Trained:
     @property
     def latents(self) -> Latents:
         """What was found of the run's own images."""
-        return results.read_latents(self.run.path)[1]
+        return read_run.read_latents(self.run.path)[1]
 
 
 def paper(
@@ -141,8 +144,8 @@ def _train_once(config: RunConfig, out: Path) -> Trained:
             return Trained(RunDir(out), earlier["seconds"], reused=True)
     print(f"\n-- {out.parent.name}/{out.name}", flush=True)
     start = time.perf_counter()
-    run, stack = workflow.start_run(config, out, force=True, say=_quiet)
-    if not workflow.train_run(run, stack, config.train, figures=False, say=_quiet):
+    run, stack = start_run(config, out, force=True, say=_quiet)
+    if not train_run(run, stack, config.train, figures=False, say=_quiet):
         raise KeyboardInterrupt
     seconds = time.perf_counter() - start
     print(
@@ -161,9 +164,9 @@ def _quiet(_: str) -> None:
 
 def inferred(run: RunDir, particles: Path, out: Path) -> Latents:
     """What the model of a run says of other particles, as ``emsvae infer`` does."""
-    results.infer_other(run, InputConfig(particles), out, poses="auto", force=True, say=_quiet)
+    infer.infer_other(run, InputConfig(particles), out, poses="auto", force=True, say=_quiet)
     manifest = run.manifest
-    return export.read_csv(out, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    return read_csv(out, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
 
 
 def drawn(run: RunDir, z: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from experiment import REUSED_S, SIZES, Place
 from readme import assembled
 from rows import em, galaxy, hinge, mnist
 
-from emspatialvae.analysis import figures
+from emspatialvae.analysis.figures import run as figures
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.io.atomic import atomic_path
 

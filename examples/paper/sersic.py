@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae import geometry
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.geometry import Pose2D
 
-Floats = NDArray[np.float64]
 OLD, YOUNG = np.array([1.0, 0.72, 0.45]), np.array([0.55, 0.72, 1.0])
 """Colours of old stars, in bulges, and of young ones, in arms."""
 

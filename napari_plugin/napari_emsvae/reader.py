@@ -7,9 +7,9 @@ napari as it is: one line that says what was found, what was expected and what t
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-LayerData = tuple[Any, dict[str, Any], str]
+from napari_emsvae.layers.layer_data import LayerData
+
 Reader = Callable[[str | Path | list[str]], list[LayerData]]
 
 SUFFIXES = (".star", ".cs", ".mrcs")
@@ -50,7 +50,7 @@ def read_particles(path: str | Path | list[str]) -> list[LayerData]:
     ParticleFileError
         The file cannot be used, or a stack that it names is missing.
     """
-    from napari_emsvae.layers import particle_layers
+    from napari_emsvae.layers.build import particle_layers
 
     return particle_layers(_one(path))
 
@@ -63,7 +63,7 @@ def read_run(path: str | Path | list[str]) -> list[LayerData]:
     EmsvaeError
         The run has no results yet, is damaged, or its particles are no longer where they were.
     """
-    from napari_emsvae.layers import run_layers
+    from napari_emsvae.layers.build import run_layers
 
     return run_layers(_one(path))
 

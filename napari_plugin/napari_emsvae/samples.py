@@ -12,12 +12,13 @@ import napari
 import platformdirs
 from napari.utils import notifications
 
-from emspatialvae import jobs
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
 from emspatialvae.errors import RunFolderError
-from emspatialvae.run import RunDir
+from emspatialvae.jobs import background as jobs
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.stack import simulate_stack
-from napari_emsvae.reader import LayerData, read_particles, read_run
+from napari_emsvae.layers.layer_data import LayerData
+from napari_emsvae.reader import read_particles, read_run
 
 HINGE = SimulateConfig("hinge", Path("hinge"), particles=2000, box=48, snr=0.3, shift_px=1.5)
 TWO_HINGES = SimulateConfig("two-hinges", Path("two_hinges"), particles=2000, box=48, snr=0.5, shift_px=1.5)

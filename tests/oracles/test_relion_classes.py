@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emspatialvae import imaging
-from emspatialvae.analysis.averages import class_averages
+from emspatialvae.analysis.classes.averages import class_averages
 from emspatialvae.config import InputConfig, SimulateConfig
-from emspatialvae.export import write_star
-from emspatialvae.geometry import Pose2D
-from emspatialvae.infer import Latents
+from emspatialvae.imaging import masks, resampling
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.mrc import read_header, read_images
 from emspatialvae.io.star import StarFile
-from emspatialvae.loading import load_particles
-from emspatialvae.prepare import Preparation
+from emspatialvae.particles.load import load_particles
+from emspatialvae.preprocess.preparation import Preparation
+from emspatialvae.results.export import write_star
+from emspatialvae.results.latents import Latents
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.simulation.truth import load_simulation, read_truth
 
@@ -62,7 +62,7 @@ def prepared(box, treatment="none"):
 
 
 def correlation(a, b, radius_px):
-    inside = imaging.circular_mask(len(a), radius_px)
+    inside = masks.circular_mask(len(a), radius_px)
     return np.corrcoef(a[inside], b[inside])[0, 1]
 
 
@@ -77,7 +77,7 @@ def test_relions_average_at_our_poses_is_ours(tmp_path, box, with_ctf):
     relion("relion_refine", "--i", "ours.star", "--o", "./run", *flags.split(), cwd=folder)
     theirs = read_images(read_header(folder / "run_it001_classes.mrcs"), [0])[0]
     assert correlation(theirs, ours.images[0], 17) > 0.995
-    inside = imaging.circular_mask(box, 17)
+    inside = masks.circular_mask(box, 17)
     assert abs(np.polyfit(ours.images[0][inside], theirs[inside], 1)[0] - 1) < 0.05  # the same brightness, too
 
     # The test can fail: at other poses it is another image.
@@ -140,7 +140,7 @@ def test_relion_goes_on_from_our_classes(classes, tmp_path):
     started = read_images(read_header(tmp_path / "own_it000_classes.mrcs"), range(3))
     ours = read_images(read_header(classes / "run" / "classes" / "classes.mrcs"), range(3))
     coarse = int(ours.shape[-1] * stack_pixel_A(classes) / 10)  # pixels of 10 A hold nothing finer than 20 A
-    started, ours = (imaging.fourier_crop(images, coarse) for images in (started, ours))
+    started, ours = (resampling.fourier_crop(images, coarse) for images in (started, ours))
     found = [correlation(one, other, 9 * coarse / 32) for one, other in zip(started, ours, strict=True)]
     assert min(found) > 0.95, found
     name = model.block("model_classes").columns("rlnReferenceImage")["rlnReferenceImage"][1]

@@ -8,11 +8,10 @@ import pandas as pd
 import pytest
 
 from emspatialvae.config import InputConfig
-from emspatialvae.ctf import CtfParams, ctf_2d, multiply
+from emspatialvae.imaging.ctf import CtfParams, ctf_2d, multiply
 from emspatialvae.io.mrc import StackWriter, read_header, read_images
 from emspatialvae.io.star import write_new
-from emspatialvae.loading import load_particles
-from emspatialvae.sources import missing_ctf_columns
+from emspatialvae.particles.load import load_particles, missing_ctf_columns
 
 pytestmark = [
     pytest.mark.oracle,

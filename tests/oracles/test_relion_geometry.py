@@ -11,14 +11,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emspatialvae import imaging
 from emspatialvae.config import InputConfig
-from emspatialvae.export import write_star
-from emspatialvae.geometry import Pose2D, pixel_grid
-from emspatialvae.infer import Latents
+from emspatialvae.imaging import alignment, masks
+from emspatialvae.imaging.geometry import Pose2D, pixel_grid
 from emspatialvae.io.mrc import StackWriter, read_header, read_images
 from emspatialvae.io.star import StarFile
-from emspatialvae.loading import load_particles
+from emspatialvae.particles.load import load_particles
+from emspatialvae.results.export import write_star
+from emspatialvae.results.latents import Latents
 
 pytestmark = [
     pytest.mark.oracle,
@@ -160,8 +160,8 @@ def test_relion_aligns_by_our_poses_as_we_do(tmp_path, box, version):
     assert ("rlnOriginXAngst" in labels, "rlnOriginX" in labels) == (version == "3.1", version == "3.0")
 
     theirs = aligned_by_relion("ours.star", tmp_path)
-    ours = imaging.align(stack.images(slice(None)), pose)
-    inside = imaging.circular_mask(box, 0.35 * box)
+    ours = alignment.align(stack.images(slice(None)), pose)
+    inside = masks.circular_mask(box, 0.35 * box)
     assert correlation(theirs, ours, inside).min() > 0.999
     object_ = np.broadcast_to(draw(box, Pose2D.identity(1)), theirs.shape)
     assert correlation(theirs, object_, inside).min() > 0.999
@@ -187,7 +187,7 @@ def test_a_wrong_sign_or_order_would_be_seen(tmp_path, wrong):
     write_star(latents(stack.names, mistaken), stack, tmp_path / "ours.star")
     theirs = aligned_by_relion("ours.star", tmp_path)
     object_ = np.broadcast_to(draw(64, Pose2D.identity(1)), theirs.shape)
-    matches = correlation(theirs, object_, imaging.circular_mask(64, 22))
+    matches = correlation(theirs, object_, masks.circular_mask(64, 22))
     assert np.median(matches) < 0.97
     assert matches.min() < 0.9
 
@@ -229,11 +229,11 @@ def test_relions_own_projections_are_centred_by_their_offsets(real_data, box):
     shift = shifted.pose.shift_px
     assert np.abs(shift).max() == 13
     images = shifted.images(slice(None))
-    inside = imaging.circular_mask(box, 0.3 * box)
+    inside = masks.circular_mask(box, 0.3 * box)
     x, y = pixel_grid(box)
 
     def matches(move):
-        aligned = imaging.align(images, Pose2D(np.zeros(len(images)), move))
+        aligned = alignment.align(images, Pose2D(np.zeros(len(images)), move))
         # Only what the shifted image holds can be compared.
         low, high = -(box // 2), (box - 1) // 2
         found = []
@@ -259,7 +259,7 @@ def test_relion_classifies_with_our_poses(tmp_path):
     relion("relion_refine", "--i", "ours.star", "--o", "./run", *flags.split(), cwd=tmp_path)
     average = read_images(read_header(tmp_path / "run_it001_classes.mrcs"), [0])
     object_ = draw(64, Pose2D.identity(1))
-    assert correlation(average, object_, imaging.circular_mask(64, 20))[0] > 0.95  # 0.75 with a wrong sign
+    assert correlation(average, object_, masks.circular_mask(64, 20))[0] > 0.95  # 0.75 with a wrong sign
     kept = StarFile.read(tmp_path / "run_it001_data.star").block("particles")
     ours = StarFile.read(tmp_path / "ours.star").block("particles")
     by_name = (dict(zip(*block.columns("rlnImageName", "emsvaeZ1").values(), strict=True)) for block in (ours, kept))
@@ -273,6 +273,6 @@ def test_rows_that_were_not_used_are_left_to_relion_as_they_were(tmp_path):
     write_star(replace(latents(stack.names, pose), used=used), stack, tmp_path / "ours.star")
     theirs = aligned_by_relion("ours.star", tmp_path)
     raw = stack.images(slice(None))
-    inside = imaging.circular_mask(64, 22)
+    inside = masks.circular_mask(64, 22)
     assert correlation(theirs[~used], raw[~used], inside).min() > 0.99
-    assert correlation(theirs[used], imaging.align(raw, pose)[used], inside).min() > 0.99
+    assert correlation(theirs[used], alignment.align(raw, pose)[used], inside).min() > 0.99

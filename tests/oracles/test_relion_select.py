@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emspatialvae.analysis.duplicates import close_pairs, particle_centers, representatives
 from emspatialvae.io.mrc import read_header, read_images
 from emspatialvae.io.star import StarFile, write_new, write_with_columns
-from emspatialvae.selection import select
-from emspatialvae.tables import open_table
+from emspatialvae.particles.duplicates import close_pairs, particle_centers, representatives
+from emspatialvae.particles.table import open_table
+from emspatialvae.workflows.select import select
 
 pytestmark = [
     pytest.mark.oracle,

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from emspatialvae.config import SimulateConfig
-from emspatialvae.geometry import view_rotations
+from emspatialvae.imaging.geometry import view_rotations
 from emspatialvae.io.mrc import StackWriter, read_header, read_images
 from emspatialvae.io.star import StarFile, write_new
 from emspatialvae.simulation.density import read_density
 from emspatialvae.simulation.projection import MapProjector
 from emspatialvae.simulation.stack import simulate_stack
-from tests.test_map_stack import blob_map
+from tests.tools.simulations import blob_map
 
 pytestmark = [
     pytest.mark.oracle,

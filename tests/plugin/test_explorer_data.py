@@ -5,17 +5,18 @@ import shutil
 import numpy as np
 import pytest
 
-from emspatialvae import imaging
 from emspatialvae.errors import EmsvaeError, RunFolderError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import alignment, masks
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.mrc import read_header
-from napari_emsvae import films, particle
-from napari_emsvae.drawing import draw, draw_map
-from napari_emsvae.mosaic import LOOKS, Mosaic, montage, short_name, tile_names
-from napari_emsvae.picture import limits_of, low_passed
-from napari_emsvae.prepared import PreparedOnDemand
-from napari_emsvae.run_data import RunData
-from napari_emsvae.statistics import statistics
+from napari_emsvae.explorer.pictures import particle_images
+from napari_emsvae.explorer.pictures.film import SUFFIXES, along_line, film_along, rolling_averages, save_film
+from napari_emsvae.explorer.pictures.model_images import draw, draw_map
+from napari_emsvae.explorer.pictures.mosaic import LOOKS, Mosaic, montage, short_name, tile_names
+from napari_emsvae.explorer.pictures.picture import limits_of, low_passed
+from napari_emsvae.explorer.pictures.selection_average import statistics
+from napari_emsvae.explorer.prepared_images import PreparedOnDemand
+from napari_emsvae.explorer.run_data import RunData
 
 CONSTANT, PREPARED_BOX = 7, 24
 """See conftest.py: the particle that the run could not use, and the box that it was prepared in."""
@@ -124,7 +125,7 @@ def test_without_the_cache_the_images_are_the_same(trained_run, data, tmp_path):
 
 def test_pictures_of_a_particle(data):
     row = int(data.used[3])
-    pictures = {picture.name: picture for picture in particle.pictures_of(data, row, 20.0)}
+    pictures = {picture.name: picture for picture in particle_images.pictures_of(data, row, 20.0)}
     assert list(pictures) == ["raw", "low-passed", "aligned", "reconstruction", "residual"]
     np.testing.assert_array_equal(pictures["raw"].image, data.stack.images([row])[0])
     assert pictures["low-passed"].image.std() < pictures["raw"].image.std()
@@ -132,15 +133,15 @@ def test_pictures_of_a_particle(data):
         pictures["residual"].image, pictures["aligned"].image - pictures["reconstruction"].image, atol=1e-5
     )
     assert pictures["raw"].pixel_size_A * 32 == pytest.approx(pictures["aligned"].pixel_size_A * PREPARED_BOX)
-    assert [picture.name for picture in particle.pictures_of(data, CONSTANT, 20.0)] == ["raw", "low-passed"]
+    assert [picture.name for picture in particle_images.pictures_of(data, CONSTANT, 20.0)] == ["raw", "low-passed"]
 
 
 def test_words_about_a_particle(data):
     row = int(data.used[3])
-    said = dict(particle.described(data, row))
+    said = dict(particle_images.described(data, row))
     assert said["name"] == data.latents.names[row] and said["particle"] == f"{row + 1} of 60"
     assert said["z1"].startswith(f"{data.latents.z[row, 0]:+.2f}") and "pose probability" in said
-    assert "not used" in dict(particle.described(data, CONSTANT))
+    assert "not used" in dict(particle_images.described(data, CONSTANT))
 
 
 def test_the_low_pass_filter_halves_the_amplitude_at_its_resolution():
@@ -155,8 +156,8 @@ def test_what_is_drawn_at_a_pose_is_what_is_drawn_without_one_after_alignment(da
     pose = Pose2D(np.array([0.7]), np.array([[1.0, -2.0]]))
     still = draw(data.model, z, Pose2D.identity(1))
     moved = draw(data.model, z, pose)
-    back = imaging.align(moved[None], pose)[0]
-    inside = imaging.circular_mask(PREPARED_BOX, PREPARED_BOX / 3)
+    back = alignment.align(moved[None], pose)[0]
+    inside = masks.circular_mask(PREPARED_BOX, PREPARED_BOX / 3)
     assert np.corrcoef(back[inside], still[inside])[0, 1] > 0.98
     assert np.corrcoef(moved[inside], still[inside])[0, 1] < 0.95
 
@@ -191,7 +192,7 @@ def test_a_montage_shows_the_particles_asked_for(data, look):
     row, column = mosaic.corner(1)
     tile = mosaic.image[row : row + mosaic.box, column : column + mosaic.box]
     if look.startswith("aligned"):
-        expected = imaging.align(data.images.portion(rows[1:2]).images, data.latents.pose[rows[1:2]])[0]
+        expected = alignment.align(data.images.portion(rows[1:2]).images, data.latents.pose[rows[1:2]])[0]
     else:
         expected = data.stack.images(rows[1:2])[0]
     if look.endswith("low-passed"):
@@ -211,7 +212,7 @@ def test_names_on_tiles_are_short():
 def test_statistics_are_those_of_the_aligned_images(data):
     rows = data.used[::2]
     found = [part for part in statistics(data, rows) if part is not None]
-    aligned = imaging.align(data.images.portion(rows).images, data.latents.pose[rows])
+    aligned = alignment.align(data.images.portion(rows).images, data.latents.pose[rows])
     assert len(found) == 1 and found[0].averaged == found[0].selected == len(rows)
     np.testing.assert_allclose(found[0].mean, aligned.mean(0), atol=1e-5)
     np.testing.assert_allclose(found[0].sd, aligned.std(0), atol=1e-4)
@@ -219,8 +220,8 @@ def test_statistics_are_those_of_the_aligned_images(data):
 
 
 def test_statistics_get_better_bit_by_bit(data, monkeypatch):
-    monkeypatch.setattr("napari_emsvae.statistics.PORTIONS", (8, 20))
-    monkeypatch.setattr("napari_emsvae.statistics.STEP", 8)
+    monkeypatch.setattr("napari_emsvae.explorer.pictures.selection_average.PORTIONS", (8, 20))
+    monkeypatch.setattr("napari_emsvae.explorer.pictures.selection_average.STEP", 8)
     made = list(statistics(data, data.used))
     assert [part.averaged for part in made if part is not None] == [8, 20]
     assert made.count(None) == 3 and made[-1].described() == "20 of 59 selected particles"
@@ -228,54 +229,54 @@ def test_statistics_get_better_bit_by_bit(data, monkeypatch):
 
 def test_a_film_is_what_the_model_draws_beside_the_average_of_real_particles(data):
     points = np.linspace(data.latents.z[data.used[0]], data.latents.z[data.used[1]], 4)
-    film = films.film_along(data, points, ("a", "b"))
+    film = film_along(data, points, ("a", "b"))
     assert film.drawn.shape == film.averages.shape == (4, PREPARED_BOX, PREPARED_BOX)
     np.testing.assert_allclose(film.drawn[2], draw(data.model, points[2], Pose2D.identity(1)), atol=1e-4)
     # Of 59 particles the 100 nearest are all of them.
-    aligned = imaging.align(data.images.portion(data.used).images, data.latents.pose[data.used])
+    aligned = alignment.align(data.images.portion(data.used).images, data.latents.pose[data.used])
     assert film.averaged == 59
     np.testing.assert_allclose(film.averages[0], aligned.mean(0), atol=1e-4)
 
 
 def test_rolling_averages_are_of_the_members_of_each_step(data):
     members = np.array([[3, 4], [4, 12]])
-    found = films.rolling_averages(data, members)
+    found = rolling_averages(data, members)
     for step, rows in enumerate(members):
-        aligned = imaging.align(data.images.portion(rows).images, data.latents.pose[rows])
+        aligned = alignment.align(data.images.portion(rows).images, data.latents.pose[rows])
         np.testing.assert_allclose(found[step], aligned.mean(0), atol=1e-5)
 
 
 def test_points_along_a_line_are_equally_far_apart():
     line = np.array([[0.0, 0], [3, 0], [3, 0], [3, 3]])
-    points = films.along_line(line, 7)
+    points = along_line(line, 7)
     np.testing.assert_allclose(points[[0, 3, 6]], [[0, 0], [3, 0], [3, 3]])
     np.testing.assert_allclose(np.hypot(*np.diff(points, axis=0).T), 1)
 
 
-@pytest.mark.parametrize("ending", films.SUFFIXES)
+@pytest.mark.parametrize("ending", SUFFIXES)
 def test_a_film_is_saved(data, tmp_path, ending):
-    film = films.film_along(data, data.latents.z[data.used[:3]], ("a", "b"))
+    film = film_along(data, data.latents.z[data.used[:3]], ("a", "b"))
     files = {tmp_path / f"film{ending}"} | ({tmp_path / "film_particles.mrcs"} if ending == ".mrcs" else set())
-    films.save_film(film, tmp_path / f"film{ending}")
+    save_film(film, tmp_path / f"film{ending}")
     assert set(tmp_path.iterdir()) == files
     if ending == ".mrcs":
         assert {read_header(file).n_images for file in files} == {3}
     with pytest.raises(EmsvaeError, match="exists"):
-        films.save_film(film, tmp_path / f"film{ending}")
-    films.save_film(film, tmp_path / f"film{ending}", force=True)
+        save_film(film, tmp_path / f"film{ending}")
+    save_film(film, tmp_path / f"film{ending}", force=True)
 
 
 def test_a_film_of_another_kind_is_refused(data, tmp_path):
-    film = films.film_along(data, data.latents.z[data.used[:2]], ("a", "b"))
+    film = film_along(data, data.latents.z[data.used[:2]], ("a", "b"))
     with pytest.raises(EmsvaeError, match="expected a name ending in"):
-        films.save_film(film, tmp_path / "film.avi")
+        save_film(film, tmp_path / "film.avi")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_with_a_limit_is_the_beginning_of_its_file(easy_stack, no_figures, tmp_path):
-    from emspatialvae.cli import main
-    from emspatialvae.selection import write_selection
-    from emspatialvae.tables import open_table
+    from emspatialvae.cli.main import main
+    from emspatialvae.particles.table import open_table
+    from emspatialvae.workflows.select import write_selection
 
     run = tmp_path / "run"
     train = ["train", easy_stack / "particles.star", "--out", run, "--limit", "30", "--epochs", "2", "--hidden", "16"]

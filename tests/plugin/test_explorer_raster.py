@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from napari_emsvae.raster import Window, density, inside_box, inside_polygon, opacity, rasterise
-from napari_emsvae.scatter_picture import Colouring, column_colouring, paint, places_of_names
+from napari_emsvae.explorer.scatter.colouring import Colouring, column_colouring, paint, places_of_names
+from napari_emsvae.explorer.scatter.raster import Window, density, inside_box, inside_polygon, opacity, rasterise
 
 UNIT = Window(0, 1, 0, 1)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emspatialvae.errors import EmsvaeError
-from napari_emsvae.selection_model import SelectionModel
+from napari_emsvae.explorer.selection import SelectionModel
 
 N = 20
 NAMES = np.array([f"{k:06d}@stack.mrcs" for k in range(N)], dtype=object)

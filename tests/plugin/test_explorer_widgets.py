@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QAbstractButton, QComboBox, QDoubleSpinBox, QLabel, Q
 
 from emspatialvae.io.mrc import read_header
 from emspatialvae.io.star import StarFile
-from emspatialvae.sources import particle_block
+from emspatialvae.particles.read_star import particle_block
 
 CONSTANT, PARTICLES, BOX = 7, 60, 24
 PATIENCE_MS = 60_000
@@ -522,7 +522,7 @@ def test_the_selection_saved_is_the_selection_made(explorer, errors, qtbot, tmp_
     page, selection = select(explorer, qtbot), explorer.session.selection
     selection.apply(np.random.default_rng(0).uniform(size=PARTICLES) < 0.4)
     out = tmp_path / "mine_kept.star"
-    monkeypatch.setattr("napari_emsvae.select_tab.QFileDialog.getSaveFileName", lambda *_: (str(out), ""))
+    monkeypatch.setattr("napari_emsvae.explorer.tabs.select.QFileDialog.getSaveFileName", lambda *_: (str(out), ""))
     page.ask_and_save(both=True)
     quiet(explorer, qtbot)
     names = explorer.session.data.latents.names

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emspatialvae.errors import EmsvaeError
-from napari_emsvae.lazy import LazyImages
+from napari_emsvae.layers.lazy_images import LazyImages
 
 IMAGES = np.arange(10 * 4 * 4, dtype=np.float32).reshape(10, 4, 4)
 KEYS = [

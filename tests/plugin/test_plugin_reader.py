@@ -10,16 +10,16 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from emspatialvae import imaging
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
-from emspatialvae.geometry import Pose2D, pixel_grid
-from emspatialvae.infer import Latents
+from emspatialvae.imaging import alignment, resampling
+from emspatialvae.imaging.geometry import Pose2D, pixel_grid
 from emspatialvae.io import cs
 from emspatialvae.io.mrc import StackWriter
-from emspatialvae.loading import load_particles
-from emspatialvae.results import read_run
-from napari_emsvae.pictures import Grid, aligned_images, raw_images
+from emspatialvae.particles.load import load_particles
+from emspatialvae.results.latents import Latents
+from emspatialvae.results.read_run import read_run
+from napari_emsvae.layers.images import Grid, aligned_images, raw_images
 from napari_emsvae.reader import get_reader
 
 CONSTANT = 7
@@ -84,7 +84,7 @@ def test_asking_imports_nothing_heavy_and_a_stack_needs_no_torch(simulated):
 import sys
 from napari_emsvae.reader import get_reader
 reader = get_reader({str(simulated / "particles.star")!r})
-print([m for m in ("torch", "pandas", "numpy", "napari", "qtpy", "emspatialvae.loading") if m in sys.modules])
+print([m for m in ("torch", "pandas", "numpy", "napari", "qtpy", "emspatialvae.particles.load") if m in sys.modules])
 reader({str(simulated / "particles.star")!r})[0][0][3]
 print([m for m in ("torch", "napari", "qtpy") if m in sys.modules])
 """
@@ -220,7 +220,7 @@ def test_run_layers_and_their_pixels(trained_run):
     np.testing.assert_array_equal(np.asarray(layers["particles"][0]), raw)
     pose = latents.pose.scaled(latents.pixel_size_A / 4.0)
     for row in (0, 31, 59):
-        np.testing.assert_array_equal(layers["aligned"][0][row], imaging.align(raw[[row]], pose[[row]])[0])
+        np.testing.assert_array_equal(layers["aligned"][0][row], alignment.align(raw[[row]], pose[[row]])[0])
     assert {data.shape[0] for data, _ in layers.values()} == {60}
     for name, (_, settings) in layers.items():
         info = settings["metadata"]["emsvae"]
@@ -229,8 +229,8 @@ def test_run_layers_and_their_pixels(trained_run):
 
 
 def test_reconstruction_is_what_the_model_draws(trained_run):
-    from emspatialvae.analysis.report import canonical
-    from emspatialvae.infer import load_model
+    from emspatialvae.analysis.report.run_figures import canonical
+    from emspatialvae.inference.infer import load_model
 
     data, settings = layers_of(trained_run)["reconstruction"]
     run, latents, _ = read_run(trained_run)
@@ -281,7 +281,7 @@ def test_one_spot_lies_at_one_world_coordinate_in_every_frame(tmp_path, box, pre
     aligned = aligned_images(stack, latents, grid)[0]
     np.testing.assert_allclose(world_centroid(aligned, grid), at, atol=0.1)
     # What the model sees and draws lies on the prepared grid.
-    small = imaging.fourier_crop(aligned[None], prepared_box)[0]
+    small = resampling.fourier_crop(aligned[None], prepared_box)[0]
     np.testing.assert_allclose(world_centroid(small, prepared), at, atol=0.3)
 
 

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("napari")
 
-from emspatialvae import jobs
 from emspatialvae.config import ModelConfig, TrainConfig
+from emspatialvae.jobs import background as jobs
 from napari_emsvae import samples
 
 PATIENCE_MS = 120_000

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emspatialvae import jobs
 from emspatialvae.config import PRESETS, InputConfig, RunConfig, TrainConfig, with_preset
 from emspatialvae.errors import EmsvaeError
-from napari_emsvae.training import Pace, config_of, duration, progress_text, settings, tail
+from emspatialvae.jobs import background as jobs
+from napari_emsvae.training.settings import Pace, config_of, duration, progress_text, settings, tail
 
 PATIENCE_MS = 120_000
 PLAIN = RunConfig(InputConfig(Path("particles.star")))
@@ -217,7 +217,7 @@ def test_start_trains_to_the_end_and_the_result_opens_itself(viewer, filled, err
 
 
 def test_a_training_outlives_the_form_is_cancelled_and_gone_on_with(viewer, filled, errors, qtbot, tmp_path):
-    from napari_emsvae.train_form import GO_ON
+    from napari_emsvae.training.form import GO_ON
 
     fill(filled, {"train.epochs": "100000"})
     filled.start_button.click()

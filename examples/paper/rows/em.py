@@ -23,10 +23,10 @@ from experiment import (
 )
 from matplotlib.figure import Figure
 
-from emspatialvae.analysis.figures import picture
-from emspatialvae.analysis.metrics import evaluate_latents
+from emspatialvae.analysis.accuracy.metrics import evaluate_latents
+from emspatialvae.analysis.figures.run import picture
 from emspatialvae.config import RunConfig, SimulateConfig
-from emspatialvae.geometry import Pose2D, pixel_grid
+from emspatialvae.imaging.geometry import Pose2D, pixel_grid
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.simulation.truth import load_simulation, read_truth
 

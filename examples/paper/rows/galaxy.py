@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from sersic import Galaxies, render
 
 from emspatialvae.config import ModelConfig, RunConfig
-from emspatialvae.geometry import Pose2D, pixel_grid
+from emspatialvae.imaging.geometry import Pose2D, pixel_grid
 
 SHIFT_SD_PX = 2.0
 NOISE = 0.03
@@ -113,7 +113,7 @@ def _config(images: Path, model: str, z_dim: int, how: Size) -> RunConfig:
 
 def _first(images: Path, n: int) -> np.ndarray:
     from emspatialvae.config import InputConfig
-    from emspatialvae.loading import load_particles
+    from emspatialvae.particles.load import load_particles
 
     return load_particles(InputConfig(images)).channel_images(slice(n))
 

@@ -8,15 +8,15 @@ from experiment import Place, StackSize, Values, cell, default, drawn, inferred,
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emspatialvae.analysis.figures import picture
-from emspatialvae.analysis.metrics import circular_correlation, evaluate_latents, pearson
-from emspatialvae.analysis.pose_errors import pose_errors
+from emspatialvae.analysis.accuracy.metrics import circular_correlation, evaluate_latents, pearson
+from emspatialvae.analysis.accuracy.pose_errors import pose_errors
+from emspatialvae.analysis.figures.run import picture
 from emspatialvae.config import SimulateConfig
-from emspatialvae.geometry import Pose2D, wrap_rad
-from emspatialvae.infer import Latents
-from emspatialvae.selection import write_selection
+from emspatialvae.imaging.geometry import Pose2D, wrap_rad
+from emspatialvae.results.latents import Latents
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.simulation.truth import load_simulation, read_truth
+from emspatialvae.workflows.select import write_selection
 from rows.protein import hinged_structure, simulate_structure
 
 BOX, SNR = 40, 0.1

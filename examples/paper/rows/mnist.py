@@ -29,12 +29,12 @@ from experiment import SIZES as SHOWN
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from emspatialvae import geometry
-from emspatialvae.analysis.figures import picture
-from emspatialvae.analysis.metrics import circular_correlation, pearson
+from emspatialvae.analysis.accuracy.metrics import circular_correlation, pearson
+from emspatialvae.analysis.figures.run import picture
 from emspatialvae.config import RunConfig
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.geometry import Pose2D
 
 
 @dataclass(frozen=True)

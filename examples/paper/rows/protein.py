@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from emspatialvae import geometry
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.geometry import Pose2D
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io import mrc, star
 from emspatialvae.simulation.kinds import BLOB_SIGMA
 from emspatialvae.simulation.phantom import JointedPhantom, Part, chunks, clean_image

@@ -1,0 +1,1 @@
+"""Particles put into classes, and averages of the raw images of each."""

@@ -1,0 +1,1 @@
+"""Matplotlib figures of arrays; nothing here reads or trains."""

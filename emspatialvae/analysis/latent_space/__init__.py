@@ -1,0 +1,1 @@
+"""Ways, maps and axes through the latent space; pure functions of z."""

@@ -1,1 +1,0 @@
-"""One room per command: its options as a dataclass, and ``main(argv) -> exit code``, a few calls into the rooms below."""

@@ -1,0 +1,1 @@
+"""Trainings that others start: in a process of their own, as a job of RELION's."""

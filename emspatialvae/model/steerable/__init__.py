@@ -1,0 +1,1 @@
+"""The steerable model: images as sums of angular orders, poses searched."""

@@ -1,0 +1,161 @@
+"""`load_particles`: from a STAR file, a .cs file, a bare stack or a folder of pictures to a `ParticleStack`.
+
+`read_star`, `read_cs` and `read_images` read the metadata; finding the stacks on the disk and checking what they hold is the same for
+every kind.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from emspatialvae.config import InputConfig
+from emspatialvae.errors import ParticleFileError
+from emspatialvae.imaging.ctf import NEEDED
+from emspatialvae.io.images import channels_of, open_images
+from emspatialvae.io.star import StarFile
+from emspatialvae.particles.read_cs import CS_CTF, read_cs_source
+from emspatialvae.particles.read_images import read_folder_source, read_npy_source, read_stack_source
+from emspatialvae.particles.read_star import BEAM, STAR_CTF, particle_block, read_star_source
+from emspatialvae.particles.stack import ParticleStack
+
+
+def missing_ctf_columns(stack: ParticleStack) -> str:
+    """Which columns a file lacks for there to be a CTF, as half a sentence; empty where it has all of them or none."""
+    if isinstance(stack.metadata, StarFile):
+        spelled, names = STAR_CTF, set(particle_block(stack.metadata).labels)
+        optics = (block.labels for block in stack.metadata.blocks if block.name == "optics")
+        names |= {label for labels in optics for label in labels if label in BEAM}
+    elif stack.metadata is not None:
+        spelled, names = CS_CTF, set(stack.metadata.dtype.names or ())
+    else:
+        return ""
+    needed = [spelled[name] for name in NEEDED]
+    there = [name for name in needed if name in names]
+    missing = [name for name in needed if name not in names]
+    return f"the file has {there[0]} but no {' and no '.join(missing)}" if there and missing else ""
+
+
+READERS = {
+    ".star": read_star_source,
+    ".cs": read_cs_source,
+    ".mrcs": read_stack_source,
+    ".mrc": read_stack_source,
+    ".npy": read_npy_source,
+}
+
+
+def load_particles(config: InputConfig, *, open_stacks: bool = True) -> ParticleStack:
+    """Read particle metadata and look at the header of every stack that it names.
+
+    Parameters
+    ----------
+    config
+        Which file, and what the user knows better than the file.
+    open_stacks
+        False: do not look for the images (``files`` stays empty) and let unknown pixel sizes be NaN, for questions about
+        the metadata alone.
+
+    Raises
+    ------
+    ParticleFileError
+        Anything that is missing or wrong: what was found, what was expected, what to do.
+    """
+    path = config.particles
+    if not path.exists():
+        raise ParticleFileError(f"{path}: no such file; expected a particles .star, .cs or .mrcs")
+    if not path.is_dir() and path.suffix.lower() not in READERS:
+        raise ParticleFileError(
+            f"{path}: cannot tell what kind of file this is; expected one of {', '.join(READERS)}, or a folder of pictures"
+        )
+    stack = read_folder_source(config) if path.is_dir() else READERS[path.suffix.lower()](config)
+    if len(stack) == 0:
+        raise ParticleFileError(f"{path}: the particle table is empty; expected at least one row")
+    stack = replace(stack, notes=(*stack.notes, *_notes_on_names(stack)))
+    if config.limit is not None:
+        stack = stack.subset(slice(config.limit))
+    return open_stacks_of(stack, config) if open_stacks else stack
+
+
+def _check_pixel_sizes(stack: ParticleStack) -> None:
+    for number in np.unique(stack.optics_of):
+        if np.isnan(stack.optics[number].pixel_size_A):
+            of_group = f" of optics group {stack.optics[number].name}" if len(stack.optics) > 1 else ""
+            raise ParticleFileError(
+                f"{stack.source}: the pixel size{of_group} is missing; give it in angstrom with --pixel-size-a"
+            )
+
+
+def _notes_on_names(stack: ParticleStack) -> Iterable[str]:
+    """Repeated images are allowed (each row is a particle of its own), but the user should know."""
+    pairs = stack.file_of.astype(np.int64) * (1 + int(stack.index_of.max())) + stack.index_of
+    repeated = len(pairs) - len(np.unique(pairs))
+    if repeated:
+        values, counts = np.unique(pairs, return_counts=True)
+        first = stack.names[np.flatnonzero(pairs == values[np.argmax(counts > 1)])[0]]
+        yield f"{repeated} rows repeat an image that is listed before (the first is {first}); each row stays a particle"
+
+
+def find_stack(spelled: str, config: InputConfig) -> Path:
+    """Where a stack lies: as given, in --project-dir, beside the metadata file, in the folders above it.
+
+    Raises
+    ------
+    ParticleFileError
+        Nowhere; the message lists every place that was tried.
+    """
+    home = config.particles.absolute().parent
+    roots = [Path.cwd(), *([config.project_dir] if config.project_dir else []), home, *home.parents]
+    tried = list(dict.fromkeys(root / spelled for root in roots))
+    for place in tried:
+        if place.is_file():
+            return place
+    places = ", ".join(str(place.parent) for place in tried)
+    raise ParticleFileError(
+        f"{config.particles}: stack {spelled} not found; tried {places}; say where the project lies with --project-dir"
+    )
+
+
+def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
+    """Find every stack of a table, read its header, and check it against what the table asks of it.
+
+    Where the table says no pixel size at all and the headers agree on one, theirs is taken and said.
+    """
+    if np.isnan(stack.pixel_size_A).all():
+        in_headers = {open_images(find_stack(path, config)).pixel_size_A for path in stack.paths}
+        if len(in_headers) == 1 and (size := in_headers.pop()) is not None:
+            stack = load_particles(replace(config, pixel_size_A=size), open_stacks=False)
+            stack = replace(
+                stack, notes=(*stack.notes, f"the pixel size, {size:.4g} A, stands in the stack's header only")
+            )
+    _check_pixel_sizes(stack)
+    used = np.unique(stack.file_of)
+    renumber = np.zeros(len(stack.paths), np.int32)
+    renumber[used] = np.arange(len(used))
+    files = tuple(open_images(find_stack(stack.paths[f], config)) for f in used)
+    stack = replace(stack, paths=tuple(stack.paths[f] for f in used), file_of=renumber[stack.file_of], files=files)
+    sizes = np.array([file.n_images for file in files])
+    beyond = np.flatnonzero(stack.index_of >= sizes[stack.file_of])
+    if len(beyond):
+        row = beyond[0]
+        raise ParticleFileError(
+            f"{stack.source}: particle {row + 1} is image {stack.index_of[row] + 1} of {stack.paths[stack.file_of[row]]}, "
+            f"which holds {sizes[stack.file_of[row]]}; the stack and the file do not belong together"
+        )
+    for file in files:
+        if file.width != file.height:
+            raise ParticleFileError(
+                f"{file.path}: images are {file.width} x {file.height} pixels; expected square ones"
+            )
+        if channels_of(file) != stack.channels:
+            raise ParticleFileError(
+                f"{file.path}: images of {channels_of(file)} channel(s) beside others of {stack.channels}; take them apart"
+            )
+    return stack
+
+
+def most_common_box(stack: ParticleStack) -> int:
+    """The box of the largest number of particles."""
+    return Counter(np.array([file.width for file in stack.files])[stack.file_of].tolist()).most_common(1)[0][0]

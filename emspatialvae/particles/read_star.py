@@ -1,0 +1,196 @@
+"""RELION's STAR files, 3.0 to 5, as a `ParticleStack`. Nothing here looks for the images; `emspatialvae.particles.load` does."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emspatialvae.config import InputConfig
+from emspatialvae.errors import ParticleFileError
+from emspatialvae.imaging import geometry
+from emspatialvae.imaging.ctf import completed
+from emspatialvae.io.star import StarBlock, StarFile
+from emspatialvae.particles.pixel_size import pixel_size_or_nan
+from emspatialvae.particles.stack import OpticsGroup, ParticleStack
+
+Numbers = dict[str, NDArray[np.float64]]
+
+PARTICLE_BLOCKS = ("particles", "images", "")
+BEAM = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+OPTICS_NUMBERS = (
+    "rlnOpticsGroup",
+    "rlnImagePixelSize",
+    "rlnCtfDataArePhaseFlipped",
+    "rlnCtfDataAreCtfPremultiplied",
+    *BEAM,
+)
+NUMBERS = (
+    *("rlnOpticsGroup", "rlnDetectorPixelSize", "rlnMagnification", *BEAM),
+    *("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift"),
+    *("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginX", "rlnOriginY"),
+)
+"""Columns of the particle table that are read where they exist."""
+
+STAR_CTF = {
+    "defocus_u_A": "rlnDefocusU",
+    "defocus_v_A": "rlnDefocusV",
+    "astigmatism_rad": "rlnDefocusAngle",
+    "phase_shift_rad": "rlnPhaseShift",
+    "voltage_kV": "rlnVoltage",
+    "cs_mm": "rlnSphericalAberration",
+    "amplitude_contrast": "rlnAmplitudeContrast",
+}
+"""What the fields of `CtfParams` are called in STAR files."""
+
+
+def particle_block(star: StarFile) -> StarBlock:
+    """The block that lists particle images.
+
+    Raises
+    ------
+    ParticleFileError
+        There is none.
+    """
+    for block in star.blocks:
+        if block.name in PARTICLE_BLOCKS and "rlnImageName" in block.labels:
+            return block
+    found = ", ".join(f"data_{block.name} with {len(block.labels)} labels" for block in star.blocks) or "nothing"
+    raise ParticleFileError(
+        f"{star.path}: no block of particles; found {found}, expected data_particles (or data_images, data_) "
+        "with _rlnImageName; give the particles file, not micrographs or a model"
+    )
+
+
+def read_star_source(config: InputConfig) -> ParticleStack:
+    """Read RELION 3.0 (one block) or 3.1 and later (optics and particles, in either order)."""
+    star = StarFile.read(config.particles)
+    block = particle_block(star)
+    notes = ["line ends are CRLF, which RELION cannot read; what is written back has LF"] if star.crlf else []
+    # One pass over the file for all that is wanted of a million rows.
+    texts, numbers = block.read(["rlnImageName"], [label for label in NUMBERS if label in block.labels])
+    names, paths, file_of, index_of = _split_image_names(texts["rlnImageName"], star.path)
+    table = next((b for b in star.blocks if b.name == "optics"), None)
+    if table is None:
+        optics, optics_of, beam = _star_without_optics(block, numbers, config)
+    else:
+        optics, optics_of, beam = _star_optics(block, numbers, table, config)
+        if "rlnOriginX" in block.labels and "rlnOriginXAngst" not in block.labels:
+            notes.append("offsets are in pixels (rlnOriginX), which RELION 3.1 and later ignore in a file with optics")
+        if "rlnOpticsGroup" not in block.labels:
+            notes.append("particles do not say their optics group; the only one in the file is taken for all")
+    # Without a phase plate RELION writes no phase shift.
+    ctf, assumed = completed(_star_ctf(numbers, beam), STAR_CTF, usual=("phase_shift_rad",))
+    return ParticleStack(
+        source=star.path,
+        kind="star",
+        names=names,
+        paths=paths,
+        file_of=file_of,
+        index_of=index_of,
+        optics=optics,
+        optics_of=optics_of,
+        ctf=ctf,
+        pose=_star_pose(numbers, np.array([group.pixel_size_A for group in optics])[optics_of]),
+        has_3d_pose=any(np.any(numbers[label] != 0) for label in ("rlnAngleRot", "rlnAngleTilt") if label in numbers),
+        metadata=star,
+        notes=(*notes, *assumed),
+    )
+
+
+def _split_image_names(
+    image_names: list[str], source: Path
+) -> tuple[NDArray[Any], tuple[str, ...], NDArray[np.int32], NDArray[np.int64]]:
+    """``N@path`` to names, the paths that occur, and for each row the path's number and the 0-based image index."""
+    codes: dict[str, int] = {}
+    file_of, index_of = np.empty(len(image_names), np.int32), np.empty(len(image_names), np.int64)
+    for row, name in enumerate(image_names):
+        number, at, path = name.partition("@")
+        if not (at and path and number.isdecimal() and int(number) > 0):
+            raise ParticleFileError(
+                f"{source}: image name {name!r} of particle {row + 1}; expected N@stack.mrcs with N counted from 1"
+            )
+        file_of[row], index_of[row] = codes.setdefault(path, len(codes)), int(number) - 1
+    return np.array(image_names, dtype=object), tuple(codes), file_of, index_of
+
+
+def _star_optics(
+    block: StarBlock, numbers: Numbers, table: StarBlock, config: InputConfig
+) -> tuple[tuple[OpticsGroup, ...], NDArray[np.int32], Numbers]:
+    """Optics groups, each particle's group, and voltage, Cs and amplitude contrast per particle."""
+    wanted = [label for label in OPTICS_NUMBERS if label in table.labels]
+    named = [label for label in ("rlnOpticsGroupName",) if label in table.labels]
+    if "rlnOpticsGroup" not in table.labels:
+        raise ParticleFileError(f"{block.path}: data_optics has no rlnOpticsGroup; repair the file")
+    texts, optics = table.read(named, wanted)
+    row_of = {int(number): row for row, number in enumerate(optics["rlnOpticsGroup"])}
+    if len(row_of) < table.n_rows:
+        twice = next(n for n in row_of if np.count_nonzero(optics["rlnOpticsGroup"] == n) > 1)
+        raise ParticleFileError(f"{block.path}: data_optics lists optics group {twice} twice; repair the file")
+    if "rlnOpticsGroup" in numbers:
+        group_of = numbers["rlnOpticsGroup"].astype(int)
+    elif len(row_of) == 1:
+        group_of = np.full(block.n_rows, next(iter(row_of)))
+    else:
+        raise ParticleFileError(
+            f"{block.path}: particles have no rlnOpticsGroup, data_optics has {len(row_of)} groups; add the column"
+        )
+    missing = sorted(set(np.unique(group_of).tolist()) - set(row_of))
+    if missing:
+        raise ParticleFileError(
+            f"{block.path}: particles belong to optics group {missing[0]}, data_optics has {sorted(row_of)}; repair the file"
+        )
+    groups = tuple(
+        OpticsGroup(
+            name=texts["rlnOpticsGroupName"][row] if named else str(number),
+            pixel_size_A=pixel_size_or_nan(
+                config, optics["rlnImagePixelSize"][row] if "rlnImagePixelSize" in optics else None
+            ),
+            phase_flipped="rlnCtfDataArePhaseFlipped" in optics and bool(optics["rlnCtfDataArePhaseFlipped"][row]),
+            ctf_premultiplied="rlnCtfDataAreCtfPremultiplied" in optics
+            and bool(optics["rlnCtfDataAreCtfPremultiplied"][row]),
+        )
+        for number, row in row_of.items()
+    )
+    values, inverse = np.unique(group_of, return_inverse=True)
+    optics_of = np.array([row_of[value] for value in values.tolist()], dtype=np.int32)[inverse]
+    # Files converted from 3.0 by hand may keep the beam in the particle table.
+    beam = {
+        label: optics[label][optics_of] if label in optics else numbers[label]
+        for label in BEAM
+        if label in {*optics, *numbers}
+    }
+    return groups, optics_of, beam
+
+
+def _star_without_optics(
+    block: StarBlock, numbers: Numbers, config: InputConfig
+) -> tuple[tuple[OpticsGroup, ...], NDArray[np.int32], Numbers]:
+    """RELION 3.0: pixel size in A = 1e4 * rlnDetectorPixelSize (um) / rlnMagnification, the beam in the particle table."""
+    beam = {label: numbers[label] for label in BEAM if label in numbers}
+    if config.pixel_size_A is not None or not {"rlnDetectorPixelSize", "rlnMagnification"} <= set(numbers):
+        size = pixel_size_or_nan(config, None)
+        return (OpticsGroup("opticsGroup1", size),), np.zeros(block.n_rows, np.int32), beam
+    with np.errstate(divide="ignore"):
+        found = 1e4 * numbers["rlnDetectorPixelSize"] / numbers["rlnMagnification"]
+    sizes, optics_of = np.unique(found, return_inverse=True)
+    groups = tuple(OpticsGroup(f"opticsGroup{n + 1}", pixel_size_or_nan(config, size)) for n, size in enumerate(sizes))
+    return groups, optics_of.astype(np.int32), beam
+
+
+def _star_ctf(numbers: Numbers, beam: Numbers) -> Numbers:
+    """The CTF columns that the file has, under our names and in our units."""
+    columns = numbers | beam
+    found = {ours: columns[theirs] for ours, theirs in STAR_CTF.items() if theirs in columns}
+    return {ours: np.radians(values) if ours.endswith("_rad") else values for ours, values in found.items()}
+
+
+def _star_pose(numbers: Numbers, pixel_size_A: NDArray[np.float64]) -> geometry.Pose2D | None:
+    """The poses in the file; offsets in angstrom win over offsets in pixels, as in RELION 3.1 and later."""
+    if "rlnAnglePsi" not in numbers:
+        return None
+    psi, one = numbers["rlnAnglePsi"], np.ones(len(pixel_size_A))
+    for x, y, unit_A in (("rlnOriginXAngst", "rlnOriginYAngst", pixel_size_A), ("rlnOriginX", "rlnOriginY", one)):
+        if x in numbers and y in numbers:
+            return geometry.from_relion(psi, np.stack([numbers[x], numbers[y]], -1), unit_A)
+    return geometry.from_relion(psi, np.zeros((len(psi), 2)), one)

@@ -1,0 +1,581 @@
+"""What a training step maximises, for each engine: the only place where the loop meets the difference between them."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
+from torch import Tensor
+
+from emspatialvae.config import TrainConfig
+from emspatialvae.imaging.geometry import Pose2D
+from emspatialvae.model.batch import Batch
+from emspatialvae.model.coordinate.vae import SpatialVAE
+from emspatialvae.model.device import matmul_precision, part_size
+from emspatialvae.model.interface import Elbo
+from emspatialvae.model.steerable.groups import shrunk_scales
+from emspatialvae.model.steerable.inference import Settled
+from emspatialvae.model.steerable.initialise import CONSENSUS_PARTICLES, LEAST_NOISE, find_consensus
+from emspatialvae.model.steerable.observation import Observation
+from emspatialvae.model.steerable.pose_search import Poses
+from emspatialvae.model.steerable.template_start import (
+    find_templates,
+    lay_out,
+    mean_evidence,
+    teach_decoder,
+    template_count,
+)
+from emspatialvae.model.steerable.vae import SCALE_SD, SteerableVAE, amplitude
+from emspatialvae.training.latent_count import FEWEST_EPOCHS, LatentTrials
+
+Rows = NDArray[np.int64]
+Load = Callable[[Rows], Batch]
+"""Particles by their row numbers, on the training's device."""
+
+SEARCH_EPOCHS = (0, 2, 4)
+"""Poses are searched everywhere before these epochs: with the consensus, then with contents as soon as there are some,"""
+SEARCH_EVERY = 8
+"""and every so many epochs later."""
+SEARCH_BATCH = 512
+NOISE_EPOCHS = 6
+"""Noise is measured again before each of the first epochs; then it stays, so that ELBOs can be compared."""
+NOISE_PARTICLES = 2000
+ANCHOR_PARTICLES = 2000
+GAUGE_PARTICLES = 4000
+TEMPLATE_PARTICLES, LAYOUT_PARTICLES, JUDGES = 6000, 3000, 500
+"""Particles that templates are made of at the start and laid out by, at most, and others that tell whether they are better than one consensus."""
+FALLBACK_LATENTS = 2
+"""Latent coordinates where nobody says how many and nothing can be tried: nothing is held out, or the training is short."""
+TEMPLATE_GAIN_NATS, TEMPLATE_GAIN = 5.0, 0.3
+"""By how much they must be: in nats per particle, and as a share of what the consensus explains."""
+FEWEST_TEMPLATES, MOST_TEMPLATES = 8, 128
+"""Search templates, at least and at most, where `--anchors` does not say how many."""
+TEMPLATE_LOSS_NATS, TEMPLATE_LOSS_SHARE = 1.0, 0.15
+"""What half of the particles may lose by the nearest template, in nats and as a share of what they look like."""
+DRAWS, MANY_DRAWS = 4, 16
+LITTLE_EVIDENCE = 6.0
+"""Nats per particle, of the consensus over noise alone, below which many contents are drawn. The encoder then has next to nothing to
+learn from, and with a loose bound z stays closed: it is the sum over contents that teaches the decoder."""
+EVIDENCE_PARTICLES = 1000
+LEAST_SHIFT_SD_PX = 0.3
+TRIAL_SEARCH = 2
+"""Epochs after the beginning of a trial of more latent coordinates before poses are searched everywhere again."""
+NEVER = 1_000_000
+"""An epoch that no training reaches."""
+
+
+@dataclass(frozen=True)
+class ParticleTable:
+    """What training knows of each of n particles.
+
+    Attributes
+    ----------
+    theta_rad, shift_px, z
+        Pose and latent; [n], [n, 2] and [n, z_dim].
+    match
+        How they match what the decoder draws for them (`Nearby.of_unit_amplitude`); [n, 2].
+    evidence
+        Log evidence at the last visit, in nats; [n].
+    """
+
+    theta_rad: Tensor
+    shift_px: Tensor
+    z: Tensor
+    match: Tensor
+    evidence: Tensor
+
+    @classmethod
+    def zeros(cls, n: int, z_dim: int) -> "ParticleTable":
+        """Nothing is known."""
+        return cls(torch.zeros(n), torch.zeros(n, 2), torch.zeros(n, z_dim), torch.zeros(n, 2), torch.zeros(n))
+
+    def with_latents(self, z_dim: int) -> "ParticleTable":
+        """The same with so many latent coordinates; new ones are 0."""
+        z = torch.zeros(len(self.z), z_dim)
+        shared = min(z_dim, self.z.shape[1])
+        z[:, :shared] = self.z[:, :shared]
+        return replace(self, z=z)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class Objective(ABC):
+    """The evidence lower bound of particles, by row number, and what it must remember between steps."""
+
+    unsettled_epochs: int = 0
+    """Epochs over which what is measured still changes, so that their bounds cannot be compared with later ones."""
+
+    @abstractmethod
+    def begin_epoch(self, epoch: int, rows: Rows) -> None:
+        """Prepare an epoch (from 0); ``rows`` are all particles that can be used."""
+
+    def finish_epoch(self, epoch: int, judges: Rows, bound: Callable[[], NDArray[np.float64]]) -> bool:
+        """Decide what there is to decide after so many epochs.
+
+        ``judges`` are particles that are not trained on, ``bound()`` the ELBO of each of them [n] by the model as it is. Returns True if the
+        model's networks have another size now.
+        """
+        return False
+
+    @abstractmethod
+    def elbo(
+        self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool, keep: bool = True
+    ) -> Elbo:
+        """The bound for some particles.
+
+        With ``training`` it may augment, and gradients flow; without ``keep`` nothing of what it finds is remembered.
+        """
+
+    @property
+    def remark(self) -> str:
+        """What was chosen on the way that the user should know of; empty where there is nothing to say."""
+        return ""
+
+    @abstractmethod
+    def part(self, batch_size: int) -> int:
+        """How many particles of a batch to take at once."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the model."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+
+
+class AmortisedObjective(Objective):
+    """The coordinate engine: a network guesses z and pose."""
+
+    model: SpatialVAE
+
+    def __init__(
+        self, model: SpatialVAE, load: Load, config: TrainConfig, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.model, self.load, self.config, self.device, self.dtype = model, load, config, device, dtype
+
+    def elbo(
+        self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool, keep: bool = True
+    ) -> Elbo:
+        """See `Objective`; in training each image is turned by a random angle first."""
+        turns = None
+        if training and self.config.augment_rotation:
+            turns = (2 * math.pi * torch.rand(len(rows), generator=generator)).to(self.device)
+        with matmul_precision(self.device, self.dtype):
+            return self.model.elbo(self.load(rows), generator, turn_rad=turns, freeze_z=freeze_z)
+
+    def part(self, batch_size: int) -> int:
+        """As many as keep a hidden layer in the cache."""
+        return part_size(batch_size, self.model.floats_per_particle, self.device, self.dtype)
+
+    def begin_epoch(self, epoch: int, rows: Rows) -> None:
+        """Nothing to prepare."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing beside the model."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to load."""
+
+
+class SearchedObjective(Objective):
+    """The steerable engine: a table of poses, searched everywhere now and then and nearby in every step.
+
+    Parameters
+    ----------
+    start
+        Poses to begin with, shifts in prepared pixels [default: none, everything is searched].
+    """
+
+    model: SteerableVAE
+
+    def __init__(
+        self,
+        model: SteerableVAE,
+        load: Load,
+        n: int,
+        config: TrainConfig,
+        device: torch.device,
+        start: Pose2D | None = None,
+        learn_shift_prior: bool = True,
+        groups: NDArray[np.int32] | None = None,
+    ) -> None:
+        self.model, self.load, self.config, self.device = model, load, config, device
+        self.learn_shift_prior = learn_shift_prior
+        self.z_delay = config.z_delay or 0
+        self.unsettled_epochs = self.noise_until = NOISE_EPOCHS
+        self.searches: set[int] = set(SEARCH_EPOCHS)
+        self.trials: LatentTrials | None = None
+        self.table = ParticleTable.zeros(n, model.z_dim)
+        self.typical = 1.0
+        self.draws = config.draws or DRAWS
+        self.evidence = math.nan
+        self.groups = torch.zeros(n, dtype=torch.long) if groups is None else torch.from_numpy(groups).long()
+        self.given = start is not None
+        assert self.given or not model.search.fixed
+        self.from_templates = False
+        if start is not None:
+            self.table.theta_rad.copy_(model.search.rotate * torch.from_numpy(np.asarray(start.theta_rad)).float())
+            self.table.shift_px.copy_(model.search.translate * torch.from_numpy(np.asarray(start.shift_px)).float())
+
+    def poses(self, rows: Rows) -> Poses:
+        """Of the table."""
+        index = torch.from_numpy(rows)
+        return Poses(self.table.theta_rad[index].to(self.device), self.table.shift_px[index].to(self.device))
+
+    def z(self, rows: Rows) -> Tensor:
+        """Of the table; [k, z_dim]."""
+        return self.table.z[torch.from_numpy(rows)].to(self.device)
+
+    def _scale(self, rows: Rows) -> Tensor | None:
+        """The amplitudes that particles are looked at with; None where all are alike."""
+        index = torch.from_numpy(rows)
+        if self.model.scale == "none":
+            return None
+        if self.model.scale == "group":
+            return self.model.group_scale[self.groups[index].to(self.device)]
+        return amplitude(self.table.match[index]).to(self.device) / self.typical
+
+    def _observe(self, rows: Rows) -> Observation:
+        return self.model.observe(self.load(rows), self._scale(rows))
+
+    def _keep(self, rows: Rows, found: Settled) -> None:
+        index = torch.from_numpy(rows)
+        self.table.theta_rad[index] = found.near.mean.theta_rad.cpu()
+        self.table.shift_px[index] = found.near.mean.shift_px.cpu()
+        self.table.z[index] = found.z.cpu()
+        self.table.evidence[index] = found.log_evidence.cpu()
+        scale = self._scale(rows)
+        if scale is not None:
+            self.table.match[index] = found.near.of_unit_amplitude(scale).cpu()
+
+    def elbo(
+        self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool, keep: bool = True
+    ) -> Elbo:
+        """See `Objective`; the table follows the posterior."""
+        with torch.no_grad():
+            observation = self._observe(rows)
+        zoom = 1.0
+        if training:  # wider and narrower neighbourhoods in turn
+            zoom = float(2.0 ** (torch.randint(0, 3, (1,), generator=generator) / 2))
+        elbo, found = self.model.elbo(
+            observation,
+            self.poses(rows),
+            self.z(rows),
+            generator,
+            freeze_z=freeze_z and not self.from_templates,
+            jitter=training,
+            zoom=zoom,
+            draws=self.draws,
+        )
+        if keep:
+            self._keep(rows, found)
+        return elbo
+
+    def part(self, batch_size: int) -> int:
+        """All at once: nothing here is wide."""
+        return batch_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """The table of poses, what amplitudes are relative to, and how many contents are drawn and why."""
+        return {
+            "particles": self.table.state_dict(),
+            "given": self.given,
+            "typical": self.typical,
+            "from_templates": self.from_templates,
+            "draws": self.draws,
+            "evidence": self.evidence,
+            "trials": None if self.trials is None else asdict(self.trials),
+            "noise_until": self.noise_until,
+            "unsettled_epochs": self.unsettled_epochs,
+            "searches": sorted(self.searches),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Objective`."""
+        self.table = ParticleTable(**state["particles"])
+        self.given, self.typical = state["given"], state["typical"]
+        self.draws, self.evidence = state["draws"], state["evidence"]
+        self.from_templates = state["from_templates"]
+        self.trials = None if state["trials"] is None else LatentTrials(**state["trials"])
+        self.searches = set(state["searches"])
+        self.noise_until, self.unsettled_epochs = state["noise_until"], state["unsettled_epochs"]
+
+    @property
+    def remark(self) -> str:
+        """See `Objective`."""
+        remarks = []
+        if self.from_templates:
+            remarks.append(
+                "particles differ as views do: training began from templates made of single particles, not from one consensus"
+            )
+        if self.model.config.z_dim is None:
+            tried = self.trials.story if self.trials else []
+            why = "".join(f"; held-out particles gain {gain:.2f} nats by {size}" for size, gain in tried)
+            remarks.append(f"{self.model.z_dim} latent coordinate(s) found{why} (--z-dim)")
+        if self.config.draws is None and self.draws != DRAWS:
+            remarks.append(
+                f"a particle says little, {self.evidence:.1f} nats more than noise: {self.draws} contents were drawn for each in a step "
+                f"(--draws), {DRAWS} are the rule"
+            )
+        return "; ".join(remarks)
+
+    # ------------------------------------------------------------------------------------------------------ epochs
+
+    @torch.no_grad()
+    def begin_epoch(self, epoch: int, rows: Rows) -> None:
+        """Find the consensus before the first epoch; then anchors, steps of the grids, and poses from everywhere."""
+        rng = np.random.default_rng([self.config.seed, epoch])
+        some = rng.permutation(rows)
+        if epoch == 0:
+            self._first_consensus(some)
+        if self.from_templates:
+            self.z_delay = 0
+        frozen = epoch <= self.z_delay and not self.from_templates
+        searched = epoch in self.searches or epoch % SEARCH_EVERY == 0
+        if epoch > self.z_delay and searched:
+            self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], epoch)
+        if self.model.scale != "none" and epoch > 0:
+            self._settle_scales(rows)
+        if self.z_delay < epoch < self.noise_until:
+            self._look_at_noise(some[:NOISE_PARTICLES])
+        if epoch > 0 or self.given:
+            self._set_steps(some[:256], frozen=frozen)
+        if searched and not self.given:
+            self._search_everywhere(rows, frozen=frozen, known=epoch > 0)
+        if searched and self.model.search.fixed and epoch > self.z_delay:
+            self._search_contents(rows)
+        if epoch == self.z_delay and self.config.draws is None:
+            self._choose_draws(some[:EVIDENCE_PARTICLES])
+
+    def _choose_draws(self, rows: Rows) -> None:
+        """Many contents where the consensus alone explains little."""
+        total = 0.0
+        for part in _parts(rows):
+            observation = self._observe(part)
+            known = self.model.decoder(self.z(part))
+            total += float(self.model.search.nearby(observation, self.poses(part), known).log_evidence.sum())
+        self.evidence = total / len(rows)
+        self.draws = MANY_DRAWS if self.evidence < LITTLE_EVIDENCE else DRAWS
+
+    def _first_consensus(self, rows: Rows) -> None:
+        observation = self._observe(rows[:CONSENSUS_PARTICLES])
+        if self.given:
+            reference = self.model.wiener_mean(observation, self.poses(rows[:CONSENSUS_PARTICLES]))
+        else:
+            reference = find_consensus(self.model, observation, self.config.seed)
+        self.model.search.set_steps(reference[None], self.model.mean_information(observation))
+        if self.model.search.rotate and not self.model.search.fixed:
+            self._look_for_templates(rows, reference)
+        if not self.from_templates:
+            self._begin_trials()
+            self.model.decoder.start_from(reference, torch.Generator().manual_seed(self.config.seed))
+
+    def _look_for_templates(self, rows: Rows, consensus: Tensor) -> None:
+        """Group particles that look alike into templates; what these say decides on the number of latents and on how training starts.
+
+        Training starts from templates where they explain particles that were not used for them far better than one consensus does.
+        """
+        model, generator = self.model, torch.Generator().manual_seed(self.config.seed)
+        judges = rows[-max(1, min(JUDGES, len(rows) // 5)) :]
+        learners = rows[: min(TEMPLATE_PARTICLES, len(rows) - len(judges))]
+        count = template_count(len(learners))
+        if not count or self.given:
+            return
+        shift_sd_px = float(model.search.shift_sd_px)
+        watched, learned = self._observe(judges), self._observe(learners)
+        one = mean_evidence(model, watched, consensus[None])
+        found = find_templates(model, learned, count, generator)
+        many = mean_evidence(model, watched, found.coefficients)
+        if many > one + max(TEMPLATE_GAIN_NATS, TEMPLATE_GAIN * abs(one)):
+            self.from_templates = True
+            layout = lay_out(model, learned[:LAYOUT_PARTICLES], found)
+            teach_decoder(model, layout.z, layout.turned, found.count, generator)
+            model.anchors = layout.z
+            model.search.set_steps(layout.turned, model.mean_information(watched))
+            return
+        model.search.shift_sd_px.fill_(shift_sd_px)
+        model.search.set_steps(consensus[None], model.mean_information(watched))
+
+    # ----------------------------------------------------------------------------------- number of latent coordinates
+
+    def _begin_trials(self) -> None:
+        """Start with one latent coordinate, to try more later; where nothing can be tried take a fixed number."""
+        if self.model.config.z_dim is not None:
+            return
+        epochs = self.config.epochs or self.config.max_epochs
+        if epochs < FEWEST_EPOCHS or not self.config.holdout:
+            self._set_z_dim(min(FALLBACK_LATENTS, self.model.z_dim))
+            return
+        self.trials = LatentTrials(most=self.model.z_dim, epochs=epochs)
+        self.unsettled_epochs = NEVER
+        self._set_z_dim(self.trials.size)
+
+    def _set_z_dim(self, z_dim: int) -> None:
+        """Go on with so many latent coordinates: surplus ones are taken out, new ones change nothing yet."""
+        if z_dim != self.model.z_dim:
+            self.model.resize_latents(z_dim, torch.Generator().manual_seed(self.config.seed))
+            self.table = self.table.with_latents(z_dim)
+
+    @torch.no_grad()
+    def finish_epoch(self, epoch: int, judges: Rows, bound: Callable[[], NDArray[np.float64]]) -> bool:
+        """See `Objective`: the number of latent coordinates may change."""
+        trials = self.trials
+        if trials is None or not trials.due(epoch):
+            return False
+        if not len(judges):
+            trials.over = True
+            return False
+        if trials.size > trials.kept:
+            new = bound()
+            networks, table = self.model.networks, self.table
+            self._set_z_dim(trials.kept)
+            if trials.judge(new - bound()):
+                self.model.networks, self.table = networks, table
+        if not trials.over:
+            trials.begin(epoch)
+        if not trials.over:
+            self._set_z_dim(trials.size)
+            self.searches.add(epoch + TRIAL_SEARCH)
+            return True
+        self.unsettled_epochs = epoch
+        if trials.kept > 1:
+            self._learn_z_anew(epoch)
+        return True
+
+    def _learn_z_anew(self, epoch: int) -> None:
+        """Forget z and what was learned of it, and begin again with the poses that are known by now.
+
+        Coordinates that came one after the other map particles in folds, a snake that fills a plane: they explain the particles, but do not
+        show how these are related. So once their number is known all of them are learned together.
+        """
+        model, table = self.model, self.table
+        z, poses = table.z.to(self.device), Poses(table.theta_rad.to(self.device), table.shift_px.to(self.device))
+        some = np.random.default_rng([self.config.seed, epoch]).permutation(len(z))[:GAUGE_PARTICLES]
+        consensus = model.decoder(z[torch.from_numpy(some)]).mean(0)
+        if not model.search.fixed:
+            model.fix_gauge(z[torch.from_numpy(some)])
+            poses, consensus = model.gauge.into_common(poses, z), model.gauge.reference.clone()
+        model.set_z_dim(model.z_dim, self.config.seed)
+        model.decoder.start_from(consensus, torch.Generator().manual_seed(self.config.seed))
+        self.table = replace(
+            table, theta_rad=poses.theta_rad.cpu(), shift_px=poses.shift_px.cpu(), z=torch.zeros_like(table.z)
+        )
+        # The noise was measured with one coordinate: what others explain was part of it.
+        self.noise_until = self.unsettled_epochs = epoch + NOISE_EPOCHS
+        self.searches |= {epoch + after for after in SEARCH_EPOCHS if after}
+
+    def _settle_scales(self, rows: Rows) -> None:
+        """Amplitudes average to 1, for the decoder has one of its own; a group's is the most likely one of all its particles."""
+        index = torch.from_numpy(rows)
+        if self.model.scale == "particle":
+            self.typical = float(amplitude(self.table.match[index]).mean())
+            return
+        groups = len(self.model.group_scale)
+        counts = torch.bincount(self.groups[index], minlength=groups)
+        cross, norm = torch.zeros(groups, 2).index_add_(0, self.groups[index], self.table.match[index]).unbind(1)
+        self.model.group_scale.copy_(shrunk_scales(cross, norm, counts.float(), SCALE_SD))
+
+    def _set_steps(self, rows: Rows, *, frozen: bool) -> None:
+        observation = self._observe(rows)
+        z = self.z(rows)
+        references = self.model.decoder(torch.zeros_like(z) if frozen else z)
+        self.model.search.set_steps(references, self.model.mean_information(observation))
+
+    @torch.no_grad()
+    def fix_gauge(self, rows: Rows, mask: NDArray[np.float32] | None = None) -> tuple[float, float] | None:
+        """Fit the model's gauge to contents as some particles have them; what is left for others (degrees, px).
+
+        Fixed poses stay as they are: nothing is fitted.
+        """
+        some = np.random.default_rng(self.config.seed).permutation(rows)
+        others = some[GAUGE_PARTICLES : GAUGE_PARTICLES + ANCHOR_PARTICLES]
+        others, some = others if len(others) else some, some[:GAUGE_PARTICLES]
+        self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], self.config.seed)
+        if self.model.search.fixed:
+            return None
+        weights = None if mask is None else torch.from_numpy(mask).to(self.device)
+        self.model.fix_gauge(self.contents(some), weights, common=not self.from_templates)
+        return self.model.gauge_residual(self.contents(others), weights)
+
+    def contents(self, rows: Rows) -> Tensor:
+        """Posterior means of z at the table's poses; [k, z_dim]."""
+        return self.z(rows)
+
+    def _anchors(self, rows: Rows, seed: int) -> Tensor:
+        """Search templates: latents [J, z_dim] such that what each particle looks like is close to one of them.
+
+        Their number is doubled until the loss in log-likelihood by taking the nearest one instead of a particle's own z is small.
+        """
+        z = self.contents(rows)
+        if not np.ptp(z.cpu().numpy(), axis=0).any():
+            return z[:1].clone()
+        drawn = self.model.decoder(z).cpu().double().numpy()
+        most = max(1, min(self.config.anchors or MOST_TEMPLATES, len(z) // 4))
+        count = most if self.config.anchors else min(FEWEST_TEMPLATES, most)
+        own = 0.5 * (drawn**2).sum(1)
+        while True:
+            centres, of = kmeans2(drawn, count, minit="++", rng=seed, missing="warn")
+            lost = 0.5 * ((drawn - centres[of]) ** 2).sum(1)
+            if count >= most or np.median(lost) <= max(TEMPLATE_LOSS_NATS, TEMPLATE_LOSS_SHARE * np.median(own)):
+                break
+            count = min(2 * count, most)
+        nearest = [np.flatnonzero(of == k)[lost[of == k].argmin()] for k in np.unique(of)]
+        return z[torch.from_numpy(np.array(nearest))].clone()
+
+    def _search_everywhere(self, rows: Rows, *, frozen: bool, known: bool) -> None:
+        """Poses from all shifts and angles; where some are ``known`` already, those that explain the image better stay."""
+        model = self.model
+        templates = torch.zeros_like(model.anchors[:1]) if frozen else model.anchors
+        squares, count = 0.0, 0
+        for part in _parts(rows):
+            observation = self._observe(part)
+            poses, z, _ = model.inference.search_globally(
+                observation, templates, model.search_radius_px, freeze_z=frozen
+            )
+            found = model.inference.settle(observation, poses[:, 0], z[:, 0], freeze_z=frozen, fine=False)
+            if known:
+                found = found.better_of(
+                    model.inference.settle(observation, self.poses(part), self.z(part), freeze_z=frozen, fine=False)
+                )
+            self._keep(part, found)
+            squares, count = squares + float(found.near.shift_square.sum()), count + 2 * len(part)
+        if model.search.translate and self.learn_shift_prior:
+            spread = math.sqrt(squares / count)
+            model.search.shift_sd_px.fill_(max(spread, LEAST_SHIFT_SD_PX))
+
+    def _search_contents(self, rows: Rows) -> None:
+        """The best z at the poses of the table, wherever it is."""
+        model = self.model
+        for part in _parts(rows):
+            observation, poses = self._observe(part), self.poses(part)
+            _, z, evidence = model.inference.known(observation, poses, model.anchors, self.z(part))
+            near = model.search.nearby(observation, poses, model.decoder(z[:, 0]))
+            self._keep(part, Settled(near, z[:, 0], evidence[:, 0]))
+
+    def _look_at_noise(self, rows: Rows) -> None:
+        """Noise power from what the model leaves unexplained."""
+        model = self.model
+        residuals = []
+        for part in _parts(rows):
+            batch = self.load(part)
+            poses = self.poses(part)
+            drawn = model.drawn(self.z(part), poses, batch)
+            scale = self._scale(part)
+            drawn = drawn if scale is None else scale[:, None, None] * drawn
+            residuals.append(Batch(batch.images - drawn[:, None], batch.group, batch.ctf_power))
+        noise = model.residual_noise(residuals)
+        # What is left of the signal early on is not noise: there is none of it outside the particles.
+        model.spectra.set_noise(noise.clamp(min=LEAST_NOISE).minimum(model.spectra.outside))
+
+
+def _parts(rows: Rows) -> Iterator[Rows]:
+    yield from np.split(rows, range(SEARCH_BATCH, len(rows), SEARCH_BATCH))

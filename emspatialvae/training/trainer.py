@@ -1,0 +1,332 @@
+"""The training loop, on one screen, and the state it can be resumed from."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emspatialvae.config import TrainConfig, train_for
+from emspatialvae.errors import EmsvaeError
+from emspatialvae.imaging.geometry import Pose2D
+from emspatialvae.model import device
+from emspatialvae.model.batch import Batch
+from emspatialvae.model.coordinate.vae import SpatialVAE
+from emspatialvae.model.interface import Elbo, ParticleVAE
+from emspatialvae.model.steerable.vae import SteerableVAE
+from emspatialvae.preprocess.cache import PreparedImages
+from emspatialvae.results.run_folder import RunDir, load_state
+from emspatialvae.training.objective import AmortisedObjective, Objective, SearchedObjective
+
+KL_WARMUP_EPOCHS = 10
+LEAST_GAIN = 2e-3
+"""By this share the ELBO must have risen to count as better: creeping on for a hundred epochs changes nothing that one can see."""
+COOLING_PATIENCE = 3
+"""Epochs without a better ELBO after which a run that is cooling down ends."""
+PARTS = ("elbo", "log_likelihood", "kl_z", "kl_theta", "kl_shift")
+
+
+@dataclass
+class Progress:
+    """How far the training has come: everything but the weights that a resumed run needs."""
+
+    epoch: int = 0
+    """Epochs completed."""
+    step: int = 0
+    """Steps completed in the current epoch."""
+    sums: list[float] = field(default_factory=lambda: [0.0] * len(PARTS))
+    """Of the ELBO and its parts over the current epoch's particles so far."""
+    best_elbo: float = -math.inf
+    """Best ELBO watched so far (held-out where particles are held out)."""
+    stale_epochs: int = 0
+    """Epochs since."""
+    cooling: bool = False
+    """The ELBO has settled once and the learning rate was lowered."""
+    stopped: str = ""
+    """Why the training ended; empty while it has not."""
+
+
+@contextmanager
+def _noticing_interrupts() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into an answer instead of an exception in the middle of a step; the second one is raised."""
+    noticed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        noticed.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, notice)
+    try:
+        yield lambda: bool(noticed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Trainer:
+    """Trains a model on prepared images and keeps the run folder up to date.
+
+    Parameters
+    ----------
+    run
+        Where checkpoints and metrics go.
+    names
+        Image names, for messages; shape [n].
+    show
+        Called after every step with the epoch (from 0), the particles of the step, and the means of `PARTS` over the epoch
+        so far.
+    start
+        Poses that the search begins with, shifts in prepared pixels [default: none; the steerable engine searches everywhere].
+    learn_shift_prior
+        Let the s.d. of the shift's prior follow the shifts that are found.
+    """
+
+    def __init__(
+        self,
+        model: ParticleVAE,
+        images: PreparedImages,
+        names: NDArray[Any],
+        config: TrainConfig,
+        run: RunDir,
+        show: Callable[[int, int, list[float]], None] = lambda *_: None,
+        *,
+        start: Pose2D | None = None,
+        learn_shift_prior: bool = True,
+    ) -> None:
+        config = train_for(config, "steerable" if isinstance(model, SteerableVAE) else "coordinate")
+        self.config, self.run, self.images, self.names, self.show = config, run, images, names, show
+        self.device = device.pick_device(config.device)
+        self.model = model.to(self.device)
+        self.objective = self._objective(start, learn_shift_prior)
+        self.optimiser = self._new_optimiser()
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.progress = Progress()
+        self.train_rows, self.test_rows = split(images.usable, config.holdout, config.seed)
+        self.limit = config.epochs or config.max_epochs
+        assert config.batch_size is not None
+        self.batch_size: int = config.batch_size
+        self.z_delay: int = config.z_delay or 0
+        self.patience: int = config.patience or 1
+
+    def _objective(self, start: Pose2D | None, learn_shift_prior: bool) -> Objective:
+        dtype = device.pick_precision(self.config.precision, self.device)
+        if isinstance(self.model, SteerableVAE):
+            n = len(self.images)
+            return SearchedObjective(
+                self.model,
+                self.load,
+                n,
+                self.config,
+                self.device,
+                start,
+                learn_shift_prior=learn_shift_prior,
+                groups=self.images.group,
+            )
+        assert isinstance(self.model, SpatialVAE)
+        return AmortisedObjective(self.model, self.load, self.config, self.device, dtype)
+
+    def _new_optimiser(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=self.config.learning_rate)
+
+    def load(self, rows: NDArray[np.int64]) -> Batch:
+        """Particles as the model sees them, on the device."""
+        some = self.images.portion(rows)
+        return Batch.of(some.images, some.group, some.ctf_power).to(self.device)
+
+    def fit(self) -> bool:
+        """Train until the epochs are done or the ELBO has settled; False when the user interrupted.
+
+        An interrupt (Ctrl-C) ends the training after the current step, so that the checkpoint is one of a whole step; a second
+        one ends the program.
+        """
+        self.save()
+        saved = time.monotonic()
+        with _noticing_interrupts() as interrupted:
+            while not self.progress.stopped:
+                self._begin_epoch()
+                for rows in self._batches(self.progress.epoch)[self.progress.step :]:
+                    self._step(rows)
+                    if interrupted() or time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
+                        self.save()
+                        saved = time.monotonic()
+                    if interrupted():
+                        return False
+                self._end_epoch()
+        self.save()
+        return True
+
+    def _begin_epoch(self) -> None:
+        if self.progress.step == 0:
+            self.objective.begin_epoch(self.progress.epoch, np.concatenate([self.train_rows, self.test_rows]))
+            if self.progress.epoch == 0:  # networks of another size may have been made
+                self.optimiser = self._new_optimiser()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.learning_rate * self._cooling()
+
+    def _cooling(self) -> float:
+        """Factor on the learning rate in the current epoch."""
+        if not self.config.cooling:
+            return 1.0
+        if self.config.epochs is None:
+            return 0.1 if self.progress.cooling else 1.0
+        left = (self.config.epochs - self.progress.epoch) / self.config.epochs
+        return min(1.0, max(0.1, 3 * left))
+
+    def _step(self, rows: NDArray[np.int64]) -> None:
+        """One optimiser step, the batch taken in parts so that memory stays bounded and hidden layers in the cache."""
+        size = self.objective.part(self.batch_size)
+        totals = []
+        for part in np.split(rows, range(size, len(rows), size)):
+            elbo = self._elbo(part, self.generator, training=True)
+            (-elbo.weighted(self._kl_weight()).sum() / len(rows)).backward()
+            totals.append(torch.stack([elbo.total, *vars(elbo).values()]).detach().sum(1))
+        sums = torch.stack(totals).sum(0).tolist()
+        if not math.isfinite(sums[0]):
+            self._raise_not_finite(rows)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.progress.sums = [a + b for a, b in zip(self.progress.sums, sums, strict=True)]
+        self.progress.step += 1
+        seen = min(self.progress.step * self.batch_size, len(self.train_rows))
+        self.show(self.progress.epoch, len(rows), [s / seen for s in self.progress.sums])
+
+    def _kl_weight(self) -> float:
+        per_epoch = -(-len(self.train_rows) // self.batch_size)
+        steps = self.progress.epoch * per_epoch + self.progress.step + 1
+        return min(1.0, steps / max(1, min(self.config.kl_warmup_steps or 0, KL_WARMUP_EPOCHS * per_epoch)))
+
+    def _elbo(self, rows: NDArray[np.int64], generator: torch.Generator, *, training: bool, keep: bool = True) -> Elbo:
+        return self.objective.elbo(
+            rows,
+            generator,
+            freeze_z=self.progress.epoch < self.z_delay,
+            training=training,
+            keep=keep,
+        )
+
+    def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The particles of an epoch in batches; the shuffle depends on seed and epoch only, so a resumed run repeats it."""
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(self.train_rows)
+        return np.split(order, range(self.batch_size, len(order), self.batch_size))
+
+    def _end_epoch(self) -> None:
+        p = self.progress
+        train = [s / len(self.train_rows) for s in p.sums]
+        test = self.held_out()
+        row: dict[str, Any] = {"epoch": p.epoch + 1}
+        row |= {f"train_{name}": value for name, value in zip(PARTS, train, strict=True)}
+        row |= {f"test_{name}": value for name, value in zip(PARTS, test or [""] * len(PARTS), strict=True)}
+        self.run.append_metrics(row)
+        p.epoch, p.step, p.sums = p.epoch + 1, 0, [0.0] * len(PARTS)
+        if self.objective.finish_epoch(p.epoch, self.test_rows, self._held_out_bounds):
+            self.optimiser = self._new_optimiser()
+        watched = (test or train)[0]
+        # While z is frozen, noise is measured or the KL terms are warming up something else is maximised; that does not count.
+        unsettled = p.epoch <= max(self.z_delay, self.objective.unsettled_epochs)
+        gain = LEAST_GAIN * abs(p.best_elbo) if math.isfinite(p.best_elbo) else 0.0
+        better = watched > p.best_elbo + gain or unsettled or self._kl_weight() < 1
+        p.best_elbo = watched if better else p.best_elbo
+        p.stale_epochs = 0 if better else p.stale_epochs + 1
+        if p.epoch >= self.limit:
+            p.stopped = "done" if self.config.epochs else "--max-epochs reached before the ELBO had settled"
+        elif self.config.epochs is None and p.stale_epochs >= self.patience:
+            if self.config.cooling and not p.cooling:
+                p.cooling, p.stale_epochs = True, max(0, self.patience - COOLING_PATIENCE)
+            else:
+                p.stopped = f"settled, no better ELBO for {self.patience} epochs"
+
+    @torch.no_grad()
+    def held_out(self) -> list[float] | None:
+        """Means of `PARTS` over the held-out particles, always with the same noise; None when none are held out."""
+        if not len(self.test_rows):
+            return None
+        return self._each(self.test_rows).mean(1).tolist()
+
+    def _held_out_bounds(self) -> NDArray[np.float64]:
+        """ELBO of each held-out particle, of which nothing is remembered; [n]."""
+        return self._each(self.test_rows, keep=False)[0].numpy()
+
+    @torch.no_grad()
+    def _each(self, rows: NDArray[np.int64], *, keep: bool = True) -> torch.Tensor:
+        """`PARTS` of particles that are looked at but not learned from; [parts, n]."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        columns = []
+        for part in np.split(rows, range(self.batch_size, len(rows), self.batch_size)):
+            elbo = self._elbo(part, generator, training=False, keep=keep)
+            columns.append(torch.stack([elbo.total, *vars(elbo).values()]).cpu().double())
+        return torch.cat(columns, 1)
+
+    def evidence(self) -> tuple[float, float]:
+        """Mean ELBO of the held-out particles (of all where none are held out), and its standard error."""
+        total = self._each(self.test_rows if len(self.test_rows) else self.train_rows, keep=False)[0]
+        return float(total.mean()), float(total.std() / math.sqrt(len(total))) if len(total) > 1 else math.inf
+
+    def fix_gauge(self, mask: NDArray[np.float32] | None = None) -> tuple[float, float] | None:
+        """Refer the poses of all contents to one frame, where the engine knows how: see `SteerableVAE.fix_gauge`.
+
+        Returns
+        -------
+        What is left of turn (degrees) and move (prepared px), r.m.s. over contents; None where there is no common frame.
+        """
+        if not isinstance(self.objective, SearchedObjective):
+            return None
+        left = self.objective.fix_gauge(np.concatenate([self.train_rows, self.test_rows]), mask)
+        self.save()
+        return left
+
+    def _raise_not_finite(self, rows: NDArray[np.int64]) -> None:
+        with torch.no_grad():
+            elbo = self._elbo(rows, torch.Generator().manual_seed(0), training=False).total.cpu().numpy()
+        names = (
+            ", ".join(str(name) for name in self.names[rows[~np.isfinite(elbo)]][:5])
+            or "no single particle of the batch"
+        )
+        self.optimiser.zero_grad()
+        raise EmsvaeError(
+            f"the ELBO is no longer a number in epoch {self.progress.epoch + 1}, for {names}; look at these images, or lower "
+            "--learning-rate; the checkpoint holds the last good state"
+        )
+
+    # ---------------------------------------------------------------------------------------------------- resume
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        self.run.save_checkpoint(
+            {
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "generator": self.generator.get_state(),
+                "objective": self.objective.state_dict(),
+                "progress": asdict(self.progress),
+            }
+        )
+
+    def resume(self) -> None:
+        """Go on from the run's checkpoint, as if it had never stopped."""
+        state = self.run.load_checkpoint()
+        load_state(self.model, state["model"], self.run.path)
+        load_state(self.optimiser, state["optimiser"], self.run.path)
+        self.generator.set_state(state["generator"])
+        self.objective.load_state_dict(state["objective"])
+        self.progress = Progress(**state["progress"])
+        self.run.forget_metrics_after(self.progress.epoch)
+        settled = self.config.epochs is None and self.progress.stale_epochs >= self.patience
+        if not settled and self.progress.epoch < self.limit:
+            self.progress.stopped = ""
+
+
+def split(usable: NDArray[np.bool_], holdout: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to train on and rows held out, among the usable ones; of fewer than 20 none are held out."""
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(usable))
+    n_test = int(holdout * len(rows)) if len(rows) >= 20 else 0
+    return np.sort(rows[n_test:]), np.sort(rows[:n_test])

@@ -1,0 +1,68 @@
+"""``emsvae infer``: poses and latent variables of other particles, from a trained run."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emspatialvae.config import Device, InputConfig, Poses
+from emspatialvae.inference.infer import infer, load_model
+from emspatialvae.particles.load import load_particles
+from emspatialvae.particles.stack import ParticleStack
+from emspatialvae.preprocess.preparation import Portion, file_poses, prepare
+from emspatialvae.results import export
+from emspatialvae.results.read_run import check_fits
+from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.workflows.progress import Say, bar
+
+
+def infer_other(
+    run: RunDir,
+    source: InputConfig,
+    out: Path,
+    *,
+    poses: Poses,
+    device: Device = "auto",
+    force: bool = False,
+    say: Say = print,
+) -> None:
+    """Infer the particles of another file with a trained model, prepared as the run's own were, and write them to ``out``."""
+    from emspatialvae.model.device import keep_freed_memory
+
+    export.check_destination(out, force=force)
+    keep_freed_memory()
+    manifest, model = run.manifest, load_model(run)
+    stack = load_particles(source)
+    check_fits(stack, manifest.preparation, run)
+    given = None
+    if manifest.config.model.poses_fixed:
+        asked = f"{run.path} was trained with --poses-fixed, which"
+        given = file_poses(stack, manifest.preparation, asked, "give a file that has them")
+        poses = "keep" if poses == "auto" else poses
+    groups = _groups_of_run(stack, manifest, say)
+    with bar(len(stack), "inferring poses") as progress:
+
+        def portions() -> Iterator[Portion]:
+            for portion in prepare(stack, manifest.preparation):
+                yield dataclasses.replace(portion, group=groups[portion.group])
+                progress(len(portion))
+
+        settings = dataclasses.replace(manifest.config.train, device=device)
+        latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings, given)
+    export.write(latents, stack, out, poses=poses, force=force)
+    say(f"{len(latents):,} particles, {int((~latents.used).sum())} unusable: {out}")
+
+
+def _groups_of_run(stack: ParticleStack, manifest: Manifest, say: Say) -> NDArray[np.int32]:
+    """Which number each optics group of another file has in the run, by its name; beyond the last where the run does not know it."""
+    numbers = {name: number for number, name in enumerate(manifest.optics)}
+    found = np.array([numbers.get(group.name, len(numbers)) for group in stack.optics], np.int32)
+    unknown = [stack.optics[group].name for group in np.unique(stack.optics_of) if found[group] == len(numbers)]
+    if unknown and len(numbers) > 1 and manifest.config.model.engine == "steerable":
+        others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        say(
+            f"optics group {unknown[0]}{others} did not occur in training: the noise of all particles of the run is taken"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""The Latent explorer: a run to look at and to select from."""

@@ -1,0 +1,1 @@
+"""The pictures of particles and of the model, and where they lie on the canvas."""

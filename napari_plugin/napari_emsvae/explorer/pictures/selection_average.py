@@ -1,0 +1,67 @@
+"""What the selected particles have in common: their average and how much they differ, with their poses taken out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emspatialvae.imaging.arrays import Rows
+from napari_emsvae.explorer.run_data import RunData
+
+Image = NDArray[np.float32]
+
+PORTIONS = (128, 512, 2048)
+"""Particles in the average as it gets better; the first is there in the blink of an eye."""
+STEP = 128
+"""Images that are aligned at a time; in between the work can be given up."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Average and standard deviation of some particles."""
+
+    mean: Image
+    """[box, box]; where the images were multiplied by the CTF, restored by a Wiener filter."""
+    sd: Image
+    """[box, box], of the images as the model sees them."""
+    averaged: int
+    """How many particles these are of,"""
+    selected: int
+    """and how many there were to choose from."""
+
+    def described(self) -> str:
+        """Such as ``512 of 1,234 selected particles``."""
+        if self.averaged == self.selected:
+            return f"all {self.selected:,} selected particles"
+        return f"{self.averaged:,} of {self.selected:,} selected particles"
+
+
+def statistics(data: RunData, rows: Rows) -> Iterator[Statistics | None]:
+    """Statistics of ever more of the particles ``rows`` [k], drawn at random; None where a caller may want to stop in between."""
+    from emspatialvae.imaging import alignment
+    from emspatialvae.model.render import restored
+
+    images, pose = data.images, data.latents.pose
+    shuffled = np.random.default_rng(0).permutation(rows)
+    box = images.pixels.shape[-1]
+    total, squares = np.zeros((box, box)), np.zeros((box, box))
+    power = None if images.ctf_power is None else np.zeros(images.ctf_power.shape[1])
+    done = 0
+    for goal in (min(size, len(rows)) for size in PORTIONS):
+        if goal == done:
+            return
+        while done < goal:
+            part = np.sort(shuffled[done : min(done + STEP, goal)])
+            portion = images.portion(part)
+            upright = alignment.align(portion.images, pose[part])
+            total += upright.sum(0)
+            squares += (upright.astype(np.float64) ** 2).sum(0)
+            if power is not None and portion.ctf_power is not None:
+                power += portion.ctf_power.sum(0)
+            done += len(part)
+            yield None
+        mean = total / done
+        sd = np.sqrt(np.maximum(squares / done - mean**2, 0))
+        shown = mean if power is None else restored(total[None], power[None])[0]
+        yield Statistics(shown.astype(np.float32), sd.astype(np.float32), done, len(rows))

@@ -1,0 +1,57 @@
+"""A run's images as its model sees them: from the cache, or, when that was deleted, made for the particles that are looked at."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emspatialvae.particles.stack import ParticleStack
+from emspatialvae.preprocess.cache import PreparedImages, cached_images
+from emspatialvae.preprocess.preparation import Portion, Preparation, prepare_chunk
+from emspatialvae.results.run_folder import RunDir
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedOnDemand(PreparedImages):
+    """Prepared images without a cache. ``pixels`` and ``ctf_power`` have the right shape and hold nothing: use `portion`."""
+
+    stack: ParticleStack | None = None
+    preparation: Preparation | None = None
+
+    def portion(self, rows: NDArray[np.int64]) -> Portion:
+        """Read and prepare some of the particles, in the order asked."""
+        assert self.stack is not None
+        assert self.preparation is not None
+        width = np.array([file.width for file in self.stack.files])[self.stack.file_of[rows]]
+        kind = self.stack.optics_of[rows].astype(np.int64) * (1 + int(width.max(initial=0))) + width
+        images = np.zeros((len(rows), *self.pixels.shape[1:]), dtype=np.float32)
+        usable = np.zeros(len(rows), dtype=np.bool_)
+        power = None if self.ctf_power is None else np.zeros((len(rows), self.ctf_power.shape[1]), dtype=np.float32)
+        for one in np.unique(kind):  # a chunk has one box and one optics group
+            here = np.flatnonzero(kind == one)
+            part, _ = prepare_chunk(self.stack, rows[here], self.preparation)
+            images[here], usable[here] = part.images, part.usable
+            if power is not None and part.ctf_power is not None:
+                power[here] = part.ctf_power
+        return Portion(rows, images, usable, self.group[rows], power)
+
+
+def open_prepared(run: RunDir, stack: ParticleStack, used: NDArray[np.bool_]) -> PreparedImages:
+    """The prepared images of a run's own stack; reads none of them.
+
+    Parameters
+    ----------
+    used
+        [n], which particles the run could use.
+    """
+    manifest = run.manifest
+    wanted, preparation = manifest.config.prepare, manifest.preparation
+    cached = cached_images(stack, preparation, wanted.cache or run.path / "cache", wanted.cache_dtype)
+    if cached is not None:
+        return cached
+    n, box = len(stack), preparation.box
+    nothing = np.zeros((), dtype=np.float32)
+    power = np.broadcast_to(nothing, (n, box // 2 + 1)) if preparation.ctf == "multiply" else None
+    return PreparedOnDemand(
+        np.broadcast_to(nothing, (n, box, box)), used, stack.optics_of, power, stack=stack, preparation=preparation
+    )

@@ -1,0 +1,323 @@
+"""`RunData`: what the explorer knows of a run, opened in the order in which it is needed.
+
+The table of results comes first, so that the scatter stands while the rest is still read; then the particles, the model, and columns of
+the STAR file when somebody asks for them. Everything here may be called from a worker thread; nothing here knows Qt.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from emspatialvae.errors import EmsvaeError
+from emspatialvae.imaging.arrays import Floats, Rows
+
+if TYPE_CHECKING:
+    from emspatialvae.analysis.latent_space.embedding import PrincipalComponents
+    from emspatialvae.model.interface import ParticleVAE
+    from emspatialvae.particles.stack import ParticleStack
+    from emspatialvae.particles.table import ParticleTable
+    from emspatialvae.preprocess.cache import PreparedImages
+    from emspatialvae.results.latents import Latents
+    from emspatialvae.results.run_folder import Manifest, RunDir
+
+
+ABOUT = 30
+"""Particles whose mean content stands for a place in a plane."""
+UMAP_ROWS = 50_000
+"""UMAP looks at no more particles than that; the others have no place in it."""
+
+
+class RunData:
+    """A run folder. Open it with `RunData.open`.
+
+    Attributes
+    ----------
+    run, manifest, latents
+        Folder, settings and results, in the order of the particle file.
+    """
+
+    def __init__(self, run: "RunDir", latents: "Latents") -> None:
+        self.run = run
+        self.latents = latents
+        self.manifest: Manifest = run.manifest
+        self._columns: dict[str, NDArray[Any]] = {}
+
+    @classmethod
+    def open(cls, path: Path) -> "RunData":
+        """Read the table of results.
+
+        Raises
+        ------
+        RunFolderError
+            Not a run folder, or one without results.
+        """
+        from emspatialvae.results.read_run import read_latents
+
+        return cls(*read_latents(Path(path).absolute()))
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self.run.path
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    @property
+    def z_dim(self) -> int:
+        """Number of content coordinates."""
+        return self.latents.z.shape[1]
+
+    @property
+    def pixel_size_A(self) -> float:
+        """Of the prepared images."""
+        return self.latents.pixel_size_A
+
+    @cached_property
+    def used(self) -> Rows:
+        """The particles that the run could use."""
+        return np.flatnonzero(self.latents.used)
+
+    # ------------------------------------------------------------------------------------- what takes a moment to read
+
+    @property
+    def stack(self) -> "ParticleStack":
+        """The run's particles.
+
+        Raises
+        ------
+        EmsvaeError
+            They are no longer where they were, or others than they were.
+        """
+        if isinstance(self._stack, EmsvaeError):
+            raise self._stack
+        return self._stack
+
+    @cached_property
+    def _stack(self) -> "ParticleStack | EmsvaeError":
+        # What went wrong is kept: of a million particles the next try would take as long as the first.
+        from emspatialvae.results.read_run import read_particles
+
+        try:
+            return read_particles(self.run, len(self))
+        except EmsvaeError as error:
+            return error
+
+    @cached_property
+    def model(self) -> "ParticleVAE":
+        """The trained model, on the CPU.
+
+        Raises
+        ------
+        RunFolderError
+            The checkpoint is missing or damaged.
+        """
+        from emspatialvae.inference.infer import load_model
+
+        return load_model(self.run)
+
+    @cached_property
+    def images(self) -> "PreparedImages":
+        """The images as the model sees them."""
+        from napari_emsvae.explorer.prepared_images import open_prepared
+
+        return open_prepared(self.run, self.stack, self.latents.used)
+
+    @cached_property
+    def tree(self) -> KDTree:
+        """The used particles in content space, each coordinate in units of its spread."""
+        return KDTree(self.latents.z[self.used] / self.z_spread)
+
+    @cached_property
+    def z_spread(self) -> Floats:
+        """S.d. of every content coordinate over the used particles, never 0; [d]."""
+        return np.maximum(self.latents.z[self.used].std(0), 1e-6)
+
+    def nearest_in_z(self, z: Floats, count: int) -> Rows:
+        """The used particles nearest to contents z [d], the nearest first; [count] or as many as there are."""
+        count = min(count, len(self.used))
+        _, found = self.tree.query(np.asarray(z) / self.z_spread, k=count)
+        return self.used[np.atleast_1d(found)]
+
+    # ------------------------------------------------------------------------------------------------------- columns
+
+    @cached_property
+    def table(self) -> "ParticleTable":
+        """RUN/particles.star.
+
+        Raises
+        ------
+        EmsvaeError
+            It is gone, damaged, or has fewer particles than the run.
+        """
+        from emspatialvae.particles.table import open_table
+
+        if not self.run.star.is_file():
+            raise EmsvaeError(f"{self.run.star} is missing; run `emsvae export {self.path} --star {self.run.star}`")
+        table = open_table(self.run.star)
+        if len(table) < len(self):  # with --limit it goes on after the run's particles
+            raise EmsvaeError(
+                f"{self.run.star} has {len(table)} particles, the run has {len(self)}; run `emsvae export {self.path} "
+                f"--star {self.run.star} --force` to write it anew"
+            )
+        return table
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns of RUN/particles.star, ours last."""
+        return self.table.names
+
+    @cached_property
+    def _own_columns(self) -> dict[str, NDArray[Any]]:
+        """What the results say of each column, without a look at the file; nothing when the particles cannot be read."""
+        from emspatialvae.results.export import result_columns
+
+        if isinstance(self._stack, EmsvaeError):
+            return {}
+        columns = result_columns(self.latents, self._stack, self.manifest.config.poses)
+        return {column.label: column.values for column in columns}
+
+    def column(self, label: str) -> NDArray[Any]:
+        """One column of RUN/particles.star: numbers (float) where every cell is one, texts otherwise; [n].
+
+        Our own columns are known already; others take a pass over the file, some seconds at a million particles.
+
+        Raises
+        ------
+        EmsvaeError
+            There is no such column.
+        """
+        if label not in self._columns:
+            self._columns[label] = self._read_column(label)
+        return self._columns[label]
+
+    def _read_column(self, label: str) -> NDArray[Any]:
+        from emspatialvae.errors import ParticleFileError
+
+        # Of particles that were not used the file keeps what it had; the results hold zeros for them.
+        if label in self._own_columns and (label.startswith("emsvae") or self.latents.used.all()):
+            return np.asarray(self._own_columns[label])
+        if label not in self.column_names:
+            raise EmsvaeError(f"{self.run.star} has no column {label}; it has {', '.join(self.column_names)}")
+        try:
+            return self.table.read(numbers=(label,))[1][label][: len(self)]
+        except ParticleFileError:
+            return self.table.read(texts=(label,))[0][label][: len(self)]
+
+    def where(self, condition: str) -> NDArray[np.bool_]:
+        """Which particles meet a condition, as in ``emsvae select --where``; [n].
+
+        Raises
+        ------
+        EmsvaeError
+            It is none: what stands where.
+        """
+        from emspatialvae.workflows.select import matching
+
+        return matching(self.table, condition, say=lambda _: None)[: len(self)]
+
+    # ---------------------------------------------------------------------------------------------- places in a plane
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """What particles can be placed by: contents, their principal components, UMAP where it is installed, columns."""
+        z = tuple(f"z{k + 1}" for k in range(self.z_dim))
+        components = tuple(f"PC{k + 1}" for k in range(self.z_dim)) if self.z_dim > 1 else ()
+        return (*z, *components, *(("UMAP1", "UMAP2") if self.z_dim > 2 and has_umap() else ()))
+
+    @property
+    def first_axes(self) -> tuple[str, str]:
+        """The plane that is shown first; for one-dimensional contents the log-likelihood is the other axis."""
+        if self.z_dim == 1:
+            return "z1", "rlnLogLikeliContribution"
+        return ("z1", "z2") if self.z_dim == 2 else ("PC1", "PC2")
+
+    def coordinate(self, name: str) -> Floats:
+        """Where particles lie along an axis of `axis_names`, or a column of numbers; NaN for unused particles; [n].
+
+        Raises
+        ------
+        EmsvaeError
+            There is no such axis, or its cells are no numbers.
+        """
+        out = np.full(len(self), np.nan)
+        kind, number = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
+        if name in self.axis_names:
+            table = {"z": lambda: self.latents.z[self.used], "PC": lambda: self.components, "UMAP": lambda: self.umap}
+            out[self.used] = table[kind]()[:, int(number) - 1]
+            return out
+        if name == "rlnLogLikeliContribution":
+            values: NDArray[Any] = self.latents.log_likelihood
+        else:
+            values = self.column(name)
+        if values.dtype.kind not in "fiub":
+            raise EmsvaeError(f"column {name} holds texts such as {values[0]!r}; an axis needs numbers")
+        out[self.used] = values[self.used]
+        return out
+
+    def place(self, z: Floats, axes: tuple[str, str]) -> Floats:
+        """Where contents z [k, d] lie in the plane of two axes; where an axis is no function of z, with the nearest particles; [k, 2]."""
+        points = np.empty((len(z), 2))
+        for k, name in enumerate(axes):
+            if name in self.axis_names and name.startswith("z"):
+                points[:, k] = z[:, int(name[1:]) - 1]
+            elif name in self.axis_names and name.startswith("PC"):
+                axis = int(name[2:]) - 1
+                points[:, k] = (z - self._components.mean) @ self._components.axes[axis]
+            else:
+                _, nearest = self.tree.query(z / self.z_spread)
+                points[:, k] = self.coordinate(name)[self.used[nearest]]
+        return points
+
+    def content_at(self, points: Floats, axes: tuple[str, str]) -> Floats:
+        """The contents of points [k, 2] of a plane; [k, d].
+
+        Where the plane leaves coordinates open, the mean of those of the `ABOUT` particles that lie nearest in it.
+        """
+        if self.z_dim == 2 and set(axes) == {"z1", "z2"}:
+            return points if axes == ("z1", "z2") else points[:, ::-1]
+        coordinates = np.stack([self.coordinate(name)[self.used] for name in axes], 1)
+        known = np.isfinite(coordinates).all(1)
+        scale = np.maximum(coordinates[known].std(0), 1e-9)
+        count = min(ABOUT, int(known.sum()))
+        _, nearest = KDTree(coordinates[known] / scale).query(points / scale, k=count)
+        nearest = np.reshape(nearest, (len(points), count))  # one neighbour would come without an axis of its own
+        return self.latents.z[self.used[known]][nearest].mean(1)
+
+    @property
+    def components(self) -> Floats:
+        """Principal components of the used particles' contents; [used, d]."""
+        return self._components.scores
+
+    @cached_property
+    def _components(self) -> "PrincipalComponents":
+        from emspatialvae.analysis.latent_space.embedding import principal_components
+
+        return principal_components(self.latents.z[self.used])
+
+    @cached_property
+    def umap(self) -> Floats:
+        """UMAP of the used particles' contents; NaN beyond `UMAP_ROWS`; [used, 2].
+
+        Raises
+        ------
+        EmsvaeError
+            umap-learn is not installed, or the particles are too few for it.
+        """
+        from emspatialvae.analysis.latent_space.embedding import some_rows, umap_plane
+
+        rows = some_rows(len(self.used), UMAP_ROWS)
+        out = np.full((len(self.used), 2), np.nan)
+        out[rows] = umap_plane(self.latents.z[self.used[rows]])
+        return out
+
+
+def has_umap() -> bool:
+    """Whether umap-learn is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("umap") is not None

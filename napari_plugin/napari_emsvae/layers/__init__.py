@@ -1,0 +1,1 @@
+"""Particle files and run folders as napari's layers."""

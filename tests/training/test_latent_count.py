@@ -1,0 +1,112 @@
+"""How many latent coordinates: the trials, and models that get more or fewer of them."""
+
+import numpy as np
+import pytest
+import torch
+
+from emspatialvae.config import ModelConfig
+from emspatialvae.imaging.geometry import Pose2D
+from emspatialvae.model.batch import Batch
+from emspatialvae.model.interface import ImageSpec
+from emspatialvae.model.steerable.initialise import new_model
+from emspatialvae.simulation.stack import clean_image, hinge_object
+from emspatialvae.training.latent_count import FEWEST_EPOCHS, FIRST_EPOCHS, TRIAL_EPOCHS, LatentTrials
+
+RNG = np.random.default_rng(0)
+
+
+def gain(mean, n=500):
+    """Of n held-out particles, about as scattered as they are."""
+    noise = RNG.normal(size=n)
+    return mean + noise - noise.mean()
+
+
+def decided(gains, most=8, epochs=1000):
+    """The number that is kept when each trial gains so much, and the epoch in which that is clear."""
+    trials, epoch = LatentTrials(most, epochs), 0
+    while not trials.over:
+        epoch += 1
+        if not trials.due(epoch):
+            continue
+        if trials.size > trials.kept:
+            trials.judge(gain(gains[trials.size]))
+        if not trials.over:
+            trials.begin(epoch)
+    return trials.kept, epoch
+
+
+@pytest.mark.parametrize(
+    ("gains", "kept", "trials"),
+    [
+        ({2: 0.0}, 1, 1),
+        ({2: -0.3}, 1, 1),
+        ({2: 0.05}, 1, 1),  # too little for the scatter of the particles
+        ({2: 0.5, 4: 0.0}, 2, 2),
+        ({2: 0.5, 4: 0.5, 8: -0.1}, 4, 3),
+        ({2: 0.5, 4: 0.5, 8: 0.5}, 8, 3),
+    ],
+)
+def test_coordinates_stay_where_held_out_particles_profit(gains, kept, trials):
+    assert decided(gains) == (kept, FIRST_EPOCHS + trials * TRIAL_EPOCHS)
+
+
+def test_a_small_gain_counts_where_it_is_sure():
+    trials = LatentTrials(8, size=2)
+    assert trials.judge(np.full(5000, 0.06))
+    trials = LatentTrials(8, size=2)
+    assert not trials.judge(np.full(5000, 0.04))
+
+
+def test_trials_end_where_too_few_epochs_are_left():
+    assert decided({2: 1.0, 4: 1.0, 8: 1.0}, epochs=FEWEST_EPOCHS) == (2, FIRST_EPOCHS + TRIAL_EPOCHS)
+    assert decided({2: 1.0}, epochs=FEWEST_EPOCHS - 1) == (1, FIRST_EPOCHS)
+
+
+@pytest.fixture(params=["coefficients", "spatial"])
+def model(request):
+    """An untrained model of two latent coordinates, with either decoder."""
+    pose = Pose2D(RNG.uniform(-np.pi, np.pi, 200), np.zeros((200, 2)))
+    images = clean_image(hinge_object(), RNG.uniform(-1, 1, 200), pose, 24).astype(np.float32)
+    config = ModelConfig(
+        z_dim=2, hidden=16, encoder_hidden=16, decoder=request.param, bilinear=request.param == "spatial"
+    )
+    spec = ImageSpec(24, 10.8, shift_prior_px=1.0, max_shift_px=4.0)
+    torch.manual_seed(0)
+    noisy = images + RNG.normal(size=images.shape).astype(np.float32)
+    return new_model(config, spec, 1, lambda: [Batch.of(noisy, np.zeros(200, dtype=int))])
+
+
+def seen(model, n=5):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, 2 * model.basis.size, generator=generator)
+
+
+def test_new_coordinates_change_nothing_at_zero(model):
+    z = torch.randn(7, 2, generator=torch.Generator().manual_seed(0))
+    before, proposed = model.decoder(z), model.encoder(seen(model)).mean
+    model.resize_latents(4, torch.Generator().manual_seed(0))
+    assert model.z_dim == 4
+    torch.testing.assert_close(model.decoder(torch.cat([z, torch.zeros(7, 2)], 1)), before)
+    found = model.encoder(seen(model))
+    torch.testing.assert_close(found.mean[:, :2], proposed)
+    assert not found.mean[:, 2:].any() and torch.allclose(found.sd[:, 2:], torch.ones(5, 2))
+    moved = model.decoder(torch.cat([z, torch.ones(7, 2)], 1)) - before
+    assert 0 < float(moved.norm()) < float(before.norm())
+
+
+def test_coordinates_that_are_taken_out_are_as_if_they_were_zero(model):
+    z = torch.randn(7, 1, generator=torch.Generator().manual_seed(0))
+    expected = model.decoder(torch.cat([z, torch.zeros(7, 1)], 1))
+    model.resize_latents(1)
+    torch.testing.assert_close(model.decoder(z), expected)
+
+
+def test_the_same_seed_makes_the_same_networks(model):
+    torch.manual_seed(5)
+    model.set_z_dim(3, seed=2)
+    first = model.decoder(torch.ones(1, 3))
+    torch.manual_seed(6)
+    state = torch.get_rng_state()
+    model.set_z_dim(3, seed=2)
+    torch.testing.assert_close(model.decoder(torch.ones(1, 3)), first)
+    assert torch.equal(torch.get_rng_state(), state)  # a resumed run draws the same numbers afterwards
