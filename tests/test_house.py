@@ -21,7 +21,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("training", "inference", "jobs"),
     ("analysis",),
     ("workflows",),
-    ("cli",),
+    ("cli", "api"),
     ("__main__",),
 ]
 """From the ground up. A folder (or a module beside the folders) may import from lower floors only, not from its neighbours."""

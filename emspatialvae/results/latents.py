@@ -66,6 +66,10 @@ class Latents:
         """What is written to STAR and .cs files: poses on the class averages where there are such, else `pose`."""
         return self.pose if self.class_pose is None else self.class_pose
 
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row per particle, with the columns of ``latents.csv``: angles in radians, shifts in angstrom."""
+        return latents_table(self)
+
     def __getitem__(self, rows: Any) -> "Latents":
         whole = {"pixel_size_A", *(key for key, value in vars(self).items() if value is None)}
         return Latents(**{key: value if key in whole else value[rows] for key, value in vars(self).items()})

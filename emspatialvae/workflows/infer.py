@@ -13,6 +13,7 @@ from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.preparation import Portion, file_poses, prepare
 from emspatialvae.results import export
+from emspatialvae.results.latents import Latents
 from emspatialvae.results.read_run import check_fits
 from emspatialvae.results.run_folder import Manifest, RunDir
 from emspatialvae.workflows.progress import Say, bar
@@ -29,9 +30,26 @@ def infer_other(
     say: Say = print,
 ) -> None:
     """Infer the particles of another file with a trained model, prepared as the run's own were, and write them to ``out``."""
+    export.check_destination(out, force=force)
+    latents, stack = inferred(run, source, device=device, say=say)
+    if run.manifest.config.model.poses_fixed:
+        poses = "keep" if poses == "auto" else poses
+    export.write(latents, stack, out, poses=poses, force=force)
+    say(f"{len(latents):,} particles, {int((~latents.used).sum())} unusable: {out}")
+
+
+def inferred(
+    run: RunDir, source: InputConfig, *, device: Device = "auto", say: Say = print
+) -> tuple[Latents, ParticleStack]:
+    """What a trained model says of the particles of another file, prepared as the run's own were, and these particles.
+
+    Raises
+    ------
+    EmsvaeError
+        The particles cannot be used, or do not fit the model.
+    """
     from emspatialvae.model.device import keep_freed_memory
 
-    export.check_destination(out, force=force)
     keep_freed_memory()
     manifest, model = run.manifest, load_model(run)
     stack = load_particles(source)
@@ -40,7 +58,6 @@ def infer_other(
     if manifest.config.model.poses_fixed:
         asked = f"{run.path} was trained with --poses-fixed, which"
         given = file_poses(stack, manifest.preparation, asked, "give a file that has them")
-        poses = "keep" if poses == "auto" else poses
     groups = _groups_of_run(stack, manifest, say)
     with bar(len(stack), "inferring poses") as progress:
 
@@ -50,9 +67,7 @@ def infer_other(
                 progress(len(portion))
 
         settings = dataclasses.replace(manifest.config.train, device=device)
-        latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings, given)
-    export.write(latents, stack, out, poses=poses, force=force)
-    say(f"{len(latents):,} particles, {int((~latents.used).sum())} unusable: {out}")
+        return infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings, given), stack
 
 
 def _groups_of_run(stack: ParticleStack, manifest: Manifest, say: Say) -> NDArray[np.int32]:
