@@ -177,6 +177,9 @@ class TrainConfig:
     """A killed run loses at most this much."""
     device: Device = "auto"
     """Where to compute."""
+    threads: int | None = None
+    """Parts of a batch that are worked on side by side on a CPU; training has the same numbers however many [default: as many as cores are idle
+    when training begins]."""
     seed: int = 0
     """Same seed, same numbers (on a CPU)."""
 
@@ -382,6 +385,7 @@ def check(config: RunConfig) -> RunConfig:
         "--learning-rate": t.learning_rate,
         "--epochs": t.epochs,
         "--max-epochs": t.max_epochs,
+        "--threads": t.threads,
         "--patience": t.patience,
         "--infer-turns": t.infer_turns,
         "--limit": config.input.limit,

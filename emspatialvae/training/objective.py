@@ -32,6 +32,7 @@ from emspatialvae.model.steerable.template_start import (
 )
 from emspatialvae.model.steerable.vae import SCALE_SD, SteerableVAE, amplitude
 from emspatialvae.training.latent_count import FEWEST_EPOCHS, LatentTrials
+from emspatialvae.training.workers import ALONE, Workers
 
 Rows = NDArray[np.int64]
 Load = Callable[[Rows], Batch]
@@ -42,6 +43,8 @@ SEARCH_EPOCHS = (0, 2, 4)
 SEARCH_EVERY = 8
 """and every so many epochs later."""
 SEARCH_BATCH = 512
+PARTS_OF_A_BATCH = 4
+"""On a CPU. The number is fixed, so that results do not depend on the number of threads."""
 NOISE_EPOCHS = 6
 """Noise is measured again before each of the first epochs; then it stays, so that ELBOs can be compared."""
 NOISE_PARTICLES = 2000
@@ -109,6 +112,8 @@ class ParticleTable:
 class Objective(ABC):
     """The evidence lower bound of particles, by row number, and what it must remember between steps."""
 
+    workers: Workers = ALONE
+    """For what is done particle by particle."""
     unsettled_epochs: int = 0
     """Epochs over which what is measured still changes, so that their bounds cannot be compared with later ones."""
 
@@ -281,8 +286,8 @@ class SearchedObjective(Objective):
         return elbo
 
     def part(self, batch_size: int) -> int:
-        """All at once: nothing here is wide."""
-        return batch_size
+        """A quarter on a CPU, where parts are worked on side by side; all at once elsewhere."""
+        return batch_size if self.device.type != "cpu" else -(-batch_size // PARTS_OF_A_BATCH)
 
     def state_dict(self) -> dict[str, Any]:
         """The table of poses, what amplitudes are relative to, and how many contents are drawn and why."""
@@ -374,7 +379,8 @@ class SearchedObjective(Objective):
             reference = find_consensus(self.model, observation, self.config.seed)
         self.model.search.set_steps(reference[None], self.model.mean_information(observation))
         if self.model.search.rotate and not self.model.search.fixed:
-            self._look_for_templates(rows, reference)
+            with self.workers.together():
+                self._look_for_templates(rows, reference)
         if not self.from_templates:
             self._begin_trials()
             self.model.decoder.start_from(reference, torch.Generator().manual_seed(self.config.seed))
@@ -535,8 +541,9 @@ class SearchedObjective(Objective):
         """Poses from all shifts and angles; where some are ``known`` already, those that explain the image better stay."""
         model = self.model
         templates = torch.zeros_like(model.anchors[:1]) if frozen else model.anchors
-        squares, count = 0.0, 0
-        for part in _parts(rows):
+
+        @torch.no_grad()
+        def look(part: Rows) -> Settled:
             observation = self._observe(part)
             poses, z, _ = model.inference.search_globally(
                 observation, templates, model.search_radius_px, freeze_z=frozen
@@ -546,6 +553,11 @@ class SearchedObjective(Objective):
                 found = found.better_of(
                     model.inference.settle(observation, self.poses(part), self.z(part), freeze_z=frozen, fine=False)
                 )
+            return found
+
+        squares, count = 0.0, 0
+        parts = list(_parts(rows))
+        for part, found in zip(parts, self.workers.each(look, parts), strict=True):
             self._keep(part, found)
             squares, count = squares + float(found.near.shift_square.sum()), count + 2 * len(part)
         if model.search.translate and self.learn_shift_prior:

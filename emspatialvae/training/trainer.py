@@ -25,6 +25,7 @@ from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.results.run_folder import RunDir, load_state
 from emspatialvae.training.objective import AmortisedObjective, Objective, SearchedObjective
+from emspatialvae.training.workers import ALONE, Workers
 
 KL_WARMUP_EPOCHS = 10
 LEAST_GAIN = 2e-3
@@ -108,6 +109,7 @@ class Trainer:
         self.device = device.pick_device(config.device)
         self.model = model.to(self.device)
         self.objective = self._objective(start, learn_shift_prior)
+        self.workers = ALONE
         self.optimiser = self._new_optimiser()
         self.generator = torch.Generator().manual_seed(config.seed)
         self.progress = Progress()
@@ -143,13 +145,23 @@ class Trainer:
         some = self.images.portion(rows)
         return Batch.of(some.images, some.group, some.ctf_power).to(self.device)
 
-    def fit(self) -> bool:
+    def fit(self, workers: Workers = ALONE) -> bool:
         """Train until the epochs are done or the ELBO has settled; False when the user interrupted.
+
+        ``workers`` share each batch; the numbers are the same however many they are.
 
         An interrupt (Ctrl-C) ends the training after the current step, so that the checkpoint is one of a whole step; a second
         one ends the program.
         """
         self.save()
+        self.workers = self.objective.workers = workers
+        try:
+            return self._fit()
+        finally:
+            self.workers = self.objective.workers = ALONE
+
+    def _fit(self) -> bool:
+        """`fit`, once it is known who works."""
         saved = time.monotonic()
         with _noticing_interrupts() as interrupted:
             while not self.progress.stopped:
@@ -185,12 +197,23 @@ class Trainer:
     def _step(self, rows: NDArray[np.int64]) -> None:
         """One optimiser step, the batch taken in parts so that memory stays bounded and hidden layers in the cache."""
         size = self.objective.part(self.batch_size)
-        totals = []
-        for part in np.split(rows, range(size, len(rows), size)):
-            elbo = self._elbo(part, self.generator, training=True)
-            (-elbo.weighted(self._kl_weight()).sum() / len(rows)).backward()
-            totals.append(torch.stack([elbo.total, *vars(elbo).values()]).detach().sum(1))
-        sums = torch.stack(totals).sum(0).tolist()
+        parts = np.split(rows, range(size, len(rows), size))
+        # Each part has random numbers and gradients of its own, which are summed in their order: the same whoever works on them.
+        seeds = torch.randint(2**62, (len(parts),), generator=self.generator).tolist()
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+        kl_weight = self._kl_weight()
+
+        def differentiated(part: tuple[NDArray[np.int64], int]) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
+            elbo = self._elbo(part[0], torch.Generator().manual_seed(part[1]), training=True)
+            loss = -elbo.weighted(kl_weight).sum() / len(rows)
+            sums = torch.stack([elbo.total, *vars(elbo).values()]).detach().sum(1)
+            return sums, torch.autograd.grad(loss, weights, allow_unused=True)
+
+        found = self.workers.each(differentiated, list(zip(parts, seeds, strict=True)))
+        for weight, *gradients in zip(weights, *(slopes for _, slopes in found), strict=True):
+            there = [gradient for gradient in gradients if gradient is not None]
+            weight.grad = torch.stack(there).sum(0) if there else None
+        sums = torch.stack([total for total, _ in found]).sum(0).tolist()
         if not math.isfinite(sums[0]):
             self._raise_not_finite(rows)
         self.optimiser.step()
@@ -259,12 +282,15 @@ class Trainer:
     @torch.no_grad()
     def _each(self, rows: NDArray[np.int64], *, keep: bool = True) -> torch.Tensor:
         """`PARTS` of particles that are looked at but not learned from; [parts, n]."""
-        generator = torch.Generator().manual_seed(self.config.seed)
-        columns = []
-        for part in np.split(rows, range(self.batch_size, len(rows), self.batch_size)):
-            elbo = self._elbo(part, generator, training=False, keep=keep)
-            columns.append(torch.stack([elbo.total, *vars(elbo).values()]).cpu().double())
-        return torch.cat(columns, 1)
+
+        @torch.no_grad()
+        def look(part: tuple[int, NDArray[np.int64]]) -> torch.Tensor:
+            generator = torch.Generator().manual_seed(self.config.seed + part[0])
+            elbo = self._elbo(part[1], generator, training=False, keep=keep)
+            return torch.stack([elbo.total, *vars(elbo).values()]).cpu().double()
+
+        parts = np.split(rows, range(self.batch_size, len(rows), self.batch_size))
+        return torch.cat(self.workers.each(look, list(enumerate(parts))), 1)
 
     def evidence(self) -> tuple[float, float]:
         """Mean ELBO of the held-out particles (of all where none are held out), and its standard error."""

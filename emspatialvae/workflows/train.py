@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 BASIS_PARTICLES, BASIS_BATCH = 20_000, 500
 """Particles that the steerable basis is learned from, and how many at a time."""
 
-RESUMABLE = {"particles", "project_dir", "epochs", "max_epochs", "patience", "checkpoint_minutes", "device"}
+RESUMABLE = {"particles", "project_dir", "epochs", "max_epochs", "patience", "checkpoint_minutes", "device", "threads"}
 """Settings that may change when a run is resumed: where things lie, how long to train."""
 
 
@@ -140,12 +140,25 @@ def train_run(
     -------
     False when the user interrupted the training; the results are then those of the model so far.
     """
-    import torch
-
-    from emspatialvae.model.device import keep_freed_memory
-    from emspatialvae.training.trainer import Trainer
+    from emspatialvae.model.device import keep_freed_memory, pick_device
+    from emspatialvae.training.workers import at_most, worker_count
 
     keep_freed_memory()
+    count, sentence = worker_count(train.threads, pick_device(train.device))
+    if sentence:
+        _report(run, say, sentence)
+    with at_most(count):
+        return _train_run(run, stack, train, resume=resume, figures=figures, say=say)
+
+
+def _train_run(
+    run: RunDir, stack: ParticleStack, train: configuration.TrainConfig, *, resume: bool, figures: bool, say: Say
+) -> bool:
+    """`train_run`, on as many threads as torch may use now."""
+    import torch
+
+    from emspatialvae.training.trainer import Trainer
+
     manifest = run.manifest
     images = open_images(run, stack)
     bad = np.flatnonzero(~images.usable)
@@ -262,15 +275,21 @@ def _check_signal(run: RunDir, trainer: "Trainer", stack: ParticleStack, say: Sa
 
 def _fit(trainer: "Trainer", run: RunDir, say: Say) -> bool:
     """Run the trainer under a progress bar; False when interrupted."""
+    import torch
+
+    from emspatialvae.training.workers import working
     from emspatialvae.workflows.progress import TrainingBar
 
-    with TrainingBar(
-        trainer.limit * len(trainer.train_rows),
-        open_end=trainer.config.epochs is None,
-        say=lambda line: _report(run, say, line),
-    ) as bar:
+    with (
+        working(torch.get_num_threads(), trainer.device) as workers,
+        TrainingBar(
+            trainer.limit * len(trainer.train_rows),
+            open_end=trainer.config.epochs is None,
+            say=lambda line: _report(run, say, line),
+        ) as bar,
+    ):
         trainer.show = bar.show
-        return trainer.fit()
+        return trainer.fit(workers)
 
 
 def _verdict(run: RunDir, trainer: "Trainer") -> str:

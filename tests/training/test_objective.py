@@ -489,7 +489,7 @@ def test_the_gauge_is_fitted_at_the_end(tmp_path, images, whole):
 
 def test_the_number_of_latents_is_found_by_trials(tmp_path, images, monkeypatch):
     """One hinge: a second coordinate tells held-out particles nothing, so one is kept; a training that is resumed in a trial goes on alike."""
-    monkeypatch.setattr(LatentTrials, "__init__", _early(LatentTrials.__init__))
+    monkeypatch.setattr(LatentTrials, "__init__", _early(LatentTrials.__init__, ends_after=4))
     wide = dataclasses.replace(MODEL, z_dim=None)
     whole = trainer(tmp_path / "whole", images, fresh_model(images, wide), epochs=26)
     whole.fit()
@@ -499,7 +499,7 @@ def test_the_number_of_latents_is_found_by_trials(tmp_path, images, monkeypatch)
     assert "1 latent coordinate(s) found; held-out particles gain" in whole.objective.remark
 
     first = trainer(tmp_path / "parts", images, fresh_model(images, wide), epochs=26)
-    first.limit = 5
+    first.limit = 7
     first.fit()
     assert first.model.z_dim == 2
     model = SteerableVAE.of_state(wide, SPEC, RunDir(tmp_path / "parts").load_checkpoint()["model"])
@@ -511,11 +511,11 @@ def test_the_number_of_latents_is_found_by_trials(tmp_path, images, monkeypatch)
         assert torch.equal(value, second.model.state_dict()[name]), name
 
 
-def _early(init, epochs=26):
-    """The first trial after two epochs."""
+def _early(init, epochs=26, ends_after=2):
+    """The first trial after so many epochs."""
 
     def start(self, *args, **settings):
-        init(self, *args, **{"ends_after": 2, **settings, "epochs": epochs})
+        init(self, *args, **{"ends_after": ends_after, **settings, "epochs": epochs})
 
     return start
 
