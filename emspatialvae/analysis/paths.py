@@ -38,6 +38,61 @@ def straight(start: Floats, end: Floats, steps: int) -> Floats:
     return (1 - share) * start + share * end
 
 
+def through_data(z: Floats, start: int, end: int, steps: int, *, neighbours: int = 12, most: int = 50_000) -> Floats:
+    """Points along the shortest way from one particle to another that goes from neighbour to neighbour; shape [steps, d].
+
+    A step costs its length squared, so that many short steps, through where particles lie, are cheaper than one jump over where
+    none do. The corners of the way are smoothed a little and the points lie at equal distances along it, both ends with them.
+
+    Parameters
+    ----------
+    z
+        Contents [n, d] in units in which distances mean something, say the s.d. of what is known of them.
+    start, end
+        Rows.
+    neighbours
+        Of each particle; where the graph falls apart twice as many are tried, and so on.
+    most
+        Of more particles than that only so many, drawn at random, are walked over.
+    """
+    rows = np.arange(len(z))
+    if len(z) > most:
+        drawn = np.random.default_rng(0).choice(len(z), most, replace=False)
+        rows = np.unique(np.concatenate([drawn, [start, end]]))
+    points = z[rows]
+    first, last = np.searchsorted(rows, [start, end]).tolist()
+    corners = points[_shortest(points, first, last, neighbours)]
+    if len(corners) > 4:  # from one noisy point to the next it would tremble
+        inner = (corners[:-2] + 2 * corners[1:-1] + corners[2:]) / 4
+        corners = np.concatenate([corners[:1], inner, corners[-1:]])
+    travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(corners, axis=0), axis=1))])
+    kept = np.concatenate([[True], np.diff(travelled) > 0])
+    at = np.linspace(0, travelled[-1], steps)
+    return np.stack([np.interp(at, travelled[kept], corners[kept, k]) for k in range(z.shape[1])], 1)
+
+
+def _shortest(points: Floats, first: int, last: int, neighbours: int) -> list[int]:
+    """The points [n, d] that the shortest way on their neighbour graph visits."""
+    from scipy.sparse.csgraph import dijkstra
+    from scipy.spatial import KDTree
+
+    tree, n = KDTree(points), len(points)
+    while True:
+        count = min(neighbours + 1, n)
+        distance, found = tree.query(points, k=count)
+        cost = np.maximum(np.reshape(distance, (n, count))[:, 1:] ** 2, 1e-12)  # a cost of nothing would be no edge
+        own = np.repeat(np.arange(n), count - 1)
+        graph = sparse.csr_array((cost.ravel(), (own, np.reshape(found, (n, count))[:, 1:].ravel())), shape=(n, n))
+        _, before = dijkstra(graph, directed=False, indices=first, return_predecessors=True)
+        if before[last] >= 0 or first == last or count == n:
+            break
+        neighbours *= 2
+    way = [last]
+    while way[-1] != first:
+        way.append(int(before[way[-1]]))
+    return way[::-1]
+
+
 def typical_sd(z_sd: Floats) -> Floats:
     """How well z is known: median of the posterior's s.d. [n, d] over the particles, never 0; shape [d]."""
     return np.maximum(np.median(z_sd, axis=0), 1e-6)

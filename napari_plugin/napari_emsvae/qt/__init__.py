@@ -1,0 +1,1 @@
+"""Small helpers round Qt: controls, dialogs, work in the background, colours."""
