@@ -11,7 +11,7 @@ import napari
 from napari.layers import Layer
 from qtpy.QtCore import QMimeData, QSize, Qt, QTimer
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QHideEvent, QKeySequence, QShortcut, QShowEvent
-from qtpy.QtWidgets import QFileDialog, QProgressBar, QSplitter, QTabWidget, QWidget
+from qtpy.QtWidgets import QDockWidget, QFileDialog, QMainWindow, QProgressBar, QSplitter, QTabWidget, QWidget
 
 from emspatialvae.errors import EmsvaeError
 from napari_emsvae import palette
@@ -24,7 +24,7 @@ from napari_emsvae.particle_tab import ParticleTab
 from napari_emsvae.path_tab import PathTab
 from napari_emsvae.qt.window import fit_into_screen
 from napari_emsvae.raster import Floats
-from napari_emsvae.reader import is_run_folder
+from napari_emsvae.reader import is_run_folder, prefer_for_runs
 from napari_emsvae.run_data import Rows, RunData
 from napari_emsvae.scatter_canvas import Mode
 from napari_emsvae.scatter_panel import ScatterPanel
@@ -33,12 +33,15 @@ from napari_emsvae.session import Session
 from napari_emsvae.stage import is_dark, tag
 from napari_emsvae.tab import Tab
 
+LEAST_PX = 360
+"""Least width."""
 BUSY_AFTER_MS = 400
 """Work that is done sooner is not told of."""
 WINDOW_PX = 170
 """Height of what napari has above and below a dock widget."""
 WANTED = QSize(1500, 940)
 """Of the window, where the screen has room for it: controls on the right, and still most of it for pictures."""
+WELCOME = "Choose a run folder on the right, or drop one there;\nthe Train form makes one from particles."
 MODE_KEYS: dict[str, Mode] = {"L": "lasso", "B": "box", "N": "line", "Escape": "look"}
 
 
@@ -62,6 +65,9 @@ class LatentExplorer(QWidget):
         self._connect(viewer)
         for layer in viewer.layers:
             self._open_run_of(layer)
+        if not self.folder.text():
+            self.session.stage.tell(WELCOME)
+        prefer_for_runs()
 
     @property
     def pages(self) -> tuple[Tab, ...]:
@@ -109,7 +115,7 @@ class LatentExplorer(QWidget):
         layout = column(chooser, split, self.busy, self.busy_text, self.message)
         layout.setContentsMargins(6, 6, 6, 6)
         self.setLayout(layout)
-        self.setMinimumWidth(300)
+        self.setMinimumWidth(LEAST_PX)
         self.setAcceptDrops(True)
         for key, mode in MODE_KEYS.items():
             self._key(key, lambda mode=mode: self.scatter.set_mode(mode))
@@ -287,9 +293,14 @@ class LatentExplorer(QWidget):
             QTimer.singleShot(0, self._fit_window)
 
     def _fit_window(self) -> None:
-        dock = self.parentWidget()
-        if dock is None or not getattr(dock, "isFloating", lambda: False)():
-            fit_into_screen(self, WANTED)
+        dock, window = self.parentWidget(), self.window()
+        while dock is not None and not isinstance(dock, QDockWidget):
+            dock = dock.parentWidget()
+        if dock is None or dock.isFloating():
+            return
+        fit_into_screen(self, WANTED)
+        if isinstance(window, QMainWindow):
+            window.resizeDocks([dock], [self.sizeHint().width()], Qt.Orientation.Horizontal)
 
     def hideEvent(self, a0: QHideEvent | None) -> None:
         """Keep the selection: napari hides a dock widget before it removes it."""

@@ -91,7 +91,9 @@ class Legend:
             self.axes.set_yticks([])
             self.axes.text(
                 *(0.0, 1.0, f"{len(shown):,} values;\ncolours repeat,\nhover for names"),
-                transform=self.axes.transAxes, va="top", fontsize=palette.FONT_PT - 1,
+                transform=self.axes.transAxes,
+                va="top",
+                fontsize=palette.FONT_PT - 1,
                 color=palette.theme.text,
             )
             return

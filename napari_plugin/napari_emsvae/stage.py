@@ -4,6 +4,7 @@ The explorer's layers are ordinary napari layers, told by ``layer.metadata["emsv
 like any other. Showing one group takes the others away and hides the layers that the reader made; layers of anybody else stay.
 """
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 
 from napari_emsvae.picture import Picture
 
-LABEL_PT = 11
-GAP, ROOM = 0.04, 0.14
+LABEL_PT = 9
+GAP, ROOM = 0.04, 0.2
 """Between pictures, and above them for their names, as parts of their width."""
-HINT_PT, MARGIN = 13, 0.08
+HINT_PT, HINT_LETTERS, MARGIN = 11, 48, 0.05
+CAPTION_LETTERS = 52
+"""That many letters of a caption go on a line over the whole width of the canvas; with pictures side by side it is wrapped."""
 
 
 class Stage:
@@ -43,7 +46,9 @@ class Stage:
         tall = [picture.image.shape[-2] * pixel for picture, pixel in zip(beside, pixels, strict=True)]
         heights = [max(tall[k : k + columns]) + ROOM * width_A for k in range(0, len(beside), columns)]
         # The middle lies at 0, where that of the reader's layers lies: hidden as they are, they count when the view is reset.
-        middle = np.array([sum(heights) - ROOM * width_A, (min(columns, len(beside)) * (1 + GAP) - GAP) * width_A]) / 2
+        middle = (
+            np.array([sum(heights) - 2 * ROOM * width_A, (min(columns, len(beside)) * (1 + GAP) - GAP) * width_A]) / 2
+        )
         corners = np.array(
             [(sum(heights[: k // columns]), k % columns * width_A * (1 + GAP)) for k in range(len(beside))]
         )
@@ -53,11 +58,10 @@ class Stage:
         ]
         for picture in pictures:
             if picture.over:
-                layers.append(
-                    self._put(group, picture, float(layers[0].scale[-1]), tuple(layers[0].translate[-2:]))
-                )
+                layers.append(self._put(group, picture, float(layers[0].scale[-1]), tuple(layers[0].translate[-2:])))
         if labels is None:
-            labels = Labels([picture.caption or picture.name for picture in beside], corners)
+            letters = CAPTION_LETTERS // max(1, min(columns, len(beside)))
+            labels = Labels([textwrap.fill(picture.caption or picture.name, letters) for picture in beside], corners)
         self._label(group, replace(labels, corners=np.asarray(labels.corners) - middle))
         self._bring(group)
         return layers
@@ -184,12 +188,19 @@ class Stage:
         for layer in self.viewer.layers:
             if isinstance(layer, Points) and "group" in tag(layer) and not tag(layer).get("on_images"):
                 cast(Any, layer.text).color = self.ink
-        cast(Any, self.viewer.text_overlay).color = self.ink
+        self._overlay.color = self.ink
+
+    @property
+    def _overlay(self) -> Any:
+        """What napari calls its text overlay: since 0.9 it belongs to the canvas."""
+        canvas: Any = getattr(self.viewer, "canvas", None)
+        return self.viewer.text_overlay if canvas is None else canvas.overlays.text
 
     def tell(self, text: str) -> None:
         """Write what to do next where pictures will be; an empty text takes it away."""
-        overlay = cast(Any, self.viewer.text_overlay)
-        overlay.text, overlay.color, overlay.font_size = text, self.ink, HINT_PT
+        overlay = self._overlay
+        lines = [textwrap.fill(line, HINT_LETTERS) for line in text.splitlines()]
+        overlay.text, overlay.color, overlay.font_size = "\n".join(lines), self.ink, HINT_PT
         overlay.position = "top_left"
         overlay.visible = bool(text)
 

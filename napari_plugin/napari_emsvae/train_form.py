@@ -111,8 +111,8 @@ class TrainForm(QWidget):
         self.out.editingFinished.connect(self._out_chosen)
         self.exists = choice(
             (STOP, REPLACE, GO_ON),
-            "When the run folder is there already: stop, replace it (--force),\n"
-            "or go on with a run that was cut short, with its own settings (--resume)",
+            "When the run folder is there already: stop, replace it,\n"
+            "or go on with a run that was cut short, with its own settings",
         )
         presets = (NOTHING, *PRESETS)
         tip = "paper: the settings of the spatial-VAE paper; they show in the fields below"
@@ -249,8 +249,20 @@ class TrainForm(QWidget):
     def follow(self, job: Job) -> None:
         """Show how a training is doing, and open its result when it has ended."""
         self.out.setText(str(job.out))
+        self._show_settings_of(job)
         self._enable(running=True)
         self.training.follow(job)
+
+    def _show_settings_of(self, job: Job) -> None:
+        """The form shows what the job was started with, not what would be the default."""
+        config = job.config()
+        if config is None:
+            return
+        self._out_is_default = False
+        self.particles.setText(str(config.input.particles))
+        self._base = config
+        self.preset.setCurrentText(NOTHING)
+        self.settings.set_base(config)
 
     def cancel(self) -> None:
         """End the training early."""
