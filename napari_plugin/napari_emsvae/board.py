@@ -79,18 +79,18 @@ class Board:
         if self.mosaic is not None and self.stage.group == self.group:
             self.stage.update(self.group, "frames", self._frames(chosen, partly or set(), dragged or set()))
 
-    def _frames(self, chosen: set[int], partly: set[int], dragged: set[int] | None = None) -> NDArray[np.float32]:
+    def _frames(self, chosen: set[int], partly: set[int], dragged: set[int] | None = None) -> NDArray[np.uint8]:
         """An image [h, w, 4] that is transparent but for the frames, each with an edge of the other brightness."""
         mosaic = self.mosaic
         assert mosaic is not None
-        out = np.zeros((*mosaic.image.shape, 4), dtype=np.float32)
+        out = np.zeros((*mosaic.image.shape, 4), dtype=np.uint8)
         box, thick = mosaic.box, max(2, mosaic.box // FRAME)
         y, x = np.mgrid[:box, :box]
         edge = np.minimum(np.minimum(x, y), np.minimum(box - 1 - x, box - 1 - y))
         outer, inner = edge < thick, (edge >= thick) & (edge < thick + max(1, thick // 2))
         dashes = ((x + y) * PART_DASHES // box) % 2 == 0
-        bright = np.array([*palette.to_rgb(palette.CHOSEN), 1], dtype=np.float32)
-        dark = np.array([0, 0, 0, 1], dtype=np.float32)
+        bright = np.array([*(255 * np.array(palette.to_rgb(palette.CHOSEN))), 255], dtype=np.uint8)
+        dark = np.array([0, 0, 0, 255], dtype=np.uint8)
         for tiles, mask in ((partly, outer & dashes), (chosen, outer), (dragged or set(), outer & dashes)):
             for tile in tiles:
                 top, left = mosaic.corner(tile)

@@ -17,7 +17,7 @@ class Picture:
     """An image, or a film of them, to be shown beside others."""
 
     name: str
-    image: NDArray[np.floating]
+    image: NDArray[np.floating] | NDArray[np.uint8]
     """[..., height, width]"""
     pixel_size_A: float
     limits: tuple[float, float]

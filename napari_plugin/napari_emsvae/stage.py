@@ -66,7 +66,7 @@ class Stage:
         self._bring(group)
         return layers
 
-    def update(self, group: str, name: str, image: NDArray[np.floating]) -> bool:
+    def update(self, group: str, name: str, image: NDArray[np.floating] | NDArray[np.uint8]) -> bool:
         """Another image in a layer that is on stage; False if it is not, and `show` is needed."""
         if self.group != group:
             return False

@@ -190,6 +190,19 @@ def test_axes_are_columns_of_numbers(data):
     assert {"emsvaeZ1", "rlnAnglePsi"} <= set(data.number_columns)
 
 
+def test_a_run_on_a_cs_file_lists_its_micrographs(trained_run, tmp_path):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    fields = [("uid", "u8"), ("location/micrograph_path", "S20"), ("ctf/df1_A", "f4")]
+    rows = np.zeros(PARTICLES, dtype=fields)
+    rows["uid"], rows["location/micrograph_path"][:30] = np.arange(PARTICLES), b"a.mrc"
+    with (run / "particles.cs").open("wb") as stream:
+        np.save(stream, rows)
+    data = RunData.open(run)
+    assert "location/micrograph_path" in data.column_names
+    assert "ctf/df1_A" in data.number_columns and "location/micrograph_path" not in data.number_columns
+    assert (data.column("location/micrograph_path") == "a.mrc").sum() == 30
+
+
 def test_names_in_the_scatter_do_not_lie_on_each_other():
     rng = np.random.default_rng(0)
     points, codes = rng.normal(size=(4000, 2)), rng.integers(0, 30, 4000)
