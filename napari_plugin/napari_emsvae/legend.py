@@ -15,7 +15,7 @@ BINS, WIDTH = 64, 60
 MOST_GROUPS = 24
 """More groups than that have no bars of their own."""
 REACH_PX = 9
-"""The cursor takes hold of a handle that near."""
+"""The handles reach so far out of the axes."""
 NAME_LETTERS = 12
 
 
@@ -120,13 +120,19 @@ class Legend:
 
     def take(self, event: Any) -> bool:
         """The mouse was pressed: take hold of a handle there; whether there was one."""
-        if event.inaxes is not self.axes or self.ends is None:
+        if self.ends is None:
             return False
         places = [self.axes.transData.transform((0, value))[1] for value in self.ends]
         away = [abs(place - event.y) for place in places]
         # Above both ends the upper one is meant, even where they lie on each other.
         self._held = 1 if away[1] < away[0] or (away[1] == away[0] and event.y >= places[1]) else 0
         return True
+
+    def holds(self, event: Any) -> bool:
+        """Whether the cursor is on the legend or on what of its handles reaches out of it."""
+        box, reach = self.axes.get_window_extent(), REACH_PX * self.axes.figure.canvas.device_pixel_ratio
+        inside = box.x0 - reach <= event.x <= box.x1 + reach and box.y0 - reach <= event.y <= box.y1 + reach
+        return self.axes.get_visible() and inside
 
     @property
     def is_held(self) -> bool:
@@ -158,9 +164,9 @@ class Legend:
 
     def group_at(self, event: Any) -> int | None:
         """The code of the group whose bar the cursor is on."""
-        if event.inaxes is not self.axes or not self.colouring.is_groups or not self.axes.patches:
+        if not self.colouring.is_groups or not self.axes.patches:
             return None
-        bar = round(event.ydata)
+        bar = round(float(self.axes.transData.inverted().transform((event.x, event.y))[1]))
         return int(self._groups[bar]) if 0 <= bar < len(self._groups) else None
 
     def inside(self, low: float, high: float) -> Mask:

@@ -245,7 +245,7 @@ class ScatterCanvas(FigureCanvasQTAgg):
 
     def _pressed(self, event: Any) -> None:
         self._hover(None)
-        if event.inaxes is self.scale_axes and event.button == 1:
+        if event.button == 1 and self.legend.holds(event):
             group = self.legend.group_at(event)
             if group is not None:
                 self.range_chosen.emit(self.colouring.values == group)
