@@ -469,7 +469,8 @@ def test_bars_of_the_legend_are_groups(explorer, qtbot):
     canvas = explorer.canvas
     from matplotlib.backend_bases import MouseEvent
 
-    x, y = canvas.scale_axes.transData.transform((0.05, 0))
+    # The first bar is class 0: the particle that the run could not use, which cannot be selected.
+    x, y = canvas.scale_axes.transData.transform((0.05, 1))
     canvas.callbacks.process("button_press_event", MouseEvent("button_press_event", canvas, x, y, 1))
     data = explorer.session.data
     first = data.latents.class_number[explorer.session.selection.rows]
