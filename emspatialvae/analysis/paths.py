@@ -12,6 +12,8 @@ REACH = 2.0
 """A particle is near a point if their distance is at most that many of z's s.d., r.m.s. over the coordinates that tell anything."""
 AVERAGED = 100
 """Particles in each of the averages along a path."""
+SMOOTHINGS = 4
+"""Passes of a three-point average over the corners of a path that goes from particle to particle."""
 FARTHEST = 2.0
 """Of them the farthest lies so many widths of the kernel away, and counts exp(-2) as much as one that lies at the point."""
 
@@ -62,7 +64,7 @@ def through_data(z: Floats, start: int, end: int, steps: int, *, neighbours: int
     points = z[rows]
     first, last = np.searchsorted(rows, [start, end]).tolist()
     corners = points[_shortest(points, first, last, neighbours)]
-    if len(corners) > 4:  # from one noisy point to the next it would tremble
+    for _ in range(SMOOTHINGS if len(corners) > 4 else 0):  # from one noisy point to the next it would tremble
         inner = (corners[:-2] + 2 * corners[1:-1] + corners[2:]) / 4
         corners = np.concatenate([corners[:1], inner, corners[-1:]])
     travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(corners, axis=0), axis=1))])

@@ -13,7 +13,7 @@ from napari_emsvae.picture import Picture
 from napari_emsvae.stage import Labels, Stage
 
 Choosing = Literal["toggle", "add", "remove"]
-FRAME = 18
+FRAME = 24
 """The frame of a tile is so many times thinner than the tile."""
 PART_DASHES = 6
 """A tile of which a part is chosen has a frame of so many dashes a side."""
@@ -57,7 +57,9 @@ class Board:
         self.mosaic, self._pixel = mosaic, picture.pixel_size_A
         if not again:
             self._last = None
-        corners = np.array([mosaic.corner(k) for k in range(len(texts))], dtype=float).reshape(-1, 2) * self._pixel
+        inside = self._thick + 1  # the frame would lie on the text otherwise
+        corners = np.array([mosaic.corner(k) for k in range(len(texts))], dtype=float).reshape(-1, 2) + inside
+        corners *= self._pixel
         if self.stage.find(self.group, "frames") is not None and not again:
             self.stage.drop(self.group, "frames")
         frames = Picture(
@@ -74,6 +76,12 @@ class Board:
         self.stage.viewer.layers.selection.active = layer
         return layer
 
+    @property
+    def _thick(self) -> int:
+        """Of a frame, in pixels of the mosaic."""
+        assert self.mosaic is not None
+        return max(2, self.mosaic.box // FRAME)
+
     def frame(self, chosen: set[int], partly: set[int] | None = None, dragged: set[int] | None = None) -> None:
         """Frame tiles: those that are chosen, those of which a part is (dashed), and those within a rectangle being dragged."""
         if self.mosaic is not None and self.stage.group == self.group:
@@ -84,7 +92,7 @@ class Board:
         mosaic = self.mosaic
         assert mosaic is not None
         out = np.zeros((*mosaic.image.shape, 4), dtype=np.uint8)
-        box, thick = mosaic.box, max(2, mosaic.box // FRAME)
+        box, thick = mosaic.box, self._thick
         y, x = np.mgrid[:box, :box]
         edge = np.minimum(np.minimum(x, y), np.minimum(box - 1 - x, box - 1 - y))
         outer, inner = edge < thick, (edge >= thick) & (edge < thick + max(1, thick // 2))

@@ -1,4 +1,4 @@
-"""The Latent explorer: a dock widget with the particles in content space, and pages that act on what is picked or selected there."""
+"""The Latent explorer: a dock widget with the particles in latent space, and pages that act on what is picked or selected there."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -211,7 +211,7 @@ class LatentExplorer(QWidget):
     def _finish_reading(self, rest: "Rest") -> None:
         data = self.session.data
         self.scatter.list_columns(data, rest.columns, rest.numbers)
-        coordinates = f"{data.z_dim} content coordinate{'s' * (data.z_dim > 1)}"
+        coordinates = f"{data.z_dim} latent coordinate{'s' * (data.z_dim > 1)}"
         self.session.say(f"{data.path.name}: {len(data):,} particles, {coordinates}")
         self.session.finish_reading()
         self.locate.setVisible(not data.has_stack)

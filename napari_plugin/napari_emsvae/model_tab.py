@@ -108,8 +108,12 @@ class ModelTab(Tab):
         data = self.session.data
         z = self._z if z is None else z
         while self.form.rowCount():
-            self.form.takeRow(0)
+            label = self.form.takeRow(0).labelItem
+            if label is not None and (widget := label.widget()) is not None:
+                widget.hide()
+                widget.deleteLater()
         for slider in self.z_sliders:
+            slider.hide()
             slider.deleteLater()
         self.z_sliders = []
         components = self.along.currentText() == ALONG[1]

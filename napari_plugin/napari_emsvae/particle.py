@@ -49,7 +49,7 @@ def _as_recorded(data: RunData, row: int, low_pass_A: float) -> list[Picture]:
         Picture("raw", raw, pixel_size_A, limits_of(raw), f"as recorded{colour}", unit=data.unit),
         Picture(
             *("low-passed", smooth, pixel_size_A, limits_of(smooth)),
-            f"low-passed to {low_pass_A:.3g} {data.unit_sign}",
+            f"low-passed to {low_pass_A:.3g}\N{NO-BREAK SPACE}{data.unit_sign}",
             unit=data.unit,
         ),
     ]

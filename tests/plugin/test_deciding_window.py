@@ -485,6 +485,8 @@ def test_sliders_along_principal_components(explorer, qtbot):
     page._list_sliders()
     np.testing.assert_allclose(page.z, [0.5, -0.25], atol=0.02)
     assert page.form.itemAt(0, page.form.ItemRole.LabelRole).widget().text().startswith("PC1 (")
+    labels = [label.text() for label in page.findChildren(QLabel) if label.isVisible()]
+    assert not [text for text in labels if text.startswith("z1")], "labels of the sliders before are gone"
     data = explorer.session.data
     page.z_sliders[0].setValue(1.0)
     np.testing.assert_allclose(data.to_components(page.z)[0], 1.0, atol=0.01)
