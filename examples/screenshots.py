@@ -47,7 +47,7 @@ def main() -> None:
 
 def own_copy(run: Path, scratch: Path) -> Path:
     """Selections are kept in the run: the user's own stay as they are."""
-    return shutil.copytree(run, scratch / run.name, ignore=shutil.ignore_patterns("cache", "selections*"))
+    return shutil.copytree(run, scratch / run.name, ignore=shutil.ignore_patterns("selections*"))
 
 
 def small_run(scratch: Path) -> Path:
@@ -62,21 +62,48 @@ def small_run(scratch: Path) -> Path:
 
 
 def picture_the_explorer(viewer: napari.Viewer, run: Path, out: Path) -> None:
+    """Every page, opened as ``emsvae view`` does."""
+    viewer.open(str(run), plugin="emspatialvae")
     explorer = viewer.window.add_plugin_dock_widget("emspatialvae", "Latent explorer")[1]
 
     def shoot_when_quiet(name: str) -> None:
-        wait(lambda: not any(work.running for work in explorer.session._works))
+        wait(lambda: not explorer.session.is_working)
         shoot(viewer, out / name)
 
-    explorer.open(run)
     wait(lambda: explorer.session.is_read)
     explorer.folder.setText(run.name)  # where it lies is nobody's business
-    ends = along(explorer.session.data, (4, 50, 96))
-
-    explorer.session.pick(ends[1])
+    wait(lambda: not explorer.session.is_working)
+    data = explorer.session.data
+    if explorer.classes.gallery is not None:
+        for tile in (3, 6):
+            explorer.classes.board.press(tile)
     shoot_when_quiet("explorer.png")
+    viewer.theme = "light"
+    shoot_when_quiet("light.png")
+    viewer.theme = "dark"
 
-    explorer.tabs.setCurrentWidget(explorer.path)
+    ends = along(data, (4, 50, 96))
+    explorer.session.selection.clear()
+    explorer.show_page(explorer.select)
+    for name, end in zip(("one end", "the other end"), (ends[0], ends[2]), strict=True):
+        explorer.select.take(near(data, end))
+        explorer.select.region_name.setText(name)
+        explorer.select.name_region()
+    explorer.scatter.colour.setCurrentText("regions")
+    explorer.scatter.recolour()
+    shoot_when_quiet("selection.png")
+    explorer.show_page(explorer.montage)
+    explorer.montage.show_selected()
+    shoot_when_quiet("montage.png")
+    explorer.session.selection.clear()
+    explorer.scatter.colour.setCurrentText("density")
+    explorer.scatter.recolour()
+
+    explorer.show_page(explorer.particle)
+    explorer.session.pick(ends[1])
+    shoot_when_quiet("particle.png")
+
+    explorer.show_page(explorer.path)
     for which, end in enumerate((ends[0], ends[2])):
         explorer.path.set_end(which, end)
     explorer.path.make()
@@ -84,18 +111,11 @@ def picture_the_explorer(viewer: napari.Viewer, run: Path, out: Path) -> None:
     viewer.dims.set_current_step(0, len(explorer.path.film.z) // 4)
     shoot_when_quiet("path.png")
 
-    explorer.tabs.setCurrentWidget(explorer.select)
-    for name, end in zip(("one end", "the other end"), (ends[0], ends[2]), strict=True):
-        explorer.select.take(near(explorer.session.data, end))
-        explorer.select.region_name.setText(name)
-        explorer.select.name_region()
-    explorer.scatter.colour.setCurrentText("regions")
-    explorer.scatter.recolour()
-    explorer.tabs.setCurrentWidget(explorer.montage)
-    explorer.montage.show_selected()
-    shoot_when_quiet("montage.png")
-    explorer.tabs.setCurrentWidget(explorer.select)
-    shoot_when_quiet("selection.png")
+    explorer.show_page(explorer.model)
+    explorer.model.along.setCurrentText("principal components")
+    explorer.model._list_sliders()
+    explorer.model.show_map()
+    shoot_when_quiet("model.png")
 
 
 def along(data: RunData, percentiles: Sequence[float]) -> list[int]:
@@ -126,6 +146,7 @@ def picture_the_form(viewer: napari.Viewer, scratch: Path, out: Path) -> None:
     form.particles.setText("particles.star")
     form.out.setText("particles_emsvae")
     wait(lambda: len(form.training.curve.shown.epochs) >= 8)
+    wait(lambda: form.training.live.shown is not None and form.training.live.shown.map is not None)
     form.training.log.setPlainText(form.training.log.toPlainText().replace(f"{stack}/", ""))
     shoot(viewer, out / "training.png", settle_s=0)
     form.cancel()

@@ -26,6 +26,7 @@ from emspatialvae import config as configuration
 from emspatialvae.config import RunConfig
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.io.atomic import atomic_path
+from emspatialvae.io.json_dataclass import from_json, to_json
 from emspatialvae.jobs.lock import lock
 from emspatialvae.results.run_folder import RunDir
 
@@ -92,7 +93,12 @@ def start(config: RunConfig, out: Path, *, force: bool = False, resume: bool = F
     words = ["train", *argv_of(config), f"--out={out}", *(["--force"] * force), *(["--resume"] * resume)]
     folder = _folder_of(out)
     shutil.rmtree(folder, ignore_errors=True)
-    ticket = {"words": words, "started": time.time(), "replaces": None if resume else _stamp(out)}
+    ticket = {
+        "config": to_json(config),
+        "words": words,
+        "started": time.time(),
+        "replaces": None if resume else _stamp(out),
+    }
     with atomic_path(folder / "job.json") as temporary:
         temporary.write_text(json.dumps(ticket))
     with (folder / "log.txt").open("wb") as log:
@@ -125,6 +131,13 @@ class Job:
     def command(self) -> str:
         """The command line that does the same."""
         return shlex.join(["emsvae", *self._ticket["words"]])
+
+    def config(self) -> RunConfig | None:
+        """What it was started with; None of a job that an older version started."""
+        try:
+            return from_json(RunConfig, self._ticket["config"])
+        except (KeyError, TypeError, EmsvaeError):
+            return None
 
     @property
     def log(self) -> Path:

@@ -147,7 +147,7 @@ class RunDir:
         file = self.path / "config.json"
         try:
             content = json.loads(file.read_text())
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise RunFolderError(f"{file} is damaged ({error}); train again") from None
         if not (isinstance(content, dict) and isinstance(content.get("format"), int)):
             raise RunFolderError(f"{file} is damaged (it has no format number); train again")
@@ -169,7 +169,7 @@ class RunDir:
                 assumed=tuple(content["assumed"]),
                 optics=tuple(content.get("optics", ())),
             )
-        except (KeyError, TypeError, EmsvaeError) as error:
+        except (KeyError, TypeError, AttributeError, EmsvaeError) as error:
             raise RunFolderError(f"{file} is damaged ({error}); train again") from None
 
     def record_z_dim(self, z_dim: int) -> None:

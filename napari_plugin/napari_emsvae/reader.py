@@ -12,6 +12,8 @@ from napari_emsvae.layers.layer_data import LayerData
 
 Reader = Callable[[str | Path | list[str]], list[LayerData]]
 
+PLUGIN, RUN_FOLDERS = "emspatialvae", "*_emsvae/"
+"""What napari calls us, and what runs are called unless the user says otherwise."""
 SUFFIXES = (".star", ".cs", ".mrcs")
 LARGEST_CONFIG_BYTES = 1 << 20
 """Ours take a few kilobytes; a larger ``config.json`` is somebody else's and is not worth parsing."""
@@ -31,15 +33,34 @@ def get_reader(path: str | Path | list[str]) -> Reader | None:
 
 
 def is_run_folder(path: Path) -> bool:
-    """Whether ``emsvae train`` made this folder, finished or not, by what ``config.json`` says of itself."""
+    """Whether ``emsvae train`` made this folder, finished or not, by what ``config.json`` says of itself.
+
+    One that is cut short is still ours where our name stands in it: opening it says what is wrong with it.
+    """
     file = path / "config.json"
     try:
         if not file.is_file() or file.stat().st_size > LARGEST_CONFIG_BYTES:
             return False
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
+        text = file.read_text(errors="replace")
+    except OSError:
         return False
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return '"emspatialvae"' in text
     return isinstance(content, dict) and {"format", "emspatialvae"} <= set(content)
+
+
+def prefer_for_runs() -> None:
+    """Note in napari's preferences that folders named as runs are (particles_emsvae) are ours; a choice of the user's own stays.
+
+    napari asks which plugin is to read a folder before it asks the plugins, as its own reader takes folders of images.
+    """
+    from napari.settings import get_settings
+
+    known = get_settings().plugins.extension2reader
+    if RUN_FOLDERS not in known:
+        get_settings().plugins.extension2reader = {**known, RUN_FOLDERS: PLUGIN}
 
 
 def read_particles(path: str | Path | list[str]) -> list[LayerData]:
@@ -65,7 +86,28 @@ def read_run(path: str | Path | list[str]) -> list[LayerData]:
     """
     from napari_emsvae.layers.build import run_layers
 
-    return run_layers(_one(path))
+    layers = run_layers(_one(path))
+    show_explorer()
+    return layers
+
+
+def show_explorer() -> None:
+    """Open the Latent explorer in the window that is open, once the layers are in it."""
+    import napari
+
+    if napari.current_viewer() is None:
+        return
+    from qtpy.QtCore import QTimer
+
+    QTimer.singleShot(0, _dock_explorer)
+
+
+def _dock_explorer() -> None:
+    import napari
+
+    viewer = napari.current_viewer()  # it may have been closed since
+    if viewer is not None and any("emsvae" in layer.metadata for layer in viewer.layers):
+        viewer.window.add_plugin_dock_widget(PLUGIN, "Latent explorer", tabify=True)
 
 
 def _one(path: str | Path | list[str]) -> Path:

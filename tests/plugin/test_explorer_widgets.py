@@ -53,7 +53,7 @@ def explorer(empty, run, qtbot):
 
 def quiet(explorer, qtbot):
     """Wait until no work is under way."""
-    qtbot.waitUntil(lambda: not any(work.running for work in explorer.session._works), timeout=PATIENCE_MS)
+    qtbot.waitUntil(lambda: not explorer.session.is_working, timeout=PATIENCE_MS)
     qtbot.wait(20)
 
 
@@ -62,7 +62,7 @@ def groups(explorer):
     found = {}
     for layer in explorer.session.viewer.layers:
         note = layer.metadata.get("emsvae", {})
-        if "group" in note and layer.visible and layer._type_string == "image":
+        if "group" in note and layer.visible and layer._type_string == "image" and note["name"] != "frames":
             found.setdefault(note["group"], []).append(note["name"])
     return found
 
@@ -99,7 +99,7 @@ def test_every_control_has_a_tooltip_and_is_not_cut_off(explorer, qtbot):
     assert len(ours) > 30
     assert not [control for control in ours if not control.toolTip()]
     for page in explorer.pages:
-        explorer.tabs.setCurrentWidget(page)
+        explorer.show_page(page)
         qtbot.wait(10)
         buttons = [button for button in page.findChildren(QAbstractButton) if button.isVisible()]
         assert not [b.text() for b in buttons if b.width() < b.minimumSizeHint().width()]
@@ -120,6 +120,8 @@ def test_the_layers_of_the_reader_open_the_run_in_the_explorer(viewer, errors, r
     explorer = viewer.window.add_plugin_dock_widget("emspatialvae", "Latent explorer")[1]
     qtbot.waitUntil(lambda: explorer.session.is_read, timeout=PATIENCE_MS)
     quiet(explorer, qtbot)
+    explorer.show_page(explorer.particle)
+    assert explorer.session.row is None, "napari's slider stands in the middle, but nobody has picked a particle"
     viewer.dims.set_current_step(0, 13)
     assert explorer.session.row == 13
     explorer.session.pick(20)
@@ -128,7 +130,7 @@ def test_the_layers_of_the_reader_open_the_run_in_the_explorer(viewer, errors, r
     assert groups(explorer) == {"particle": ["raw", "low-passed", "aligned", "reconstruction", "residual"]}
     assert not viewer.layers["particles"].visible
     # A film beside them has a slider of its own.
-    explorer.tabs.setCurrentWidget(explorer.path)
+    explorer.show_page(explorer.path)
     for which, row in enumerate(explorer.session.data.used[[0, 5]]):
         explorer.path.set_end(which, int(row))
     explorer.path.steps.setValue(4)
@@ -155,7 +157,7 @@ def test_without_a_run_every_button_is_harmless(empty, errors, qtbot, monkeypatc
         monkeypatch.setattr(f"qtpy.QtWidgets.QFileDialog.{dialog}", lambda *_, **__: ("", ""), raising=True)
     monkeypatch.setattr(empty, "ask_and_open", lambda: None)
     for page in empty.pages:
-        empty.tabs.setCurrentWidget(page)
+        empty.show_page(page)
         for button in page.findChildren(QAbstractButton):
             if button.isVisible() and button.text() and button.text() != "Open\N{HORIZONTAL ELLIPSIS}":
                 button.click()
@@ -170,12 +172,12 @@ def test_a_run_without_images_and_model_can_still_be_selected_in(empty, run, err
     qtbot.waitUntil(lambda: empty.session.is_read, timeout=PATIENCE_MS)
     quiet(empty, qtbot)
     assert "checkpoint.pt" in errors[0]
-    empty.tabs.setCurrentWidget(empty.select)
+    empty.show_page(empty.select)
     empty.select.condition.setText("emsvaeZ1 > 0")
     empty.select.select_where()
     quiet(empty, qtbot)
     assert empty.session.selection.count > 0
-    empty.tabs.setCurrentWidget(empty.model)
+    empty.show_page(empty.model)
     assert "checkpoint.pt" in errors[-1]
 
 
@@ -227,11 +229,8 @@ def test_axes_and_colours_can_be_any_column(explorer, errors, qtbot):
         quiet(explorer, qtbot)
         assert explorer.canvas.colouring.label.startswith(name)
     assert not errors
-    panel.across.setCurrentText("rlnImageName")
-    panel.place_points()
-    quiet(explorer, qtbot)
-    assert "an axis needs numbers" in errors[-1]
-    assert explorer.canvas.axes.get_xlabel() == "PC1"
+    assert panel.across.findText("rlnImageName") < 0 and panel.colour.findText("rlnImageName") >= 0
+    assert panel.across.findText("emsvaeMisfit") >= 0
 
 
 def test_keys_choose_what_dragging_does(explorer):
@@ -254,6 +253,7 @@ def test_keys_choose_what_dragging_does(explorer):
 
 def test_a_picked_particle_is_shown_all_ways(explorer, qtbot):
     row = int(explorer.session.data.used[2])
+    explorer.show_page(explorer.particle)
     explorer.session.pick(row)
     quiet(explorer, qtbot)
     assert groups(explorer) == {"particle": ["raw", "low-passed", "aligned", "reconstruction", "residual"]}
@@ -275,7 +275,7 @@ def test_a_picked_particle_is_shown_all_ways(explorer, qtbot):
 
 
 def test_sliders_move_the_picture(explorer, qtbot):
-    explorer.tabs.setCurrentWidget(explorer.model)
+    explorer.show_page(explorer.model)
     layer = explorer.session.viewer.layers["model"]
     shown = [layer.data.copy()]
     for slider, value in (
@@ -294,7 +294,7 @@ def test_sliders_move_the_picture(explorer, qtbot):
 
 
 def test_sliders_can_be_set_to_the_picked_particle_and_back(explorer, errors, qtbot):
-    explorer.tabs.setCurrentWidget(explorer.model)
+    explorer.show_page(explorer.model)
     explorer.model.use_picked()
     assert "no particle is picked" in errors[-1]
     data, row = explorer.session.data, int(explorer.session.data.used[6])
@@ -307,7 +307,7 @@ def test_sliders_can_be_set_to_the_picked_particle_and_back(explorer, errors, qt
 
 
 def test_a_click_on_the_map_jumps_there(explorer, qtbot):
-    explorer.tabs.setCurrentWidget(explorer.model)
+    explorer.show_page(explorer.model)
     explorer.model.tiles.setValue(5)
     explorer.model.show_map()
     quiet(explorer, qtbot)
@@ -328,7 +328,7 @@ def test_a_click_on_the_map_jumps_there(explorer, qtbot):
 
 def test_a_path_between_two_particles(explorer, errors, qtbot, tmp_path):
     page, data = explorer.path, explorer.session.data
-    explorer.tabs.setCurrentWidget(page)
+    explorer.show_page(page)
     page.make()
     page.set_end(0)
     page.toggle_play()
@@ -371,12 +371,12 @@ def test_a_line_in_the_scatter_makes_a_path(explorer, qtbot):
     line = explorer.canvas.points[explorer.session.data.used[[0, 1, 2]]]
     drag(explorer.canvas, line)
     quiet(explorer, qtbot)
-    assert explorer.tabs.currentWidget() is explorer.path
+    assert explorer.page is explorer.path
     np.testing.assert_allclose(explorer.path.film.z[[0, -1]], line[[0, -1]], atol=1e-6)
     assert len(explorer.path.film.z) == 4
-    explorer.tabs.setCurrentWidget(explorer.model)
+    explorer.show_page(explorer.model)
     assert groups(explorer) == {"model": ["model"]}
-    explorer.tabs.setCurrentWidget(explorer.path)
+    explorer.show_page(explorer.path)
     assert groups(explorer) == {"path": ["path: model", "path: particles"]}
 
 
@@ -384,7 +384,7 @@ def test_a_line_in_the_scatter_makes_a_path(explorer, qtbot):
 
 
 def select(explorer, qtbot):
-    explorer.tabs.setCurrentWidget(explorer.select)
+    explorer.show_page(explorer.select)
     quiet(explorer, qtbot)
     return explorer.select
 
@@ -506,23 +506,23 @@ def test_regions_are_named_selected_coloured_and_forgotten(explorer, qtbot):
 def test_the_average_of_the_selection_is_live(explorer, qtbot):
     page, data = select(explorer, qtbot), explorer.session.data
     explorer.session.selection.apply(np.arange(PARTICLES) < 20)
-    qtbot.waitUntil(lambda: page.pictures.shown is not None, timeout=PATIENCE_MS)
+    qtbot.waitUntil(lambda: page.shown is not None, timeout=PATIENCE_MS)
     quiet(explorer, qtbot)
-    assert page.pictures.shown.described() == "all 19 selected particles"
-    assert page.pictures.shown.mean.shape == (BOX, BOX)
-    first = page.pictures.shown.mean
+    assert page.shown.described() == "all 19 selected particles"
+    assert page.shown.mean.shape == (BOX, BOX)
+    first = page.shown.mean
     explorer.session.selection.apply(np.arange(PARTICLES) >= 20)
-    qtbot.waitUntil(lambda: page.pictures.shown.averaged == 40, timeout=PATIENCE_MS)
-    assert not np.array_equal(first, page.pictures.shown.mean)
+    qtbot.waitUntil(lambda: page.shown.averaged == 40, timeout=PATIENCE_MS)
+    assert not np.array_equal(first, page.shown.mean)
     explorer.session.selection.clear()
-    assert page.pictures.shown is None and data is explorer.session.data
+    assert page.shown is None and data is explorer.session.data
 
 
 def test_the_selection_saved_is_the_selection_made(explorer, errors, qtbot, tmp_path, monkeypatch):
     page, selection = select(explorer, qtbot), explorer.session.selection
     selection.apply(np.random.default_rng(0).uniform(size=PARTICLES) < 0.4)
     out = tmp_path / "mine_kept.star"
-    monkeypatch.setattr("napari_emsvae.explorer.tabs.select.QFileDialog.getSaveFileName", lambda *_: (str(out), ""))
+    monkeypatch.setattr("napari_emsvae.qt.dialogs.QFileDialog.getSaveFileName", lambda *_: (str(out), ""))
     page.ask_and_save(both=True)
     quiet(explorer, qtbot)
     names = explorer.session.data.latents.names
@@ -570,7 +570,7 @@ def test_a_damaged_saved_selection_is_a_message(empty, run, errors, qtbot):
 
 def test_a_montage_of_neighbours_and_of_the_selection(explorer, errors, qtbot):
     page, data = explorer.montage, explorer.session.data
-    explorer.tabs.setCurrentWidget(page)
+    explorer.show_page(page)
     page.show_nearest()
     page.show_selected()
     assert "no particle is picked" in errors[0] and "nothing is selected" in errors[1]
@@ -605,7 +605,7 @@ def test_a_montage_of_neighbours_and_of_the_selection(explorer, errors, qtbot):
 
 def test_the_montage_follows_the_cursor_when_asked_to(explorer, qtbot):
     page = explorer.montage
-    explorer.tabs.setCurrentWidget(page)
+    explorer.show_page(page)
     page.count.setValue(4)
     row = int(explorer.session.data.used[3])
     explorer.session.hovered.emit(row)

@@ -31,7 +31,8 @@ def test_a_broken_file_is_an_error_message_not_a_crash(model, tmp_path):
     assert not model.layers
 
 
-def test_a_run_in_the_viewer(viewer, trained_run):
+def test_a_run_in_the_viewer(viewer, trained_run, monkeypatch):
+    monkeypatch.setattr("napari_emsvae.reader.show_explorer", lambda: None)  # which puts its own pictures there
     viewer.open(str(trained_run), plugin="emspatialvae")
     assert [layer.name for layer in viewer.layers] == LAYERS
     shots = []

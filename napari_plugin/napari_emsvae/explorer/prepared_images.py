@@ -52,6 +52,34 @@ def open_prepared(run: RunDir, stack: ParticleStack, used: NDArray[np.bool_]) ->
     n, box = len(stack), preparation.box
     nothing = np.zeros((), dtype=np.float32)
     power = np.broadcast_to(nothing, (n, box // 2 + 1)) if preparation.ctf == "multiply" else None
+    shape = (n, box, box) if stack.channels == 1 else (n, stack.channels, box, box)
     return PreparedOnDemand(
-        np.broadcast_to(nothing, (n, box, box)), used, stack.optics_of, power, stack=stack, preparation=preparation
+        np.broadcast_to(nothing, shape), used, stack.optics_of, power, stack=stack, preparation=preparation
     )
+
+
+def open_cache_alone(run: RunDir, used: NDArray[np.bool_]) -> PreparedImages | None:
+    """The prepared images of a run whose stack is not here, from its ``cache/``; None where that does not hold them.
+
+    A cache is told by the shape of its images and by which of them could be used; of several that fit, the newest is taken.
+
+    Parameters
+    ----------
+    used
+        [n], which particles the run could use.
+    """
+    manifest = run.manifest
+    folder = manifest.config.prepare.cache or run.path / "cache"
+    box, n = manifest.preparation.box, len(used)
+    for file in sorted(folder.glob("images_*.npy"), key=lambda file: file.stat().st_mtime, reverse=True):
+        others = [file.with_name(file.name.replace("images", kind, 1)) for kind in ("usable", "ctf")]
+        if not others[0].is_file() or others[1].is_file() != (manifest.preparation.ctf == "multiply"):
+            continue
+        try:
+            pixels, usable = np.load(file, mmap_mode="r"), np.load(others[0])
+            power = np.load(others[1], mmap_mode="r") if others[1].is_file() else None
+        except (ValueError, OSError, EOFError):
+            continue  # cut short while it was copied
+        if pixels.shape[0] == n and pixels.shape[-2:] == (box, box) and not (used & ~usable).any():
+            return PreparedImages(pixels, usable, np.zeros(n, dtype=np.int32), power)
+    return None

@@ -4,6 +4,9 @@ The table of results comes first, so that the scatter stands while the rest is s
 the STAR file when somebody asks for them. Everything here may be called from a worker thread; nothing here knows Qt.
 """
 
+import hashlib
+import json
+import zipfile
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
     from emspatialvae.analysis.latent_space.embedding import PrincipalComponents
     from emspatialvae.model.interface import ParticleVAE
     from emspatialvae.particles.stack import ParticleStack
-    from emspatialvae.particles.table import ParticleTable
+    from emspatialvae.particles.table import ParticleTable, StarTable
     from emspatialvae.preprocess.cache import PreparedImages
+    from emspatialvae.results.classes import Classes
     from emspatialvae.results.latents import Latents
     from emspatialvae.results.run_folder import Manifest, RunDir
 
@@ -29,6 +33,10 @@ ABOUT = 30
 """Particles whose mean content stands for a place in a plane."""
 UMAP_ROWS = 50_000
 """UMAP looks at no more particles than that; the others have no place in it."""
+UMAP_FILE, PLACE_FILE = "umap.npz", "located.json"
+"""In the run's folder: a UMAP that was made, and where the stack was found when it was not where it had been."""
+SAMPLE_ROWS = 200
+"""Cells that show whether a column holds numbers."""
 
 
 class RunData:
@@ -42,6 +50,8 @@ class RunData:
 
     def __init__(self, run: "RunDir", latents: "Latents") -> None:
         self.run = run
+        self.project_dir: Path | None = None
+        """Where the stack was found, if not where it had been."""
         self.latents = latents
         self.manifest: Manifest = run.manifest
         self._columns: dict[str, NDArray[Any]] = {}
@@ -57,7 +67,9 @@ class RunData:
         """
         from emspatialvae.results.read_run import read_latents
 
-        return cls(*read_latents(Path(path).absolute()))
+        data = cls(*read_latents(Path(path).absolute()))
+        data.project_dir = data._remembered_place()
+        return data
 
     @property
     def path(self) -> Path:
@@ -103,9 +115,50 @@ class RunData:
         from emspatialvae.results.read_run import read_particles
 
         try:
-            return read_particles(self.run, len(self))
+            return read_particles(self.run, len(self), self.project_dir)
         except EmsvaeError as error:
             return error
+
+    @property
+    def has_stack(self) -> bool:
+        """Whether the raw images are where they are looked for."""
+        return not isinstance(self._stack, EmsvaeError)
+
+    def locate_stack(self, folder: Path) -> None:
+        """Look for the stack from another folder on, the project's, and remember it in the run where it is there.
+
+        Raises
+        ------
+        EmsvaeError
+            It is not there either; what was known before holds.
+        """
+        from emspatialvae.io.atomic import atomic_path
+        from emspatialvae.results.read_run import read_particles
+
+        stack = read_particles(self.run, len(self), folder)
+        self.project_dir = folder
+        for name in ("_stack", "images", "_own_columns"):
+            self.__dict__.pop(name, None)
+        self.__dict__["_stack"] = stack
+        with atomic_path(self.path / PLACE_FILE, overwrite=True) as temporary:
+            temporary.write_text(json.dumps({"project_dir": str(folder)}))
+
+    def _remembered_place(self) -> Path | None:
+        try:
+            place = Path(json.loads((self.path / PLACE_FILE).read_text())["project_dir"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return place if place.is_dir() else None
+
+    @property
+    def unit(self) -> str:
+        """What sizes are in: angstrom, or pixel where the particles are photographs, of which nobody knows a scale."""
+        return "pixel" if self.has_stack and self.stack.of_pictures else "angstrom"
+
+    @property
+    def unit_sign(self) -> str:
+        """The unit as it stands behind a number."""
+        return "px" if self.unit == "pixel" else "\N{ANGSTROM SIGN}"
 
     @cached_property
     def model(self) -> "ParticleVAE":
@@ -122,10 +175,49 @@ class RunData:
 
     @cached_property
     def images(self) -> "PreparedImages":
-        """The images as the model sees them."""
-        from napari_emsvae.explorer.prepared_images import open_prepared
+        """The images as the model sees them; without the stack those of the cache.
 
+        Raises
+        ------
+        EmsvaeError
+            There is neither.
+        """
+        from napari_emsvae.explorer.prepared_images import open_cache_alone, open_prepared
+
+        if not self.has_stack:
+            cached = open_cache_alone(self.run, self.latents.used)
+            if cached is not None:
+                return cached
         return open_prepared(self.run, self.stack, self.latents.used)
+
+    @cached_property
+    def near_unit(self) -> Floats:
+        """How well z is known, per coordinate; distances are counted in it."""
+        from emspatialvae.analysis.latent_space.paths import typical_sd
+
+        return typical_sd(self.latents.z_sd[self.used])
+
+    def count_near(self, z: Floats) -> int:
+        """How many particles have contents like z [d]: within two standard deviations of what is known of them, as along a path."""
+        from emspatialvae.analysis.latent_space.paths import REACH
+
+        unit = self.near_unit
+        told = max(float((1 - np.minimum(unit, 1) ** 2).sum()), 1.0)
+        distance = (((self.latents.z[self.used] - z) / unit) ** 2).sum(1)
+        return int((distance <= REACH**2 * told).sum())
+
+    @property
+    def classes(self) -> "Classes | None":
+        """What ``emsvae classes`` made; None when the run has none, or others than its table of results knows.
+
+        Raises
+        ------
+        EmsvaeError
+            They are damaged.
+        """
+        from emspatialvae.results.classes import read_classes
+
+        return None if self.latents.class_number is None else read_classes(self.run)
 
     @cached_property
     def tree(self) -> KDTree:
@@ -166,10 +258,36 @@ class RunData:
             )
         return table
 
-    @property
+    @cached_property
+    def cs_table(self) -> "ParticleTable | None":
+        """RUN/particles.cs, which a run on a .cs file has as well: micrographs and whatever else cryoSPARC knows."""
+        from emspatialvae.particles.table import open_table
+
+        file = self.run.star.with_suffix(".cs")
+        if not file.is_file():
+            return None
+        table = open_table(file)
+        return table if len(table) >= len(self) else None
+
+    @cached_property
     def column_names(self) -> tuple[str, ...]:
-        """The columns of RUN/particles.star, ours last."""
-        return self.table.names
+        """The columns of RUN/particles.star, ours last; then those that only RUN/particles.cs has."""
+        more = () if self.cs_table is None else self.cs_table.names
+        return tuple(dict.fromkeys((*self.table.names, *more)))
+
+    @cached_property
+    def number_columns(self) -> tuple[str, ...]:
+        """Those of `column_names` that hold numbers, judged by their first cells; known without reading the whole file."""
+        from emspatialvae.particles.table import CsTable, StarTable
+
+        found = []
+        texts = _text_columns(self.table) if isinstance(self.table, StarTable) else set()
+        for name in self.column_names:
+            cs = self.cs_table if name not in self.table.names else self.table
+            is_text = cs.is_text(name) if isinstance(cs, CsTable) else name in texts
+            if not is_text:
+                found.append(name)
+        return tuple(found)
 
     @cached_property
     def _own_columns(self) -> dict[str, NDArray[Any]]:
@@ -203,10 +321,11 @@ class RunData:
             return np.asarray(self._own_columns[label])
         if label not in self.column_names:
             raise EmsvaeError(f"{self.run.star} has no column {label}; it has {', '.join(self.column_names)}")
+        table = self.table if label in self.table.names or self.cs_table is None else self.cs_table
         try:
-            return self.table.read(numbers=(label,))[1][label][: len(self)]
+            return table.read(numbers=(label,))[1][label][: len(self)]
         except ParticleFileError:
-            return self.table.read(texts=(label,))[0][label][: len(self)]
+            return table.read(texts=(label,))[0][label][: len(self)]
 
     def where(self, condition: str) -> NDArray[np.bool_]:
         """Which particles meet a condition, as in ``emsvae select --where``; [n].
@@ -218,7 +337,8 @@ class RunData:
         """
         from emspatialvae.workflows.select import matching
 
-        return matching(self.table, condition, say=lambda _: None)[: len(self)]
+        others = () if self.cs_table is None else (self.cs_table,)
+        return matching(self.table, condition, *others, say=lambda _: None)[: len(self)]
 
     # ---------------------------------------------------------------------------------------------- places in a plane
 
@@ -299,6 +419,19 @@ class RunData:
 
         return principal_components(self.latents.z[self.used])
 
+    @property
+    def component_share(self) -> Floats:
+        """Of the variance of z, per principal component; [d]."""
+        return self._components.share
+
+    def to_components(self, z: Floats) -> Floats:
+        """Contents [d] along the principal components; [d]."""
+        return (z - self._components.mean) @ self._components.axes.T
+
+    def from_components(self, values: Floats) -> Floats:
+        """The other way round."""
+        return values @ self._components.axes + self._components.mean
+
     @cached_property
     def umap(self) -> Floats:
         """UMAP of the used particles' contents; NaN beyond `UMAP_ROWS`; [used, 2].
@@ -310,10 +443,53 @@ class RunData:
         """
         from emspatialvae.analysis.latent_space.embedding import some_rows, umap_plane
 
+        file, key = self.path / UMAP_FILE, self._digest_of_z()
+        try:
+            with np.load(file, allow_pickle=False) as saved:
+                if str(saved["of"]) == key:
+                    return saved["plane"].astype(float)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            pass  # there is none yet, or it is no good: it is made anew
         rows = some_rows(len(self.used), UMAP_ROWS)
         out = np.full((len(self.used), 2), np.nan)
         out[rows] = umap_plane(self.latents.z[self.used[rows]])
+        self._keep_umap(file, key, out)
         return out
+
+    def _keep_umap(self, file: Path, key: str, plane: Floats) -> None:
+        """A UMAP takes minutes: it stays with the run, where that can be written to."""
+        from emspatialvae.io.atomic import atomic_path
+
+        try:
+            with atomic_path(file, overwrite=True) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, allow_pickle=False, of=key, plane=plane.astype(np.float32))
+        except (OSError, EmsvaeError):
+            return  # a run on a disk that is read-only is looked at all the same
+
+    def _digest_of_z(self) -> str:
+        """A short text that stands for these contents."""
+        return hashlib.sha256(np.ascontiguousarray(self.latents.z[self.used]).tobytes()).hexdigest()[:16]
+
+
+def _text_columns(table: "StarTable") -> set[str]:
+    """Columns of a STAR file that hold texts, judged by the first rows: a look at the beginning of each table."""
+    block, optics = table.block, table.optics
+    with block.path.open("rb") as stream:
+        stream.seek(block.rows_start)
+        lines = [line.decode("utf-8", "replace").split() for _, line in zip(range(SAMPLE_ROWS), stream, strict=False)]
+    rows = [cells for cells in lines if len(cells) == len(block.labels)]
+    columns = dict(zip(block.labels, zip(*rows, strict=True), strict=True)) if rows else {}
+    if optics is not None:
+        columns = {**optics.columns(*optics.labels), **columns}
+    return {name for name, cells in columns.items() if not all(map(_is_number, cells))}
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def has_umap() -> bool:

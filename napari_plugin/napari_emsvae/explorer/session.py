@@ -1,5 +1,6 @@
 """What the parts of the explorer share: the run, the selection, the picked particle, the canvas, and a place for messages."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from napari_emsvae.explorer.pictures.stage import Stage, tag
 from napari_emsvae.explorer.run_data import RunData
 from napari_emsvae.explorer.selection import FILE, SelectionModel
 from napari_emsvae.qt.background_work import Background
+from napari_emsvae.qt.messages import in_the_window
 
 AUTOSAVE_MS = 800
 
@@ -22,8 +24,9 @@ class Session(QObject):
 
     Signals: ``opened`` (a run's results are there), ``read`` (its particles and its model, too), ``picked`` (row or None), ``hovered``
     (row or None), ``selected`` (selection or regions changed), ``content`` (z [d] that the model shall draw),
-    ``placed`` (z [d] that it draws at present, or None), ``path`` (z [k, d] of a path, or None), ``said`` (a message and
-    whether it is an error).
+    ``placed`` (z [d] that it draws at present, or None), ``path`` (z [k, d] of a path, or None), ``enclosing`` (the mask [n] of what is being
+    drawn round at this moment, None when it is done), ``said`` (a message and
+    whether it is an error), ``working`` (what is under way in the background, empty when nothing is).
     """
 
     opened = Signal()
@@ -34,7 +37,9 @@ class Session(QObject):
     content = Signal(object)
     placed = Signal(object)
     path = Signal(object)
+    enclosing = Signal(object)
     said = Signal(str, bool)
+    working = Signal(str)
 
     def __init__(self, viewer: ViewerModel, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -42,6 +47,7 @@ class Session(QObject):
         self.stage = Stage(viewer)
         self.row: int | None = None
         self.is_read = False
+        self._slider_at: int | None = None
         self._data: RunData | None = None
         self._selection: SelectionModel | None = None
         self._autosave = QTimer(self)
@@ -49,17 +55,43 @@ class Session(QObject):
         self._autosave.setInterval(AUTOSAVE_MS)
         self._autosave.timeout.connect(self.save_selection)
         self._works: list[Background] = []
+        self._others: list[Background] = []
+        self._doing: dict[int, str] = {}
         viewer.dims.events.current_step.connect(self._follow_slider)
 
-    def background(self) -> Background:
-        """A kind of work that tells the user when it fails, and ends with the session."""
-        work = Background(self.fail)
-        self._works.append(work)
+    def background(self, wanted: Callable[[], bool] = lambda: True, *, of_run: bool = True) -> Background:
+        """A kind of work that tells the user when it fails, and ends with the session.
+
+        Parameters
+        ----------
+        wanted
+            See `Background`.
+        of_run
+            It is about the run that is open: it ends, results and all, when another one is.
+        """
+        number = len(self._works) + len(self._others)
+        work = Background(self.fail, lambda text: self._tell_work(number, text), wanted)
+        (self._works if of_run else self._others).append(work)
         return work
+
+    def tell_opening(self, text: str) -> None:
+        """A run is being opened: work that is of no run yet."""
+        self._tell_work(-1, text)
+
+    def _tell_work(self, number: int, text: str) -> None:
+        self._doing.pop(number, None)
+        if text:
+            self._doing[number] = text
+        self.working.emit(", ".join(dict.fromkeys(self._doing.values())))
+
+    @property
+    def is_working(self) -> bool:
+        """Whether anything is under way in the background."""
+        return any(work.running for work in (*self._works, *self._others))
 
     def end(self) -> None:
         """Give up what is under way and leave the viewer alone; the session's widgets may be gone already."""
-        for work in self._works:
+        for work in (*self._works, *self._others):
             work.stop()
         self.viewer.dims.events.current_step.disconnect(self._follow_slider)
 
@@ -75,14 +107,14 @@ class Session(QObject):
             None is open.
         """
         if self._data is None:
-            raise EmsvaeError("no run is open; choose the folder that `emsvae train` made, above the scatter")
+            raise EmsvaeError("no run is open; choose a run folder, above the scatter")
         return self._data
 
     @property
     def selection(self) -> SelectionModel:
         """The selection among the run's particles; raises as `data` does."""
         if self._selection is None:
-            raise EmsvaeError("no run is open; choose the folder that `emsvae train` made, above the scatter")
+            raise EmsvaeError("no run is open; choose a run folder, above the scatter")
         return self._selection
 
     @property
@@ -93,8 +125,11 @@ class Session(QObject):
     def use(self, data: RunData) -> None:
         """Take up a run whose results were read; the selection is the one that was saved beside them."""
         self.flush()
+        for work in self._works:
+            work.stop()
         self.stage.clear()
         self._data, self.row, self.is_read = data, None, False
+        self._slider_at = self._slider()
         self._selection = SelectionModel(data.latents.used)
         file = data.path / FILE
         if file.is_file():
@@ -125,6 +160,7 @@ class Session(QObject):
 
     def _selection_changed(self) -> None:
         self._autosave.start()
+        self.said.emit("", False)  # what was said of the selection before holds no longer
         self.selected.emit()
 
     def save_selection(self) -> None:
@@ -150,6 +186,7 @@ class Session(QObject):
 
     def fail(self, text: str) -> None:
         """Tell the user what went wrong: in the explorer and as napari's notification. The viewer lives on."""
+        text = in_the_window(text)
         self.said.emit(text, True)
         notifications.show_error(text)
 
@@ -165,13 +202,16 @@ class Session(QObject):
         return None
 
     def _follow_slider(self, _: Any = None) -> None:
-        axis = self._particle_axis()
-        if axis is None:
-            return
-        row = int(np.clip(self.viewer.dims.current_step[axis], 0, len(self.data) - 1))
-        if row != self.row and (self.row is not None or row != 0):
-            self.row = row
+        row = self._slider()
+        # Where napari put it when the run was opened, nobody has picked a particle.
+        if row is not None and row not in (self.row, self._slider_at):
+            self.row, self._slider_at = row, None
             self.picked.emit(row)
+
+    def _slider(self) -> int | None:
+        """The particle that the slider stands at; None without one."""
+        axis = self._particle_axis()
+        return None if axis is None else int(np.clip(self.viewer.dims.current_step[axis], 0, len(self.data) - 1))
 
 
 def _same(run: str | None, path: Path) -> bool:

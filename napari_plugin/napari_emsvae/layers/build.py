@@ -126,7 +126,7 @@ def _load_for_display(path: Path) -> tuple[ParticleStack, bool]:
 
 
 def _layer(images: LazyImages, info: LayerInfo, limits: tuple[float, float]) -> LayerData:
-    grid, unit = info.grid, "angstrom" if info.known else "pixel"
+    grid, unit = info.grid, "angstrom" if info.known and not info.stack.of_pictures else "pixel"
     settings: dict[str, Any] = {
         "name": info.kind if info.known else f"{info.kind} (pixel size unknown)",
         "scale": (1, grid.pixel_size_A, grid.pixel_size_A),

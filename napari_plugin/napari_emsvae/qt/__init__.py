@@ -1,1 +1,1 @@
-"""Pieces of Qt that know nothing of particles."""
+"""Small helpers round Qt: controls, dialogs, work in the background, colours."""

@@ -17,12 +17,20 @@ class Background:
     failed
         Told what went wrong, one line.
     busy
-        Told whether work is under way.
+        Told what is under way, in words, and an empty text when nothing is any more.
+    wanted
+        Whether results can be shown at present; until they can (see `deliver`) the latest one is kept.
     """
 
-    def __init__(self, failed: Callable[[str], None], busy: Callable[[bool], None] = lambda _: None) -> None:
-        self._failed, self._busy = failed, busy
+    def __init__(
+        self,
+        failed: Callable[[str], None],
+        busy: Callable[[str], None] = lambda _: None,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._failed, self._busy, self._wanted = failed, busy, wanted
         self._latest: Any = None
+        self._kept: Callable[[], None] | None = None
 
     @property
     def running(self) -> bool:
@@ -35,6 +43,8 @@ class Background:
         *arguments: Any,
         done: Callable[[Any], None] = lambda _: None,
         each: Callable[[Any], None] | None = None,
+        ended: Callable[[], object] = lambda: None,
+        doing: str = "working",
     ) -> None:
         """Call ``function(*arguments)`` in a thread.
 
@@ -44,6 +54,10 @@ class Background:
             Called in the main thread with what it returned; of a generator, when it has ended.
         each
             Makes ``function`` a generator: called in the main thread with everything it yields but None.
+        ended
+            Called in the main thread when it is over, well or not, unless it was given up.
+        doing
+            What is going on, for the user who waits for it.
         """
         self.stop()
         worker = create_worker(function, *arguments, _start_thread=False, _ignore_errors=True)
@@ -56,24 +70,42 @@ class Background:
 
             return guarded
 
-        def ended(_: Any) -> None:
+        def shown(call: Callable[[Any], None]) -> Callable[[Any], None]:
+            def when_wanted(value: Any = None) -> None:
+                if self._wanted():
+                    self._kept = None
+                    call(value)
+                else:
+                    self._kept = lambda: call(value)
+
+            return when_wanted
+
+        def over(_: Any) -> None:
             self._latest = None
-            self._busy(False)
+            self._busy("")
+            ended()
 
         if each is not None:
-            worker.yielded.connect(current(lambda value: None if value is None else each(value)))
-        worker.returned.connect(current(done))
+            worker.yielded.connect(current(lambda value: None if value is None else shown(each)(value)))
+        worker.returned.connect(current(done if each is not None else shown(done)))
         worker.errored.connect(current(self._explain))
-        worker.finished.connect(current(ended))
-        self._busy(True)
+        worker.finished.connect(current(over))
+        self._busy(doing)
         worker.start()
 
+    def deliver(self) -> None:
+        """Hand over the result that came while none was wanted."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept()
+
     def stop(self) -> None:
-        """Give up what is under way; a generator ends at its next yield, anything else is no longer waited for."""
+        """Give up what is under way and what was kept; a generator ends at its next yield, anything else is no longer waited for."""
+        self._kept = None
         if self._latest is not None:
             self._latest.quit()
             self._latest = None
-            self._busy(False)
+            self._busy("")
 
     def _explain(self, error: Exception) -> None:
         if isinstance(error, EmsvaeError):

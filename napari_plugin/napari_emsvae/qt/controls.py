@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import (
     QBoxLayout,
     QCheckBox,
@@ -12,12 +13,42 @@ from qtpy.QtWidgets import (
     QLabel,
     QLayout,
     QLineEdit,
+    QListWidget,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QSpinBox,
     QVBoxLayout,
     QWidget,
 )
+from superqt import QFlowLayout
+
+
+class Choice(QComboBox):
+    """A list to choose from that keeps the letters typed into it, which would act as the window's shortcuts otherwise."""
+
+    def event(self, event: QEvent | None) -> bool:
+        """Qt asks the widget that has the focus before a shortcut acts."""
+        return keeps_letters(event) or super().event(event)
+
+
+class Entries(QListWidget):
+    """A list of entries; see `Choice`."""
+
+    def event(self, e: QEvent | None) -> bool:
+        """See `Choice`."""
+        return keeps_letters(e) or super().event(e)
+
+
+def keeps_letters(event: QEvent | None) -> bool:
+    """Accept the question whether a typed letter belongs to a widget rather than to a shortcut."""
+    if not isinstance(event, QKeyEvent) or event.type() != QEvent.Type.ShortcutOverride:
+        return False
+    plain = event.modifiers() in (Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.ShiftModifier)
+    if plain and event.text() and event.text().isprintable():
+        event.accept()
+        return True
+    return False
 
 
 def button(text: str, tip: str, clicked: Callable[[], object]) -> QPushButton:
@@ -33,11 +64,12 @@ def button(text: str, tip: str, clicked: Callable[[], object]) -> QPushButton:
 
 def choice(options: Sequence[str], tip: str, changed: Callable[[str], object] | None = None) -> QComboBox:
     """A list to choose one from; long entries of a list that is filled later do not make the window wide."""
-    made = QComboBox()
+    made = Choice()
     made.addItems(list(options))
     made.setToolTip(tip)
     made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    made.setMinimumContentsLength(max([9, *map(len, options)]))
+    made.setMinimumContentsLength(max([7, *map(len, options)]))
+    made.setAccessibleName(tip.partition("\n")[0])
     made.setMaxVisibleItems(24)
     if changed is not None:
         made.textActivated.connect(changed)
@@ -50,6 +82,7 @@ def whole_number(low: int, high: int, value: int, tip: str) -> QSpinBox:
     made.setRange(low, high)
     made.setValue(value)
     made.setToolTip(tip)
+    made.setAccessibleName(tip)
     return made
 
 
@@ -64,6 +97,7 @@ def number(
     made.setValue(value)
     made.setSuffix(suffix)
     made.setToolTip(tip)
+    made.setAccessibleName(tip)
     return made
 
 
@@ -82,6 +116,7 @@ def field(placeholder: str, tip: str, width: int | None = None) -> QLineEdit:
     made = QLineEdit()
     made.setPlaceholderText(placeholder)
     made.setToolTip(tip)
+    made.setAccessibleName(tip)
     if width is not None:
         made.setMaximumWidth(width)
     return made
@@ -94,6 +129,36 @@ def words(text: str = "", tip: str = "", *, wrap: bool = False) -> QLabel:
     made.setWordWrap(wrap)
     made.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return made
+
+
+def flow(*parts: QWidget | str) -> QLayout:
+    """Side by side, in as many lines as the width needs; a text becomes a label."""
+    made = QFlowLayout()
+    made.setContentsMargins(0, 0, 0, 0)
+    made.setHorizontalSpacing(6)
+    made.setVerticalSpacing(4)
+    for part in parts:
+        widget = words(part) if isinstance(part, str) else part
+        widget.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+        made.addWidget(widget)
+    return made
+
+
+def together(*parts: QWidget | str) -> QWidget:
+    """Side by side and never torn apart by `flow`: a field and its name."""
+    made = QWidget()
+    made.setLayout(row(*parts))
+    return made
+
+
+def scrolled(page: QWidget) -> QScrollArea:
+    """A page in a frame that scrolls when the window is too small for it."""
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setFrameShape(QScrollArea.Shape.NoFrame)
+    area.setWidget(page)
+    area.setMinimumSize(120, 90)
+    return area
 
 
 def row(*parts: QWidget | QLayout | str | None) -> QHBoxLayout:

@@ -1,10 +1,11 @@
 """The training form: a dock widget that starts `emsvae train` in a process of its own, shows how far it is, and opens the result."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import napari
 from napari.utils import notifications
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QFileDialog, QGridLayout, QScrollArea, QSplitter, QWidget
 
@@ -17,6 +18,8 @@ from emspatialvae.results.run_folder import RunDir, default_out
 from napari_emsvae.explorer.pictures.stage import tag
 from napari_emsvae.qt.background_work import Background
 from napari_emsvae.qt.controls import button, choice, column, field, row, words
+from napari_emsvae.qt.messages import in_the_window
+from napari_emsvae.qt.window import fit_into_screen
 from napari_emsvae.training.progress_view import TrainingView
 from napari_emsvae.training.settings import NOTHING, config_of
 from napari_emsvae.training.settings_form import SettingsForm
@@ -25,6 +28,8 @@ FOR_ALL_PX = 520
 """Height of the settings when all are unfolded."""
 SPARE_PX = 8
 """Room for what a style puts round a scroll bar."""
+LIVE_MINUTES = 0.1
+"""Between checkpoints of a training that is looked at."""
 STOP, REPLACE, GO_ON = "stop", "replace the run", "go on with the run"
 
 
@@ -42,7 +47,8 @@ class TrainForm(QWidget):
         self.training.ended.connect(self._ended)
         self._build()
         self._enable(running=False)
-        self.destroyed.connect(self._describing.stop)
+        shut = self._describing.stop, self.training._looking.stop
+        self.destroyed.connect(lambda: [stop() for stop in shut])
         active = viewer.layers.selection.active
         for layer in [*([] if active is None else [active]), *viewer.layers]:
             if tag(layer).get("kind") == "particles":
@@ -93,6 +99,7 @@ class TrainForm(QWidget):
         content, bar = self.scroll_area.widget(), self.scroll_area.verticalScrollBar()
         if content is not None and bar is not None:
             self.scroll_area.setMinimumWidth(content.minimumSizeHint().width() + bar.sizeHint().width() + SPARE_PX)
+            QTimer.singleShot(0, lambda: fit_into_screen(self))
             if not self._folded:
                 self._folded = [content.sizeHint().height(), self.split.height()]
                 self.split.setSizes(self._folded)
@@ -111,8 +118,8 @@ class TrainForm(QWidget):
         self.out.editingFinished.connect(self._out_chosen)
         self.exists = choice(
             (STOP, REPLACE, GO_ON),
-            "When the run folder is there already: stop, replace it (--force),\n"
-            "or go on with a run that was cut short, with its own settings (--resume)",
+            "When the run folder is there already: stop, replace it,\n"
+            "or go on with a run that was cut short, with its own settings",
         )
         presets = (NOTHING, *PRESETS)
         tip = "paper: the settings of the spatial-VAE paper; they show in the fields below"
@@ -226,6 +233,9 @@ class TrainForm(QWidget):
         try:
             out, wanted = self._folder(), self.exists.currentText()
             config = self._config_to_go_on(out) if wanted == GO_ON else self._config()
+            if not self.settings.typed()["train.checkpoint_minutes"]:
+                # The view of the model lives on checkpoints: about one an epoch.
+                config = replace(config, train=replace(config.train, checkpoint_minutes=LIVE_MINUTES))
             job = jobs.start(config, out, force=wanted == REPLACE, resume=wanted == GO_ON)
         except (EmsvaeError, OSError) as error:
             self.fail(str(error))
@@ -249,8 +259,20 @@ class TrainForm(QWidget):
     def follow(self, job: Job) -> None:
         """Show how a training is doing, and open its result when it has ended."""
         self.out.setText(str(job.out))
+        self._show_settings_of(job)
         self._enable(running=True)
         self.training.follow(job)
+
+    def _show_settings_of(self, job: Job) -> None:
+        """The form shows what the job was started with, not what would be the default."""
+        config = job.config()
+        if config is None:
+            return
+        self._out_is_default = False
+        self.particles.setText(str(config.input.particles))
+        self._base = config
+        self.preset.setCurrentText(NOTHING)
+        self.settings.set_base(config)
 
     def cancel(self) -> None:
         """End the training early."""
@@ -285,6 +307,7 @@ class TrainForm(QWidget):
 
     def fail(self, text: str) -> None:
         """Say what went wrong: here and as napari's notification. The viewer lives on."""
+        text = in_the_window(text)
         self.training.say(f"\N{WARNING SIGN} {text}")
         notifications.show_error(text)
 

@@ -14,7 +14,7 @@ class LearningCurveView(FigureCanvasQTAgg):
     """ELBO of training and held-out particles per epoch."""
 
     def __init__(self) -> None:
-        figure = Figure(facecolor=palette.BACKGROUND, layout="constrained")
+        figure = Figure(facecolor=palette.theme.background, layout="constrained")
         super().__init__(figure)
         self.setToolTip(
             "ELBO per epoch, in nats per particle: higher is better.\nHeld-out far below training means over-fitting."
@@ -34,12 +34,12 @@ class LearningCurveView(FigureCanvasQTAgg):
             return
         self.shown, axes = curve, self.axes
         axes.clear()
-        axes.set_facecolor(palette.BACKGROUND)
-        axes.tick_params(colors=palette.FAINT, labelcolor=palette.TEXT, labelsize=palette.FONT_PT - 1)
+        axes.set_facecolor(palette.theme.background)
+        axes.tick_params(colors=palette.theme.faint, labelcolor=palette.theme.text, labelsize=palette.FONT_PT - 1)
         for spine in axes.spines.values():
-            spine.set_color(palette.FAINT)
-        axes.set_xlabel("epoch", color=palette.TEXT, fontsize=palette.FONT_PT)
-        axes.set_ylabel("ELBO, nats/particle", color=palette.TEXT, fontsize=palette.FONT_PT)
+            spine.set_color(palette.theme.faint)
+        axes.set_xlabel("epoch", color=palette.theme.text, fontsize=palette.FONT_PT)
+        axes.set_ylabel("ELBO, nats/particle", color=palette.theme.text, fontsize=palette.FONT_PT)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if curve.epochs:
             self._plot(curve)
@@ -51,7 +51,7 @@ class LearningCurveView(FigureCanvasQTAgg):
                 transform=axes.transAxes,
                 ha="center",
                 va="center",
-                color=palette.FAINT,
+                color=palette.theme.faint,
                 fontsize=palette.FONT_PT,
             )
         self.draw_idle()
@@ -59,7 +59,7 @@ class LearningCurveView(FigureCanvasQTAgg):
     def _plot(self, curve: LearningCurve) -> None:
         axes = self.axes
         curves = (("training", curve.train_elbo, "o-"), ("held out", curve.held_out_elbo, "s--"))
-        for (name, elbo, style), color in zip(curves, palette.DISTINCT, strict=False):
+        for (name, elbo, style), color in zip(curves, palette.theme.distinct, strict=False):
             if np.isfinite(elbo).any():
                 axes.plot(curve.epochs, elbo, style, ms=4, color=color, label=f"{name} {elbo[-1]:.2f}")
         # The first epochs climb from an untrained model and would flatten all that matters.
@@ -68,11 +68,11 @@ class LearningCurveView(FigureCanvasQTAgg):
             low, high = values[len(values) // 10], values[-1]
             room = max(high - low, 1e-3)
             axes.set_ylim(low - 0.15 * room, high + 0.1 * room)
-        axes.grid(color=palette.FAINT, alpha=0.25)
+        axes.grid(color=palette.theme.faint, alpha=0.25)
         axes.legend(
             loc="lower right",
             fontsize=palette.FONT_PT,
-            facecolor=palette.BACKGROUND,
-            labelcolor=palette.TEXT,
-            edgecolor=palette.FAINT,
+            facecolor=palette.theme.background,
+            labelcolor=palette.theme.text,
+            edgecolor=palette.theme.faint,
         )

@@ -9,6 +9,8 @@ from qtpy.QtWidgets import QPlainTextEdit, QProgressBar, QWidget
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.jobs.background import Job
 from emspatialvae.results.run_folder import Manifest, RunDir
+from napari_emsvae.live_view import Glimpse, LiveView, glimpse
+from napari_emsvae.qt.background_work import Background
 from napari_emsvae.qt.controls import column, words
 from napari_emsvae.training.learning_curve import LearningCurveView
 from napari_emsvae.training.settings import Pace, progress_text, tail
@@ -42,9 +44,12 @@ class TrainingView(QWidget):
         self.log.setToolTip("What the training said last")
         self.log.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
         self.log.setMinimumHeight(80)
-        layout = column(self.message, self.bar, self.curve, self.log)
-        layout.setStretch(2, 3)
-        layout.setStretch(3, 2)
+        self.live = LiveView()
+        self.live.hide()
+        self._looking, self._seen = Background(self.say), 0
+        layout = column(self.message, self.bar, self.live, self.curve, self.log)
+        for place, share in ((2, 3), (3, 3), (4, 2)):
+            layout.setStretch(place, share)
         self.setLayout(layout)
 
     @property
@@ -61,6 +66,8 @@ class TrainingView(QWidget):
     def follow(self, job: Job) -> None:
         """Show how a training is doing until it has ended."""
         self.job, self._pace, self._manifest, self._cancelling = job, Pace(), None, False
+        self._looking.stop()
+        self._seen = 0
         for widget in (self.bar, self.curve):
             widget.show()
         self._timer.start()
@@ -83,6 +90,7 @@ class TrainingView(QWidget):
         state = job.poll()
         self._show_log(tail(job.log, LOG_LINES))
         self._show_progress(job)
+        self._look_at_model(job)
         if state.kind != "running":
             self._timer.stop()
             self.bar.hide()
@@ -102,6 +110,25 @@ class TrainingView(QWidget):
         self._show_epochs(done, self._manifest)
         if not self._cancelling:
             self.say(self._progress(done, self._manifest))
+
+    def _look_at_model(self, job: Job) -> None:
+        """Show what a new checkpoint holds; one at a time."""
+        try:
+            written = (job.out / "checkpoint.pt").stat().st_mtime_ns
+        except OSError:
+            return
+        if self._manifest is not None and written != self._seen and not self._looking.running:
+            self._seen = written
+            self._looking.start(glimpse, job.out, done=self._show_model)
+
+    def _show_model(self, found: Glimpse) -> None:
+        self.live.show_glimpse(found)
+        self.live.show()
+
+    def shut(self) -> None:
+        """Look no longer."""
+        self._timer.stop()
+        self._looking.stop()
 
     def _progress(self, done: int, manifest: Manifest | None) -> str:
         if manifest is None:

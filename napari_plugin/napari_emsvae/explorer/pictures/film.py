@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.arrays import Floats, Rows
 from napari_emsvae.explorer.run_data import RunData
+from napari_emsvae.upright import upright
 
 if TYPE_CHECKING:
     from emspatialvae.analysis.figures.film import Film
@@ -44,7 +45,6 @@ def film_along(data: RunData, points: Floats, ends: tuple[str, str]) -> "Film":
 
 def rolling_averages(data: RunData, members: Rows) -> NDArray[np.float32]:
     """Averages of aligned particles ``members`` [k, m], each particle read once; [k, box, box]."""
-    from emspatialvae.imaging import alignment
     from emspatialvae.model.render import restored
 
     rows, place = np.unique(members, return_inverse=True)
@@ -55,8 +55,8 @@ def rolling_averages(data: RunData, members: Rows) -> NDArray[np.float32]:
     power = None if images.ctf_power is None else np.zeros((len(members), images.ctf_power.shape[1]))
     for start in range(0, len(rows), STEP):
         part = slice(start, start + STEP)
-        portion = images.portion(rows[part])
-        total += np.tensordot(belongs[:, part], alignment.align(portion.images, data.latents.pose[rows[part]]), 1)
+        aligned, portion = upright(data, rows[part])
+        total += np.tensordot(belongs[:, part], aligned, 1)
         if power is not None and portion.ctf_power is not None:
             power += belongs[:, part] @ portion.ctf_power
     if power is not None:
@@ -70,6 +70,11 @@ def along_line(line: Floats, steps: int) -> Floats:
     kept = np.concatenate([[True], np.diff(travelled) > 0])
     at = np.linspace(0, travelled[-1], steps)
     return np.stack([np.interp(at, travelled[kept], line[kept, k]) for k in (0, 1)], 1)
+
+
+def averages_beside(destination: Path) -> Path:
+    """Where the averages of real particles go when the film is a stack: film.mrcs has film_particles.mrcs beside it."""
+    return destination.with_stem(f"{destination.stem}_particles")
 
 
 def save_film(film: "Film", destination: Path, *, force: bool = False) -> None:
@@ -93,8 +98,11 @@ def save_film(film: "Film", destination: Path, *, force: bool = False) -> None:
             raise EmsvaeError(f"{destination} exists already; choose another name")
         figures.save(strip(film), destination, dpi=130)
     else:
-        beside = destination.with_stem(f"{destination.stem}_particles")
+        beside = averages_beside(destination)
         stacks = {destination: film.drawn} | ({} if film.averages is None else {beside: film.averages})
+        for file in stacks:
+            if file.exists() and not force:
+                raise EmsvaeError(f"{file} exists already; choose another name")
         for file, images in stacks.items():
             with StackWriter(file, len(images), images.shape[-1], film.pixel_size_A, overwrite=force) as writer:
                 writer.append(images)

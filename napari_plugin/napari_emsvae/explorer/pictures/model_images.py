@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def draw(model: "ParticleVAE", z: Floats, pose: "Pose2D") -> Image:
-    """What the model draws for one content z [d] at one pose of the common frame, in prepared pixels, without CTF; [box, box]."""
+    """What the model draws for one content z [d] at one pose of the common frame, in prepared pixels, without CTF, of colour the mean; [box, box]."""
     import torch
 
     from emspatialvae.model.distributions import Content
@@ -24,7 +24,7 @@ def draw(model: "ParticleVAE", z: Floats, pose: "Pose2D") -> Image:
 
     content = Content(*(torch.from_numpy(np.array(part)).float() for part in (z[None], pose.theta_rad, pose.shift_px)))
     with torch.no_grad():
-        return seen(model, model.render(content)[:, 0].numpy())[0]
+        return seen(model, model.render(content).mean(1).numpy())[0]
 
 
 def draw_map(data: RunData, tiles: int) -> "tuple[ZMap, Mosaic]":

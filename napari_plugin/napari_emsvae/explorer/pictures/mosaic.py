@@ -26,28 +26,29 @@ class Mosaic:
     rows: int
     columns: int
     count: int
+    gap: int = GAP_PX
 
     @classmethod
-    def of(cls, tiles: NDArray[np.float32], columns: int | None = None) -> "Mosaic":
+    def of(cls, tiles: NDArray[np.float32], columns: int | None = None, gap: int = GAP_PX) -> "Mosaic":
         """Lay tiles [n, box, box] in rows; by default about as many columns as rows. What stays empty is as dark as the darkest."""
         count, box = len(tiles), tiles.shape[-1]
         columns = max(1, columns or math.ceil(math.sqrt(count)))
         rows = max(1, math.ceil(count / columns))
-        step = box + GAP_PX
-        image = np.full((rows * step - GAP_PX, columns * step - GAP_PX), tiles.min(initial=0.0), dtype=np.float32)
+        step = box + gap
+        image = np.full((rows * step - gap, columns * step - gap), tiles.min(initial=0.0), dtype=np.float32)
         for k, tile in enumerate(tiles):
             top, left = k // columns * step, k % columns * step
             image[top : top + box, left : left + box] = tile
-        return cls(image, box, rows, columns, count)
+        return cls(image, box, rows, columns, count, gap)
 
     def corner(self, tile: int) -> tuple[int, int]:
         """Row and column of a tile's first pixel."""
-        step = self.box + GAP_PX
+        step = self.box + self.gap
         return tile // self.columns * step, tile % self.columns * step
 
     def at(self, row: float, column: float) -> int | None:
         """The tile that a point of the image (in pixels) lies in; None beside all of them."""
-        step = self.box + GAP_PX
+        step = self.box + self.gap
         down, across = math.floor((row + 0.5) / step), math.floor((column + 0.5) / step)
         tile = down * self.columns + across
         inside = 0 <= down < self.rows and 0 <= across < self.columns and tile < self.count
@@ -56,12 +57,12 @@ class Mosaic:
 
 def montage(data: "RunData", rows: "Rows", look: Look, low_pass_A: float) -> tuple[Mosaic, float]:
     """Some particles side by side, each brought to background 0 and s.d. 1, and the pixel size of the tiles (angstrom)."""
-    from emspatialvae.imaging import alignment
     from napari_emsvae.explorer.pictures.picture import low_passed
     from napari_emsvae.layers import images
+    from napari_emsvae.upright import upright
 
     if look.startswith("aligned"):
-        tiles = alignment.align(data.images.portion(rows).images, data.latents.pose[rows])
+        tiles, _ = upright(data, rows)
         pixel_size_A = data.pixel_size_A
     else:
         grid = images.Grid.of(data.stack)

@@ -17,7 +17,7 @@ class Picture:
     """An image, or a film of them, to be shown beside others."""
 
     name: str
-    image: NDArray[np.floating]
+    image: NDArray[np.floating] | NDArray[np.uint8]
     """[..., height, width]"""
     pixel_size_A: float
     limits: tuple[float, float]
@@ -25,6 +25,10 @@ class Picture:
     """What stands above it [default: the name]."""
     smooth: bool = False
     """Without visible pixels: for what a model draws, which has none."""
+    over: bool = False
+    """Colours with transparency [height, width, 4] that lie over the picture before instead of beside it."""
+    unit: str = "angstrom"
+    """What the pixel size is in: pixel, of photographs."""
 
 
 def low_passed(image: Image, resolution_px: float) -> Image:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from emspatialvae.imaging.arrays import Rows
 from napari_emsvae.explorer.run_data import RunData
+from napari_emsvae.upright import upright
 
 Image = NDArray[np.float32]
 
@@ -25,6 +26,8 @@ class Statistics:
     """[box, box]; where the images were multiplied by the CTF, restored by a Wiener filter."""
     sd: Image
     """[box, box], of the images as the model sees them."""
+    rest: Image | None
+    """[box, box]; the average of what is left out, as ``mean``; None where nothing is."""
     averaged: int
     """How many particles these are of,"""
     selected: int
@@ -37,12 +40,17 @@ class Statistics:
         return f"{self.averaged:,} of {self.selected:,} selected particles"
 
 
-def statistics(data: RunData, rows: Rows) -> Iterator[Statistics | None]:
-    """Statistics of ever more of the particles ``rows`` [k], drawn at random; None where a caller may want to stop in between."""
-    from emspatialvae.imaging import alignment
+def statistics(data: RunData, rows: Rows, rest: Image | None = None) -> Iterator[Statistics | None]:
+    """Statistics of ever more of the particles ``rows`` [k], drawn at random; None where a caller may want to stop in between.
+
+    Parameters
+    ----------
+    rest
+        The average of what is left out, which is passed on.
+    """
     from emspatialvae.model.render import restored
 
-    images, pose = data.images, data.latents.pose
+    images = data.images
     shuffled = np.random.default_rng(0).permutation(rows)
     box = images.pixels.shape[-1]
     total, squares = np.zeros((box, box)), np.zeros((box, box))
@@ -53,10 +61,9 @@ def statistics(data: RunData, rows: Rows) -> Iterator[Statistics | None]:
             return
         while done < goal:
             part = np.sort(shuffled[done : min(done + STEP, goal)])
-            portion = images.portion(part)
-            upright = alignment.align(portion.images, pose[part])
-            total += upright.sum(0)
-            squares += (upright.astype(np.float64) ** 2).sum(0)
+            aligned, portion = upright(data, part)
+            total += aligned.sum(0)
+            squares += (aligned.astype(np.float64) ** 2).sum(0)
             if power is not None and portion.ctf_power is not None:
                 power += portion.ctf_power.sum(0)
             done += len(part)
@@ -64,4 +71,4 @@ def statistics(data: RunData, rows: Rows) -> Iterator[Statistics | None]:
         mean = total / done
         sd = np.sqrt(np.maximum(squares / done - mean**2, 0))
         shown = mean if power is None else restored(total[None], power[None])[0]
-        yield Statistics(shown.astype(np.float32), sd.astype(np.float32), done, len(rows))
+        yield Statistics(shown.astype(np.float32), sd.astype(np.float32), rest, done, len(rows))

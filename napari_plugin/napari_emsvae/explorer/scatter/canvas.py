@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QSize, Qt, Signal  # pyright: ignore[reportPrivateImportUsage]
 from qtpy.QtWidgets import QSizePolicy
 from scipy.spatial import KDTree
+from superqt.utils import qthrottled
 
 from emspatialvae.imaging.arrays import Floats, Mask
 from napari_emsvae.explorer.scatter import raster
 from napari_emsvae.explorer.scatter.colouring import Colouring, paint, places_of_names
 from napari_emsvae.explorer.scatter.marks import Marks
 from napari_emsvae.explorer.scatter.raster import Window
+from napari_emsvae.legend import Legend, short
 from napari_emsvae.qt import palette
 
 Mode = Literal["look", "lasso", "box", "line"]
@@ -31,28 +33,37 @@ NEAR_PX = 14
 CLICK_PX = 4
 """A press that moves less is a click, not a pan."""
 ZOOM_STEP = 0.8
-LEFT_PX, BOTTOM_PX, RIGHT_PX, TOP_PX = 62, 46, 92, 8
-"""Around the axes, for ticks and labels."""
+BOTTOM_PX, LEGEND_PX, GAP_PX, TOP_PX, MARGIN_PX = 46, 46, 10, 10, 6
+"""Around the axes: below for ticks and label, the width of the legend and the gap before it, and at the edges of the widget."""
+LABEL_LETTERS = 26
+LIVE_MS = 60
+"""While a lasso or a threshold moves it is followed at most that often."""
 
 
 class ScatterCanvas(FigureCanvasQTAgg):
     """Points in a plane.
 
     Signals: ``hovered`` and ``clicked`` carry the row of a particle (hovered: None beside all of them), ``enclosed`` the mask [n]
-    of what a lasso or box holds, ``line_drawn`` the points [k, 2] of a line.
+    of what a lasso or box holds, ``enclosing`` the same while it is drawn (None: no longer), ``line_drawn`` the points [k, 2] of a line.
+    ``range_moved`` and ``range_chosen`` carry the masks [n] of what lies between the legend's thresholds, while they move and when
+    they have been let go.
     """
 
     hovered = Signal(object)
     clicked = Signal(int)
     enclosed = Signal(object)
+    enclosing = Signal(object)
     line_drawn = Signal(object)
+    range_moved = Signal(object)
+    range_chosen = Signal(object)
 
     def __init__(self) -> None:
-        figure = Figure(facecolor=palette.BACKGROUND)
+        figure = Figure(facecolor=palette.theme.background)
         super().__init__(figure)
-        self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setAccessibleName("Scatter of the particles")
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
-        self.setMinimumSize(320, 240)
+        self.setMinimumSize(260, 170)
         self.axes, self.scale_axes = figure.add_axes((0.1, 0.1, 0.7, 0.8)), figure.add_axes((0.85, 0.1, 0.02, 0.8))
         self._dress()
         self.points: Floats = np.zeros((0, 2))
@@ -66,9 +77,18 @@ class ScatterCanvas(FigureCanvasQTAgg):
         self._press: tuple[float, float, Window] | None = None
         self._background: Any = None
         self._marks = Marks(self.axes)
-        self._lasso = LassoSelector(self.axes, self._lasso_done, useblit=True, props={"color": palette.MARK, "lw": 1.5})
+        self.legend = Legend(self.scale_axes)
+        self._drawn_line: list[tuple[float, float]] = []
+        self._follow_drawing = qthrottled(self._tell_enclosing, timeout=LIVE_MS, parent=self)
+        self._follow_range = qthrottled(self._tell_range, timeout=LIVE_MS, parent=self)
+        self._lasso = LassoSelector(
+            self.axes, self._lasso_done, useblit=True, props={"color": palette.theme.mark, "lw": 1.5}
+        )
         self._box = RectangleSelector(
-            self.axes, self._box_done, useblit=True, props={"ec": palette.MARK, "fc": "none", "lw": 1.5, "fill": False}
+            self.axes,
+            self._box_done,
+            useblit=True,
+            props={"ec": palette.theme.mark, "fc": "none", "lw": 1.5, "fill": False},
         )
         for name, slot in {
             "scroll_event": self._scrolled,
@@ -76,6 +96,7 @@ class ScatterCanvas(FigureCanvasQTAgg):
             "motion_notify_event": self._moved,
             "button_release_event": self._released,
             "axes_leave_event": lambda _: self._hover(None),
+            "figure_leave_event": lambda _: self._hover(None),
             "resize_event": lambda _: self._lay_out(),
             "draw_event": self._drawn,
         }.items():
@@ -88,11 +109,22 @@ class ScatterCanvas(FigureCanvasQTAgg):
 
     # ------------------------------------------------------------------------------------------------- what is shown
 
+    def restyle(self) -> None:
+        """Take the theme's colours."""
+        self.figure.set_facecolor(palette.theme.background)
+        self._colour_frame()
+        self._marks.restyle()
+        self._lasso.set_props(color=palette.theme.mark)
+        self._box.set_props(ec=palette.theme.mark)
+        for axis in (self.axes.xaxis, self.axes.yaxis):
+            axis.label.set_color(palette.theme.text)
+        self.set_colouring(self.colouring)
+
     def set_points(self, points: Floats, labels: tuple[str, str]) -> None:
         """Show other points [n, 2]; NaN has no place. The view shows all of them."""
         self.points = points
-        self.axes.set_xlabel(labels[0], color=palette.TEXT, fontsize=palette.FONT_PT)
-        self.axes.set_ylabel(labels[1], color=palette.TEXT, fontsize=palette.FONT_PT)
+        self.axes.set_xlabel(short(labels[0], LABEL_LETTERS), color=palette.theme.text, fontsize=palette.FONT_PT)
+        self.axes.set_ylabel(short(labels[1], LABEL_LETTERS), color=palette.theme.text, fontsize=palette.FONT_PT)
         self._home = self._window = Window.around(points)
         self._search = self._searchers.submit(_search_tree, points, np.array(self._home.size))
         if len(self.colouring.values) != len(points):
@@ -114,18 +146,18 @@ class ScatterCanvas(FigureCanvasQTAgg):
                 x,
                 y,
                 name,
-                color=palette.MARK,
+                color=palette.theme.mark,
                 fontsize=palette.FONT_PT + 2,
                 fontweight="bold",
                 ha="center",
                 va="center",
                 clip_on=True,
-                path_effects=[withStroke(linewidth=3, foreground=palette.BACKGROUND)],
+                path_effects=[withStroke(linewidth=3, foreground=palette.theme.background)],
             )
             for name, x, y in places_of_names(self.points, colouring)
         ]
-        self._draw_scale()
-        self.repaint_points()
+        self.legend.show(colouring)
+        self._lay_out()
 
     def set_selected(self, selected: Mask | None) -> None:
         """Show which points [n] are selected."""
@@ -166,7 +198,7 @@ class ScatterCanvas(FigureCanvasQTAgg):
     def look_at(self, window: Window) -> None:
         """Show another part of the plane."""
         self._window = window
-        self.repaint_points()
+        self._lay_out()
 
     @property
     def view(self) -> Window:
@@ -214,6 +246,16 @@ class ScatterCanvas(FigureCanvasQTAgg):
             self.look_at(self._window.zoomed((event.xdata, event.ydata), factor))
 
     def _pressed(self, event: Any) -> None:
+        self._hover(None)
+        if event.button == 1 and self.legend.holds(event):
+            group = self.legend.group_at(event)
+            if group is not None:
+                self.range_chosen.emit(self.colouring.values == group)
+            else:
+                self.legend.take(event)
+            return
+        if event.inaxes is self.axes and self.mode in ("lasso", "box") and event.button == 1:
+            self._drawn_line = [(event.xdata, event.ydata)]
         if event.inaxes is self.axes and self.mode == "look" and event.button == 1:
             if event.dblclick:
                 self.show_all()
@@ -221,15 +263,39 @@ class ScatterCanvas(FigureCanvasQTAgg):
             self._press = event.x, event.y, self._window
 
     def _moved(self, event: Any) -> None:
-        if self._press is not None:
+        if self.legend.is_held:
+            self.legend.drag(event)
+            self._draw_marks()
+            self._follow_range()
+        elif self._drawn_line and event.inaxes is self.axes:
+            self._drawn_line.append((event.xdata, event.ydata))
+            self._follow_drawing()
+        elif self._press is not None:
             x, y, window = self._press
             box = self.axes.get_window_extent()
             span_x, span_y = window.size
             self.look_at(window.moved((x - event.x) / box.width * span_x, (y - event.y) / box.height * span_y))
-        elif event.inaxes is self.axes and event.button is None:
+        elif event.inaxes is self.axes and event.button is None and self.mode == "look":
             self._hover(self.nearest(event.xdata, event.ydata))
 
+    def _tell_enclosing(self) -> None:
+        if len(self._drawn_line) > 1:
+            line = np.array(self._drawn_line)
+            inside = raster.inside_box if self.mode == "box" else None
+            self.enclosing.emit(
+                inside(self.points, line[0], line[-1]) if inside else raster.inside_polygon(self.points, line)
+            )
+
+    def _tell_range(self) -> None:
+        if self.legend.is_held:
+            self.range_moved.emit(self.legend.inside(*self.legend.range))
+
     def _released(self, event: Any) -> None:
+        if self.legend.is_held:
+            self.range_chosen.emit(self.legend.inside(*self.legend.let_go()))
+        if self._drawn_line:
+            self._drawn_line = []
+            self.enclosing.emit(None)
         if self._press is None:
             return
         x, y, _ = self._press
@@ -262,38 +328,39 @@ class ScatterCanvas(FigureCanvasQTAgg):
     # ------------------------------------------------------------------------------------------------------- drawing
 
     def _dress(self) -> None:
-        self.axes.set_facecolor(palette.BACKGROUND)
         self._image = self.axes.imshow(np.zeros((1, 1, 4)), origin="lower", aspect="auto", interpolation="nearest")
-        for axes in (self.axes, self.scale_axes):
-            axes.tick_params(colors=palette.TEXT, labelsize=palette.FONT_PT)
-            for spine in axes.spines.values():
-                spine.set_color(palette.FAINT)
+        self._colour_frame()
+
+    def _colour_frame(self) -> None:
+        self.axes.set_facecolor(palette.theme.background)
+        self.axes.tick_params(colors=palette.theme.text, labelsize=palette.FONT_PT)
+        for spine in self.axes.spines.values():
+            spine.set_color(palette.theme.faint)
 
     def _lay_out(self) -> None:
-        """Room for the labels, which do not grow with the window."""
+        """Room for the labels as they are, which do not grow with the window; then the points."""
         width, height = (max(side, 1) for side in self.get_width_height())
-        left, bottom = LEFT_PX / width, BOTTOM_PX / height
-        tall, wide = max(1 - bottom - TOP_PX / height, 0.1), max(1 - left - RIGHT_PX / width, 0.1)
-        self.axes.set_position((left, bottom, wide, tall))
-        self.scale_axes.set_position((left + wide + 10 / width, bottom, 14 / width, tall))
-        self.repaint_points()
+        ratio = self.device_pixel_ratio
+        self.axes.set_xlim(self._window.left, self._window.right)
+        self.axes.set_ylim(self._window.bottom, self._window.top)
+        renderer = self.get_renderer()
 
-    def _draw_scale(self) -> None:
-        """The colour scale of numbers; groups have their names in the scatter itself."""
-        scale = self.scale_axes
-        scale.clear()
-        numbers = not self.colouring.is_groups and bool(self.colouring.label)
-        scale.set_visible(numbers)
-        if numbers:
-            low, high = self.colouring.limits
-            ramp = palette.of_levels(np.linspace(low, high, 256)[:, None], low, high)
-            scale.imshow(ramp, origin="lower", aspect="auto", extent=(0, 1, low, high))
-            scale.set_xticks([])
-            scale.yaxis.tick_right()
-            scale.tick_params(colors=palette.TEXT, labelsize=palette.FONT_PT - 1)
-            scale.set_title("")
-            scale.yaxis.set_label_position("right")
-            scale.set_ylabel(self.colouring.label, color=palette.TEXT, fontsize=palette.FONT_PT)
+        def reach(axes: Any) -> float:
+            """How far the labels of a vertical axis reach out of the axes, in pixels of the window."""
+            if not axes.get_visible():
+                return 0.0
+            found, box = axes.yaxis.get_tightbbox(renderer), axes.get_window_extent()
+            return 0.0 if found is None else max(box.x0 - found.x0, found.x1 - box.x1, 0.0) / ratio
+
+        has_legend = self.scale_axes.get_visible()
+        left = reach(self.axes) + MARGIN_PX
+        right = (reach(self.scale_axes) + LEGEND_PX + GAP_PX if has_legend else 0) + MARGIN_PX
+        tall = max(height - BOTTOM_PX - TOP_PX, 20) / height
+        wide = max(width - left - right, 40) / width
+        bottom = BOTTOM_PX / height
+        self.axes.set_position((left / width, bottom, wide, tall))
+        self.scale_axes.set_position((left / width + wide + GAP_PX / width, bottom, LEGEND_PX / width, tall))
+        self.repaint_points()
 
     def _place(self, row: int | None) -> NDArray[np.floating] | None:
         return (
@@ -306,6 +373,7 @@ class ScatterCanvas(FigureCanvasQTAgg):
         # Not blitted here: this happens within a paint event, and what is drawn now goes to the screen with it.
         self._background = self.copy_from_bbox(self.figure.bbox)
         self._marks.draw()
+        self.legend.draw()
 
     def _draw_marks(self) -> None:
         """Only what moves: the rest comes back from memory, or a hover would redraw a million points."""
@@ -313,6 +381,7 @@ class ScatterCanvas(FigureCanvasQTAgg):
             return
         self.restore_region(self._background)
         self._marks.draw()
+        self.legend.draw()
         self.update()
 
     def blit(self, bbox: Any = None) -> None:

@@ -10,6 +10,8 @@ from napari_emsvae.explorer.scatter import raster
 from napari_emsvae.explorer.scatter.raster import Window
 from napari_emsvae.qt import palette
 
+NAMED, APART = 40, (0.05, 0.045)
+"""Groups that have their names in the scatter, and how far apart these are, as parts of its width and height."""
 DIM = 0.3
 """Opacity of what is not selected, while something is."""
 
@@ -74,19 +76,22 @@ def paint(
     return np.concatenate([rgb, alpha[..., None]], -1).astype(np.float32)
 
 
-def places_of_names(points: Floats, colouring: Colouring, most: int = 40) -> list[tuple[str, float, float]]:
-    """Where the name of each group stands: (name, x, y), at the median of its points."""
-    if not colouring.is_groups:
+def places_of_names(points: Floats, colouring: Colouring) -> list[tuple[str, float, float]]:
+    """Where the name of each group stands: (name, x, y), at the median of its points; none of many groups, and none on another one."""
+    if not colouring.is_groups or len(colouring.names) > NAMED:
         return []
     known = np.isfinite(points).all(1)
     codes = np.where(known, colouring.values, -1).astype(np.int64)
-    out = []
-    for k, name in enumerate(colouring.names[:most]):
+    span = np.array(Window.around(points).size)
+    out: list[tuple[str, float, float]] = []
+    for k in np.argsort(-np.bincount(np.maximum(codes, 0), minlength=1)[colouring.first :], kind="stable").tolist():
         here = points[codes == k + colouring.first]
-        if len(here):
-            x, y = np.median(here, axis=0).tolist()
-            out.append((name, x, y))
-    return out
+        if not len(here) or k >= len(colouring.names):
+            continue
+        x, y = np.median(here, axis=0).tolist()
+        if all((np.abs(np.array([x - a, y - b])) / span > APART).any() for _, a, b in out):
+            out.append((colouring.names[k], x, y))
+    return sorted(out, key=lambda place: colouring.names.index(place[0]))
 
 
 def column_colouring(label: str, cells: NDArray) -> Colouring:

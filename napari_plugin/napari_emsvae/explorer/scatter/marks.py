@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.text import Annotation, Text
 
 from emspatialvae.imaging.arrays import Floats
@@ -26,12 +26,11 @@ class Marks:
         self.picked: Floats | None = None
         self.content: Floats | None = None
         self.text = ""
-        self._hover = self._line_of("o", ms=11, mfc="none", mec=palette.MARK, mew=1.5)
-        self._picked = self._line_of("o", ms=16, mfc="none", mec=palette.PICKED, mew=2.2)
-        self._content = self._line_of("D", ms=8, mfc=palette.PICKED, mec=palette.MARK)
-        self._line = self._line_of(".", ls="-", color=palette.MARK, lw=1.6, ms=4)
-        edge = [withStroke(linewidth=3, foreground=palette.BACKGROUND)]
-        style = {"color": palette.MARK, "fontsize": palette.FONT_PT + 2, "fontweight": "bold", "path_effects": edge}
+        self._hover = self._line_of("o", ms=11, mfc="none", mew=1.5)
+        self._picked = self._line_of("o", ms=16, mfc="none", mew=2.2)
+        self._content = self._line_of("D", ms=8)
+        self._line = self._line_of(".", ls="-", lw=1.6, ms=4)
+        style = {"fontsize": palette.FONT_PT + 2, "fontweight": "bold"}
         self._ends = [self._own(Text(0, 0, name, visible=False, **style)) for name in "AB"]
         self._said = self._own(
             Annotation(
@@ -39,11 +38,33 @@ class Marks:
                 (0, 0),
                 xytext=(9, 9),
                 textcoords="offset points",
-                color=palette.TEXT,
                 fontsize=palette.FONT_PT,
-                bbox={"boxstyle": "round,pad=0.35", "fc": palette.BACKGROUND, "ec": palette.FAINT, "alpha": 0.92},
+                bbox={"boxstyle": "round,pad=0.35", "alpha": 0.92},
             )
         )
+        self.restyle()
+
+    def restyle(self) -> None:
+        """Take the theme's colours. Each mark has an edge of the other brightness, so that it is seen on points of any colour."""
+        mark, background = palette.theme.mark, palette.theme.background
+
+        def edge(width: float) -> list[AbstractPathEffect]:
+            return [withStroke(linewidth=width, foreground=background)]
+
+        for line, width in ((self._hover, 3.5), (self._picked, 5.5), (self._line, 3.6)):
+            line.set_color(mark)
+            line.set_markeredgecolor(mark)
+            line.set_path_effects(edge(width))
+        self._content.set_markerfacecolor(mark)
+        self._content.set_markeredgecolor(background)
+        for text in self._ends:
+            text.set_color(mark)
+            text.set_path_effects(edge(3))
+        self._said.set_color(palette.theme.text)
+        box = self._said.get_bbox_patch()
+        assert box is not None
+        box.set_facecolor(background)
+        box.set_edgecolor(palette.theme.faint)
 
     def _line_of(self, marker: str, **style: Any) -> Line2D:
         return self._own(Line2D([], [], **{"ls": "", "marker": marker, **style}))

@@ -1,8 +1,8 @@
 """The upper half of the explorer: the scatter with the choice of its axes and colours, and of what dragging the mouse does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from qtpy.QtWidgets import QButtonGroup, QComboBox, QWidget
@@ -14,8 +14,9 @@ from napari_emsvae.explorer.run_data import RunData
 from napari_emsvae.explorer.scatter.canvas import MODES, Mode, ScatterCanvas
 from napari_emsvae.explorer.scatter.colouring import Colouring, column_colouring
 from napari_emsvae.explorer.scatter.raster import density
+from napari_emsvae.explorer.selection import How
 from napari_emsvae.explorer.session import Session
-from napari_emsvae.qt.controls import button, choice, column, row, words
+from napari_emsvae.qt.controls import button, choice, column, flow, together, words
 
 DENSITY, REGIONS = "density", "regions"
 MODE_TIPS: dict[Mode, str] = {
@@ -24,6 +25,8 @@ MODE_TIPS: dict[Mode, str] = {
     "box": "Drag a box to select what is in it (B)",
     "line": "Drag a line to make a path along it (N)",
 }
+PANEL_PX = 320
+"""Least height: the controls in three lines, and a scatter in which something is seen."""
 SHOWN_Z = 4
 """Coordinates that are told of the particle under the cursor."""
 
@@ -40,6 +43,7 @@ class ScatterPanel(QWidget):
     def __init__(self, session: Session, how: QComboBox) -> None:
         super().__init__()
         self.session = session
+        self.how: Callable[[], How] = lambda: cast(How, how.currentText())
         self.canvas = ScatterCanvas()
         self.axes: tuple[str, str] = ("z1", "z2")
         """What the points are placed by."""
@@ -61,12 +65,13 @@ class ScatterPanel(QWidget):
         show_all = button("All", "Show all particles (Home)", self.canvas.show_all)
         self.setLayout(
             column(
-                row("x", self.across, "y", self.up, "colour", self.colour),
-                row(*self.modes.values(), show_all, None, "a lasso, box or list will", how),
+                flow(together("x", self.across), together("y", self.up), together("colour", self.colour)),
+                flow(*self.modes.values(), show_all, together("selecting will", how)),
                 self.canvas,
                 self.count,
             )
         )
+        self.setMinimumHeight(PANEL_PX)
         self._placing, self._colouring = session.background(), session.background()
         session.selected.connect(self._selection_changed)
         session.picked.connect(self.canvas.mark)
@@ -74,6 +79,9 @@ class ScatterPanel(QWidget):
         session.path.connect(self._mark_path)
         self.canvas.clicked.connect(session.pick)
         self.canvas.hovered.connect(self._hovered)
+        self.canvas.enclosing.connect(self._enclosing)
+        self.canvas.range_moved.connect(self._enclosing)
+        self.canvas.range_chosen.connect(self._range_chosen)
 
     # ------------------------------------------------------------------------------------------------- what is where
 
@@ -82,12 +90,12 @@ class ScatterPanel(QWidget):
         for work in (self._placing, self._colouring):
             work.stop()
         self.axes = data.first_axes
-        self.list_columns(data, ())
+        self.list_columns(data, (), ())
         self.colour.setCurrentText(DENSITY)
 
-    def list_columns(self, data: RunData, columns: Sequence[str]) -> None:
-        """Offer these columns as axes and colours; what is chosen stays."""
-        names = dict.fromkeys((*data.axis_names, *self.axes, *columns))
+    def list_columns(self, data: RunData, columns: Sequence[str], numbers: Sequence[str]) -> None:
+        """Offer columns as colours, and those that hold numbers as axes; what is chosen stays."""
+        names = dict.fromkeys((*data.axis_names, *self.axes, *numbers))
         for box, axis in zip((self.across, self.up), self.axes, strict=True):
             _fill(box, tuple(names), axis)
         _fill(self.colour, (DENSITY, REGIONS, *columns), self.colour.currentText() or DENSITY)
@@ -96,7 +104,14 @@ class ScatterPanel(QWidget):
         """Place the particles by the chosen axes."""
         if self.session.is_open:
             names = self.across.currentText(), self.up.currentText()
-            self._placing.start(_places, self.session.data, names, done=self._put_points)
+            slow = " (some minutes; it is kept with the run)" if any("UMAP" in name for name in names) else ""
+            self._placing.start(
+                _places,
+                self.session.data,
+                names,
+                done=self._put_points,
+                doing=f"placing by {' and '.join(names)}{slow}",
+            )
 
     def _put_points(self, found: "tuple[tuple[str, str], Floats]") -> None:
         self.axes, points = found
@@ -114,7 +129,11 @@ class ScatterPanel(QWidget):
             self._colour_regions()
         else:
             points = self.canvas.points
-            self._colouring.start(_coloured, self.session.data, wanted, points, done=self.canvas.set_colouring)
+            self._colouring.start(
+                *(_coloured, self.session.data, wanted, points),
+                done=self.canvas.set_colouring,
+                doing=f"reading {wanted}",
+            )
 
     def _colour_regions(self) -> None:
         selection = self.session.selection
@@ -128,7 +147,29 @@ class ScatterPanel(QWidget):
         self.modes[mode].setChecked(True)
         self.canvas.set_mode(mode)
 
+    def restyle(self) -> None:
+        """Take the theme's colours."""
+        self.canvas.restyle()
+        if self.colour.currentText() == REGIONS:
+            self.recolour()
+
     # ---------------------------------------------------------------------------------------------- what others tell
+
+    def _enclosing(self, mask: Any) -> None:
+        """Something is being drawn: say how many particles it holds, and let others show what they are."""
+        if not self.session.is_open:
+            return
+        if mask is None:
+            self.count.setText(self.session.selection.described())
+        else:
+            mask = mask & self.session.selection.selectable
+            self.count.setText(f"{int(mask.sum()):,} particles inside")
+        self.session.enclosing.emit(mask)
+
+    def _range_chosen(self, mask: Any) -> None:
+        if self.session.is_open:
+            self.session.enclosing.emit(None)
+            self.session.selection.apply(mask, self.how())
 
     def _selection_changed(self) -> None:
         selection = self.session.selection

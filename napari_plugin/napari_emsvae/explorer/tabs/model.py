@@ -15,11 +15,17 @@ from napari_emsvae.explorer.pictures.mosaic import Mosaic
 from napari_emsvae.explorer.pictures.picture import Image, Picture, limits_of
 from napari_emsvae.explorer.session import Session
 from napari_emsvae.explorer.tabs.base import Tab
-from napari_emsvae.qt.controls import button, column, row, whole_number, words
+from napari_emsvae.qt.controls import button, choice, column, flow, together, whole_number, words
 
 if TYPE_CHECKING:
     from emspatialvae.analysis.latent_space.manifold import ZMap
 
+ALONG = ("latent coordinates", "principal components")
+Z_TIP = "Latent coordinate {}, in standard deviations of its prior (a normal distribution: 95 % lie within 2)"
+PC_TIP = "Principal component {} of the latent coordinates, with its share of their variance; in the same units"
+SIZE_UNIT = "\N{ANGSTROM SIGN}"
+FEW = 10
+"""With fewer particles near what is drawn it was hardly ever seen."""
 REACH_SD = 3.0
 """The sliders of z go so many s.d. of its prior either way, farther where particles lie farther out."""
 EVERY_MS = 25
@@ -30,6 +36,7 @@ class ModelTab(Tab):
     """Sliders for z and pose with what the model draws there, and the map of contents."""
 
     title = "Model"
+    group = "model"
     tip = "Move z and the pose by hand and see what the model draws; a map of content space to jump on"
 
     def __init__(self, session: Session) -> None:
@@ -44,28 +51,37 @@ class ModelTab(Tab):
         area = QScrollArea()
         area.setWidget(inner)
         area.setWidgetResizable(True)
+        area.setMinimumHeight(110)
         self.tiles = whole_number(3, 25, 11, "Tiles of the map along an axis")
+        self.along = choice(
+            ALONG,
+            "What the sliders move along: single latent coordinates, or the directions in which particles differ most",
+            lambda _: self._list_sliders(),
+        )
+        self.near = words(
+            "", "How many particles have such contents: where there are none the model makes things up", wrap=True
+        )
+        self.near.setAccessibleName("How many particles look like this")
         self.took = words("", "How long the model took for the last picture")
         self.setLayout(
             column(
-                row(
+                flow(
+                    together("along", self.along),
                     button("Picked particle", "Set the sliders to z and pose of the picked particle", self.use_picked),
                     button("Zero", "Set z and the pose to zero: the middle of content space, upright", self.zero),
                     button("No pose", "Set rotation and shift to zero, leave z", self.no_pose),
-                    None,
-                    self.took,
                 ),
                 area,
-                row(
+                self.near,
+                self.took,
+                flow(
                     button(
                         "Map of contents",
                         "Draw what the model makes of equally probable steps across content space; click a tile to go there",
                         self.show_map,
                     ),
                     button("Hide map", "Show the model alone", self.hide_map),
-                    self.tiles,
-                    "tiles along an axis",
-                    None,
+                    together(self.tiles, "tiles along an axis"),
                 ),
             )
         )
@@ -73,32 +89,51 @@ class ModelTab(Tab):
             slider.valueChanged.connect(self._moved)
         session.content.connect(self.set_content)
         self._map: tuple[ZMap, Mosaic] | None = None
-        self._work = session.background()
+        self._work = self.background()
         self._setting = False
+        self._z = np.zeros(0)
         self._redraw = qthrottled(self.draw_now, timeout=EVERY_MS, parent=self)
 
     def run_opened(self) -> None:
         """See `Tab`."""
+        self._map = None
+        self.along.setCurrentText(ALONG[0])
+        self.along.setEnabled(self.session.data.z_dim > 1)
+        self._list_sliders(np.zeros(self.session.data.z_dim))
+
+    def _list_sliders(self, z: Floats | None = None) -> None:
+        """Sliders for what was chosen, set to the present contents."""
+        if not self.session.is_open:
+            return
         data = self.session.data
+        z = self._z if z is None else z
         while self.form.rowCount():
-            self.form.takeRow(0)
+            label = self.form.takeRow(0).labelItem
+            if label is not None and (widget := label.widget()) is not None:
+                widget.hide()
+                widget.deleteLater()
         for slider in self.z_sliders:
+            slider.hide()
             slider.deleteLater()
-        farthest = np.abs(data.latents.z[data.used]).max(0, initial=0)
         self.z_sliders = []
+        components = self.along.currentText() == ALONG[1]
+        places = data.components if components else data.latents.z[data.used]
+        farthest = np.abs(places).max(0, initial=0)
+        share = data.component_share
         for k in range(data.z_dim):
             reach = float(max(REACH_SD, np.ceil(farthest[k] * 2) / 2))
-            tip = f"Content coordinate {k + 1}, in standard deviations of its prior (a normal distribution: 95 % lie within 2)"
+            name = f"PC{k + 1} ({100 * share[k]:.0f} %)" if components else f"z{k + 1} (s.d.)"
+            tip = PC_TIP.format(k + 1) if components else Z_TIP.format(k + 1)
             slider = _slider(-reach, reach, 0, tip)
             slider.valueChanged.connect(self._moved)
             self.z_sliders.append(slider)
-            self.form.addRow(f"z{k + 1} (s.d.)", slider)
+            self.form.addRow(name, slider)
         reach_A = data.manifest.preparation.box * data.pixel_size_A / 4
         self.form.addRow("theta (\N{DEGREE SIGN})", self.theta)
         for axis, slider in zip("xy", self.shift, strict=True):
             slider.setRange(-reach_A, reach_A)
-            self.form.addRow(f"shift {axis} (\N{ANGSTROM SIGN})", slider)
-        self._map = None
+            self.form.addRow(f"shift {axis} ({data.unit_sign if self.session.is_read else SIZE_UNIT})", slider)
+        self._set_sliders(z)
 
     def refresh(self) -> None:
         """See `Tab`."""
@@ -113,14 +148,24 @@ class ModelTab(Tab):
     @property
     def z(self) -> Floats:
         """What the sliders of z say; [d]."""
-        return np.array([slider.value() for slider in self.z_sliders])
+        values = np.array([slider.value() for slider in self.z_sliders])
+        if self.along.currentText() == ALONG[1] and self.session.is_open and len(values):
+            return self.session.data.from_components(values)
+        return values
+
+    def _set_sliders(self, z: Floats) -> None:
+        self._z = np.asarray(z, dtype=float)
+        values = z
+        if self.along.currentText() == ALONG[1]:
+            values = self.session.data.to_components(np.asarray(z))
+        self._setting = True
+        for slider, value in zip(self.z_sliders, values, strict=True):
+            slider.setValue(float(value))
+        self._setting = False
 
     def set_content(self, z: Floats) -> None:
         """Set the sliders of z [d]; the pose stays."""
-        self._setting = True
-        for slider, value in zip(self.z_sliders, z, strict=True):
-            slider.setValue(float(value))
-        self._setting = False
+        self._set_sliders(z)
         if self.in_front and self.session.is_read:
             self.draw_now()
 
@@ -154,6 +199,7 @@ class ModelTab(Tab):
 
     def _moved(self, _: float) -> None:
         if not self._setting and self.in_front:
+            self._z = self.z
             self._redraw()
 
     def draw_now(self) -> None:
@@ -176,23 +222,47 @@ class ModelTab(Tab):
     def _draw(self) -> None:
         image = self._draw_image()
         self.session.placed.emit(self.z)
+        self._warn()
         if not self.session.stage.update("model", "model", image):
             self._show(image)
+
+    def _warn(self) -> None:
+        """Say how many particles look like what is drawn."""
+        near = self.session.data.count_near(self.z)
+        few = "" if near >= FEW else "  \N{WARNING SIGN} hardly any particle looks like this: the model makes it up"
+        self.near.setText(f"{near:,} particles within 2 s.d. of z{few}")
 
     def _show(self, image: Image) -> None:
         """Model and map side by side."""
         pixel_size_A = self.session.data.pixel_size_A
         pictures = [
-            Picture("model", image, pixel_size_A, self._limits(image), "what the model draws here", smooth=True)
+            Picture(
+                "model",
+                image,
+                pixel_size_A,
+                self._limits(image),
+                "what the model draws here",
+                smooth=True,
+                unit=self.session.data.unit,
+            )
         ]
         if self._map is not None:
             places, mosaic = self._map
             caption = f"map: {places.axes[0]} to the right" + (f", {places.axes[1]} up" if places.axes[1] else "")
             limits = limits_of(mosaic.image)
             pictures.insert(
-                0, Picture("map", mosaic.image, pixel_size_A, limits, caption + "; click a tile", smooth=True)
+                0,
+                Picture(
+                    "map",
+                    mosaic.image,
+                    pixel_size_A,
+                    limits,
+                    caption + "; click a tile",
+                    smooth=True,
+                    unit=self.session.data.unit,
+                ),
             )
-        layers = self.session.stage.show("model", pictures, columns=1)
+        layers = self.session.stage.show("model", pictures, columns=2)
         if self._map is not None:
             if self._clicked not in layers[0].mouse_drag_callbacks:
                 layers[0].mouse_drag_callbacks.append(self._clicked)
@@ -209,14 +279,16 @@ class ModelTab(Tab):
     def show_map(self) -> None:
         """Draw the map of contents."""
         if self.attempt(lambda: self.session.data):
-            self._work.start(draw_map, self.session.data, self.tiles.value(), done=self._put_map)
+            self._work.start(
+                draw_map, self.session.data, self.tiles.value(), done=self._put_map, doing="drawing the map"
+            )
 
     def _put_map(self, made: "tuple[ZMap, Mosaic]") -> None:
         self._map = made
         places, _ = made
         empty = int((places.count == 0).sum())
         self._show(self._draw_image())
-        self.session.viewer.reset_view()
+        self.session.stage.fit()
         self.session.say(
             f"{places.shape[0]} x {places.shape[1]} tiles, {empty} of them without a particle; click one to go there"
         )
@@ -227,7 +299,7 @@ class ModelTab(Tab):
             return
         self._map = None
         self._show(self._draw_image())
-        self.session.viewer.reset_view()
+        self.session.stage.fit()
 
     def _clicked(self, layer: Any, event: Any) -> None:
         """A press on the map."""
@@ -254,5 +326,6 @@ def _slider(low: float, high: float, value: float, tip: str) -> QLabeledDoubleSl
     made.setDecimals(2 if high < 20 else 1)
     made.setValue(value)
     made.setToolTip(tip)
-    made.setMinimumWidth(220)
+    made.setMinimumWidth(140)
+    made.setAccessibleName(tip)
     return made

@@ -5,20 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFileDialog
 
 from emspatialvae.imaging.arrays import Floats
-from napari_emsvae.explorer.pictures.film import along_line, film_along, save_film
+from napari_emsvae.explorer.pictures.film import along_line, averages_beside, film_along, save_film
 from napari_emsvae.explorer.pictures.mosaic import short_name
 from napari_emsvae.explorer.pictures.picture import Picture, limits_of
 from napari_emsvae.explorer.run_data import RunData
 from napari_emsvae.explorer.session import Session
 from napari_emsvae.explorer.tabs.base import Tab
-from napari_emsvae.qt.controls import button, column, row, whole_number, words
+from napari_emsvae.qt.controls import button, choice, column, flow, together, whole_number, words
+from napari_emsvae.qt.dialogs import ask_where_to_save, may_replace
 
 if TYPE_CHECKING:
     from emspatialvae.analysis.figures.film import Film
 
+WAYS = ("through the data", "straight")
 FRAME_MS = 120
 FEW = 10
 """With fewer particles near a step than that the model draws what was hardly ever seen."""
@@ -28,6 +29,8 @@ class PathTab(Tab):
     """The film between A and B."""
 
     title = "Path"
+    group = "path"
+    hint = "Pick a particle in the scatter and press A, pick another and press B; or draw a line (N)."
     tip = "Walk from one particle to another: the model's film, and beside it averages of real particles along the way"
 
     def __init__(self, session: Session) -> None:
@@ -38,6 +41,12 @@ class PathTab(Tab):
         """What the line was drawn in."""
         self.film: Film | None = None
         self.steps = whole_number(2, 200, 20, "Steps of the film")
+        self.way = choice(
+            WAYS,
+            "Through the data: from particle to neighbouring particle, where there are some all along.\n"
+            "Straight: along the line through latent space, where there may be none",
+            lambda _: self._forget(),
+        )
         self.from_to = words("", "The particles, or the line, that the path follows", wrap=True)
         self.about = words("", "How many particles lie near the step that is shown", wrap=True)
         self.play = button(
@@ -46,17 +55,16 @@ class PathTab(Tab):
         self.play.setCheckable(True)
         self.setLayout(
             column(
-                row(
+                flow(
                     button("A = picked", "The path begins at the picked particle", lambda: self.set_end(0)),
                     button("B = picked", "The path ends at the picked particle", lambda: self.set_end(1)),
                     button("Swap", "Walk the other way round", self.swap),
-                    words("or draw a line in the scatter (N)", "The mode Line, above the scatter"),
-                    None,
+                    words("or draw a line (N)", "The mode Line, above the scatter"),
                 ),
                 self.from_to,
-                row(
-                    "steps",
-                    self.steps,
+                flow(
+                    together("way", self.way),
+                    together("steps", self.steps),
                     button("Make film", "Draw the path and average the real particles along it", self.make),
                     self.play,
                     button(
@@ -64,13 +72,12 @@ class PathTab(Tab):
                         "Save the film as .mrcs, .gif or .png (a strip of frames)",
                         self.ask_and_save,
                     ),
-                    None,
                 ),
                 self.about,
                 None,
             )
         )
-        self._work = session.background()
+        self._work = self.background()
         self._timer = QTimer(self)
         self._timer.setInterval(FRAME_MS)
         self._timer.timeout.connect(self._next_frame)
@@ -157,21 +164,29 @@ class PathTab(Tab):
         data, steps = self.session.data, self.steps.value()
         if self.line is not None:
             line, axes = self.line, self.axes
-            self._work.start(_film_along_line, data, line, axes, steps, done=self._put)
+            self._work.start(*(_film_along_line, data, line, axes, steps), done=self._put, doing="making the film")
         elif None in self.ends or self.ends[0] == self.ends[1]:
             self.session.fail("a path has two different ends; pick a particle, press A, pick another, press B")
             return
         else:
-            self._work.start(_film_between, data, self.ends[0], self.ends[1], steps, done=self._put)
+            make = _film_through if self.way.currentText() == WAYS[0] else _film_between
+            self._work.start(*(make, data, self.ends[0], self.ends[1], steps), done=self._put, doing="making the film")
         self.about.setText("drawing and averaging \N{HORIZONTAL ELLIPSIS}")
 
     def _put(self, film: "Film") -> None:
         self.film = film
         averages = film.averages
         assert averages is not None
+        unit = self.session.data.unit
         pictures = [
             Picture(
-                "path: model", self._shared(film.drawn), film.pixel_size_A, limits_of(film.drawn), "model", smooth=True
+                "path: model",
+                self._shared(film.drawn),
+                film.pixel_size_A,
+                limits_of(film.drawn),
+                "model",
+                smooth=True,
+                unit=unit,
             ),
             Picture(
                 "path: particles",
@@ -179,6 +194,7 @@ class PathTab(Tab):
                 film.pixel_size_A,
                 limits_of(averages),
                 f"average of the {film.averaged} nearest particles",
+                unit=unit,
             ),
         ]
         self.session.stage.show("path", pictures, columns=1)
@@ -196,7 +212,7 @@ class PathTab(Tab):
             )
         else:
             self.session.say(
-                f"{len(film.z)} steps, {film.travelled[-1]:.2f} apart in z; at least {film.near.min():,} particles near each"
+                f"{len(film.z)} steps over {film.travelled[-1]:.2f} in z from end to end; at least {film.near.min():,} particles near each"
             )
 
     def _shared(self, images: Any) -> Any:
@@ -262,17 +278,23 @@ class PathTab(Tab):
         if self.film is None:
             self.session.fail("there is no film yet; make one first")
             return
-        kinds = "Film (*.gif);;Stack of images (*.mrcs);;Strip of frames (*.png)"
-        chosen, _ = QFileDialog.getSaveFileName(self, "Save the film", str(self.session.data.path / "path.gif"), kinds)
-        if chosen:
-            self.save(Path(chosen))
+        kinds = (("Film", ".gif"), ("Stack of images", ".mrcs"), ("Strip of frames", ".png"))
+        answer = ask_where_to_save(self, "Save the film", self.session.data.path / "path.gif", kinds)
+        if answer is None:
+            return
+        out, asked = answer
+        beside = [averages_beside(out)] if out.suffix == ".mrcs" and self.film.averages is not None else []
+        if may_replace(self, [*([] if asked else [out]), *beside]):
+            self.save(out, replace=True)
+        else:
+            self.session.say("nothing was written")
 
-    def save(self, destination: Path) -> None:
-        """Write the film; the dialog has asked already whether a file may be replaced."""
+    def save(self, destination: Path, *, replace: bool = False) -> None:
+        """Write the film; with ``replace`` over files that are there, for those who have asked."""
         film = self.film
         if film is None:
             self.session.fail("there is no film yet; make one first")
-        elif self.attempt(lambda: save_film(film, destination, force=True)):
+        elif self.attempt(lambda: save_film(film, destination, force=replace)):
             self.session.say(f"saved {destination}")
 
 
@@ -281,6 +303,15 @@ def _film_between(data: RunData, first: int, last: int, steps: int) -> "Film":
 
     z, names = data.latents.z, data.latents.names
     return film_along(data, straight(z[first], z[last], steps), (short_name(names[first]), short_name(names[last])))
+
+
+def _film_through(data: RunData, first: int, last: int, steps: int) -> "Film":
+    from emspatialvae.analysis.latent_space.paths import through_data
+
+    start, end = np.searchsorted(data.used, [first, last]).tolist()
+    points = through_data(data.latents.z[data.used] / data.near_unit, start, end, steps) * data.near_unit
+    names = data.latents.names
+    return film_along(data, points, (short_name(names[first]), short_name(names[last])))
 
 
 def _film_along_line(data: RunData, line: Floats, axes: tuple[str, str], steps: int) -> "Film":

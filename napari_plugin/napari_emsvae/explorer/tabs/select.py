@@ -2,27 +2,35 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from qtpy.QtGui import QColor, QIcon, QPixmap
-from qtpy.QtWidgets import QFileDialog, QLayout, QListWidget, QListWidgetItem
+from qtpy.QtWidgets import QLayout, QListWidgetItem
+from superqt.utils import qthrottled
 
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.arrays import Mask
-from napari_emsvae.explorer.pictures.selection_average import statistics
-from napari_emsvae.explorer.pictures.selection_average_view import StatisticsView
+from napari_emsvae.explorer.pictures.picture import Image, Picture, limits_of
+from napari_emsvae.explorer.pictures.selection_average import Statistics, statistics
 from napari_emsvae.explorer.run_data import RunData
 from napari_emsvae.explorer.selection import HOWS, How
 from napari_emsvae.explorer.session import Session
 from napari_emsvae.explorer.tabs.base import Tab
 from napari_emsvae.qt import palette
-from napari_emsvae.qt.controls import button, choice, column, field, row
+from napari_emsvae.qt.controls import Entries, button, choice, column, field, flow, row, tick, together
+from napari_emsvae.qt.dialogs import ask_where_to_save, may_replace
+from napari_emsvae.selection_average import FEW, Sample
+
+FOLLOW_MS = 100
 
 
 class SelectTab(Tab):
     """Everything that makes, names and saves selections, apart from lasso and box, which are in the scatter."""
 
     title = "Select"
+    group = "selection"
+    hint = "Draw a lasso in the scatter (L), or choose classes: their average appears here, what is left out, and the difference."
     tip = "Select by class, range or condition; combine; name regions; save what is kept and what is excluded"
 
     def __init__(self, session: Session) -> None:
@@ -42,77 +50,82 @@ class SelectTab(Tab):
         self.members.returnPressed.connect(self.select_members)
         self.region_name = field("name", "What the present selection is to be called", 180)
         self.region_name.returnPressed.connect(self.name_region)
-        self.regions = QListWidget()
+        self.regions = Entries()
+        self.regions.setAccessibleName("Named regions")
         self.regions.setToolTip("Named regions: number, name, particles. Double-click to select one")
         self.regions.setMinimumHeight(64)
-        self.regions.setMaximumWidth(260)
         self.regions.itemDoubleClicked.connect(lambda _: self.select_region())
-        self.pictures = StatisticsView()
+        self.shown: Statistics | None = None
+        self.follow = tick(
+            "follow the cursor",
+            "Show the average of the 100 particles nearest in z to the one under the cursor, also while something is selected",
+        )
         self.setLayout(
             column(
                 self._change_row(),
                 self._values_row(),
-                row(self.condition, button("Where", "Select particles that meet the condition", self.select_where)),
+                row(self.condition, button("Find", "Select particles that meet the condition", self.select_where)),
                 self._regions_row(),
                 self._saving_row(),
+                None,
             )
         )
         self._work = session.background()
-        self._saving = session.background()
-        self._averaging = session.background()
+        self._saving = session.background(of_run=False)
+        self._averaging = self.background()
+        self._gathering = self.background()
+        self._sample: Sample | None = None
+        session.enclosing.connect(self._enclosing)
+        session.hovered.connect(self._hovered)
+        self._follow = qthrottled(self._follow_now, timeout=FOLLOW_MS, parent=self)
         session.selected.connect(self._selection_changed)
 
     def _change_row(self) -> QLayout:
         """Changes of the present selection."""
-        return row(
-            button(
-                "Invert",
-                "Select what is not selected (I)",
-                lambda: self.attempt(lambda: self.session.selection.invert()),
-            ),
+        return flow(
+            button("Invert", "Select what is not selected (I)", self.invert),
             button("Clear", "Select nothing", self.clear),
             button("Undo", "Back by one change (Ctrl+Z)", self.undo),
             button("Redo", "Forward by one change (Ctrl+Shift+Z)", self.redo),
-            None,
+            self.follow,
         )
 
     def _values_row(self) -> QLayout:
         """Selection by the values of a column."""
-        return row(
+        return flow(
             self.column,
-            self.low,
-            self.high,
-            button("Range", "Select particles whose column lies between these values", self.select_range),
-            self.members,
-            button("Classes", "Select particles whose column has one of these values", self.select_members),
+            together(
+                self.low,
+                self.high,
+                button("Range", "Select particles whose column lies between these values", self.select_range),
+            ),
+            together(
+                self.members,
+                button("Values", "Select particles whose column has one of these values", self.select_members),
+            ),
         )
 
     def _regions_row(self) -> QLayout:
-        """Named regions, and pictures of what is selected."""
-        return row(
-            column(
-                row(
+        """Named regions."""
+        return column(
+            flow(
+                together(
                     self.region_name,
                     button(
                         "Name it",
                         "Give the present selection a name; it gets a number and a colour",
                         self.name_region,
                     ),
-                    None,
                 ),
-                self.regions,
-                row(
-                    button("Select", "Select the region marked in the list", self.select_region),
-                    button("Forget", "Remove the region from the list; the particles stay", self.forget_region),
-                    None,
-                ),
+                button("Select", "Select the region marked in the list", self.select_region),
+                button("Forget", "Remove the region from the list; the particles stay", self.forget_region),
             ),
-            self.pictures,
+            self.regions,
         )
 
     def _saving_row(self) -> QLayout:
         """Files."""
-        return row(
+        return flow(
             button(
                 "Save kept and excluded\N{HORIZONTAL ELLIPSIS}",
                 "Write the selected particles to one file and all others to another (STAR or .cs), as `emsvae select` does",
@@ -123,18 +136,21 @@ class SelectTab(Tab):
                 "Write the selected particles to a file",
                 lambda: self.ask_and_save(both=False),
             ),
-            None,
         )
 
     def run_opened(self) -> None:
         """See `Tab`."""
-        self.pictures.clear("")
+        self._sample, self.shown = None, None
         self.column.clear()
 
     def refresh(self) -> None:
         """See `Tab`: columns are known and averages can be made once the particles are read."""
         if not self.column.count():
             self.attempt(self._list_columns)
+        if self._sample is None and not self._gathering.running:
+            self._gathering.start(
+                Sample.gather, self.session.data, each=self._gathered, doing="aligning a sample of the particles"
+            )
         self._average()
 
     def _list_columns(self) -> None:
@@ -192,9 +208,10 @@ class SelectTab(Tab):
             self._work.start(which, self.session.data, *arguments, done=self._found)
 
     def _found(self, mask: Mask) -> None:
-        if not (mask & self.session.selection.selectable).any():
-            self.session.say("no particle is like that")
-        self.take(mask)
+        if (mask & self.session.selection.selectable).any():
+            self.take(mask)
+        else:
+            self.session.say("no particle is like that; the selection stays as it was")
 
     def invert(self) -> None:
         """Select the others."""
@@ -257,12 +274,91 @@ class SelectTab(Tab):
     # ------------------------------------------------------------------------------------------------------- average
 
     def _average(self) -> None:
-        rows = self.session.selection.rows
-        if not len(rows):
+        """The pictures of the selection: at once from the sample, then of more and more of its particles."""
+        self.shown = None
+        mask = self.session.selection.mask
+        if not mask.any():
             self._averaging.stop()
-            self.pictures.clear("Select particles to see their average and how much they differ.")
+            self._hint()
             return
-        self._averaging.start(statistics, self.session.data, rows, each=self.pictures.show_statistics)
+        contrast = None if self._sample is None else self._sample.contrast(mask)
+        rest = None if contrast is None else contrast.outside
+        if contrast is not None:
+            self._show(contrast.inside, contrast.outside, contrast.described())
+        rows = self.session.selection.rows
+        self._averaging.start(statistics, self.session.data, rows, rest, each=self._show_statistics, doing="averaging")
+
+    def _hint(self) -> None:
+        stage = self.session.stage
+        if stage.group == self.group:
+            stage.clear()
+        if self.in_front:
+            stage.tell(self.hint)
+
+    def _gathered(self, sample: Sample) -> None:
+        self._sample = sample
+        if self.in_front and self.session.selection.count:
+            self._average()
+
+    def _show_statistics(self, found: Statistics) -> None:
+        self.shown = found
+        few = "  \N{WARNING SIGN} few particles here" if found.selected < FEW else ""
+        self._show(found.mean, found.rest, f"{found.described()}{few}", found.sd)
+
+    def _show(self, inside: Image, outside: Image | None, said: str, sd: Image | None = None) -> None:
+        """Inside, outside and their difference; the standard deviation when it is known."""
+        data = self.session.data
+        limits = limits_of(inside)
+
+        def picture(name: str, image: Image, limits: tuple[float, float], caption: str) -> Picture:
+            return Picture(name, image, data.pixel_size_A, limits, caption, smooth=True, unit=data.unit)
+
+        pictures = [picture("selected", inside, limits, f"selected: {said}")]
+        if outside is not None:
+            reach = float(np.abs(limits_of(inside - outside)).max())
+            pictures += [
+                picture("left out", outside, limits, "what is left out"),
+                picture("difference", inside - outside, (-reach, reach), "selected less left out"),
+            ]
+        spread = sd if sd is not None else self._spread(inside)
+        pictures.append(picture("differ", spread, limits_of(spread), "where the selected differ (s.d.)"))
+        self.session.stage.show(self.group, pictures, columns=2)
+
+    def _spread(self, inside: Image) -> Image:
+        """The standard deviation as it was shown last: it takes longer than the mouse moves."""
+        layer = self.session.stage.find(self.group, "differ")
+        return np.zeros_like(inside) if layer is None or layer.data.shape != inside.shape else np.asarray(layer.data)
+
+    def _enclosing(self, mask: Any) -> None:
+        """Something is being drawn in the scatter: what is inside so far."""
+        if not self.in_front or self._sample is None or not self.session.is_read:
+            return
+        if mask is None:
+            return
+        self._averaging.stop()
+        contrast = self._sample.contrast(mask)
+        if contrast is not None:
+            self._show(contrast.inside, contrast.outside, contrast.described())
+
+    def _hovered(self, row: int | None) -> None:
+        if not self.in_front or self._sample is None or not self.session.is_read:
+            return
+        selected = bool(self.session.selection.count)
+        if selected and not self.follow.isChecked():
+            return
+        if row is None:
+            self._average()
+        elif self.session.data.latents.used[row]:
+            self._averaging.stop()
+            self._follow(row)
+
+    def _follow_now(self, row: int) -> None:
+        if not (self.in_front and self._sample is not None and row < len(self.session.data)):
+            return
+        contrast = self._sample.about(row)
+        if contrast is not None:
+            said = f"the {contrast.averaged} nearest in z to the cursor"
+            self._show(contrast.inside, contrast.outside, said)
 
     # -------------------------------------------------------------------------------------------------------- saving
 
@@ -274,24 +370,40 @@ class SelectTab(Tab):
             self.session.fail("nothing is selected, so there is nothing to save; draw a lasso in the scatter first")
             return
         data = self.session.data
-        kinds = "RELION STAR (*.star)" + (";;cryoSPARC (*.cs)" if data.run.star.with_suffix(".cs").is_file() else "")
-        chosen, _ = QFileDialog.getSaveFileName(
-            self, "Save the selected particles", str(data.path.with_name(f"{data.path.name}_kept.star")), kinds
-        )
-        if chosen:
-            self.save(Path(chosen), both=both)
+        kinds = [("RELION STAR", ".star")]
+        if data.run.star.with_suffix(".cs").is_file():
+            kinds.append(("cryoSPARC", ".cs"))
+        proposed = data.path.with_name(f"{data.path.name}_kept.star")
+        answer = ask_where_to_save(self, "Save the selected particles", proposed, kinds)
+        if answer is None:
+            return
+        out, asked = answer
+        others = [*([] if asked else [out]), *([excluded_beside(out)] if both else [])]
+        if may_replace(self, others):
+            self.save(out, both=both, replace=True)
+        else:
+            self.session.say("nothing was written")
 
-    def save(self, out: Path, *, both: bool) -> None:
+    def save(self, out: Path, *, both: bool, replace: bool = False) -> None:
         """Write the selected particles, and with ``both`` the others beside them, as ..._excluded.
 
-        Files of these names are replaced: the dialog has asked.
+        With ``replace`` files of these names are replaced: for those who have asked.
         """
-        excluded = out.with_stem(f"{out.stem.removesuffix('_kept')}_excluded") if both else None
+        excluded = excluded_beside(out) if both else None
         mask = self.session.selection.mask.copy()
         said = f"{int(mask.sum()):,} particles: {out}" + (
             f"; the other {int((~mask).sum()):,}: {excluded}" if both else ""
         )
-        self._saving.start(_save, self.session.data, mask, out, excluded, done=lambda _: self.session.say(said))
+        self._saving.start(
+            *(_save, self.session.data, mask, out, excluded, replace),
+            done=lambda _: self.session.say(said),
+            doing=f"saving {out.name}",
+        )
+
+
+def excluded_beside(out: Path) -> Path:
+    """Where the particles go that are left out of ``out``: a_kept.star has a_excluded.star beside it."""
+    return out.with_stem(f"{out.stem.removesuffix('_kept')}_excluded")
 
 
 def _icon(number: int) -> QIcon:
@@ -319,7 +431,7 @@ def _one_of(data: RunData, label: str, wanted: list[str]) -> Mask:
         ) from None
 
 
-def _save(data: RunData, mask: Mask, out: Path, excluded: Path | None) -> None:
+def _save(data: RunData, mask: Mask, out: Path, excluded: Path | None, replace: bool) -> None:
     from emspatialvae.workflows.select import write_selection
 
-    write_selection(data.run, mask, out, excluded=excluded, force=True)
+    write_selection(data.run, mask, out, excluded=excluded, force=replace)
