@@ -22,9 +22,10 @@ from emspatialvae.analysis.page import Findings, page
 from emspatialvae.analysis.rendering import canonical
 from emspatialvae.analysis.run_columns import Columns
 from emspatialvae.analysis.scatter import Groups, Measure, Plane
-from emspatialvae.classify import Classes, classify_run, read_classes
+from emspatialvae.classify import Classes, check_belong, classify_run, read_classes
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.infer import Latents, load_model
+from emspatialvae.io import leftovers, lock
 from emspatialvae.io.atomic import atomic_folder
 from emspatialvae.progress import Say
 from emspatialvae.results import read_latents
@@ -66,7 +67,17 @@ def analyze_run(path: Path, asked: Asked, say: Say = print) -> Path:
         No results yet, no particle that was used, a column that does not exist, UMAP asked for and not installed, more classes
         than particles, images that classes need and that cannot be read.
     """
+    run = RunDir(path)
+    with lock.locked(run.path) as told:
+        if told is not None:
+            say(told)
+        leftovers.sweep(run.path)
+        return _analyze(path, asked, say)
+
+
+def _analyze(path: Path, asked: Asked, say: Say) -> Path:
     run, latents = read_latents(path)
+    run.check_results_belong()
     used = int(latents.used.sum())
     if not used:
         raise EmsvaeError(f"{path}: no particle could be used, so there is nothing to show; its run.log says why")
@@ -102,6 +113,7 @@ def _classes(run: RunDir, latents: Latents, asked: Asked, say: Say) -> Classes:
     """Those of the run, unless it has none or others are wanted."""
     stored = read_classes(run)
     if stored is not None and asked.k is None and latents.class_number is not None:
+        check_belong(stored, latents, run)
         return stored
     k = int(np.clip(latents.used.sum() // LEAST_PER_CLASS, 1, CLASSES)) if asked.k is None else asked.k
     return classify_run(run.path, k, project_dir=asked.project_dir, say=say)

@@ -137,11 +137,14 @@ def _results(run: RunDir, manifest: Manifest) -> Iterator[str]:
         yield _line("results", "no results yet: go on with --resume")
         return
     config = manifest.config.model
-    latents = export.read_csv(run.latents, config.z_dim, manifest.preparation.pixel_size_A)
+    latents = export.results_of(run)
     yield from summary.sureness(latents, config)
     if latents.junk is not None:
         above = int((latents.junk[latents.used] > LIKELY).sum())
         yield _line("junk", f"{above:,} particles with a score above {LIKELY:g}")
     if latents.class_number is not None:
         yield _line("classes", f"{int(latents.class_number.max())}, see {run.path / 'classes'}")
+    behind = run.behind()
+    if behind is not None:
+        yield _line("results", behind)
     yield _line("results", f"written, {int(latents.used.sum()):,} particles used, {int((~latents.used).sum()):,} not")

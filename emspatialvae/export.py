@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,16 +52,17 @@ def write(
     WRITERS[destination.suffix](latents, stack, destination, poses=poses, force=force)
 
 
-def write_run(latents: Latents, stack: ParticleStack, run: RunDir) -> Latents:
-    """Write a run's own tables; returns the results with the nine digits of ``latents.csv``.
+def write_run(latents: Latents, stack: ParticleStack, run: RunDir, folder: Path) -> Latents:
+    """Write a run's own tables into a folder, from where they take their places; returns the results with the nine digits of ``latents.csv``.
 
     All other files are made from those, as `emsvae export` will do: the same run never gives two different STAR files.
     """
     manifest = run.manifest
-    write(latents, stack, run.latents, force=True)
-    latents = read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    table = folder / run.latents.name
+    write(latents, stack, table)
+    latents = read_csv(table, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
     for suffix in (".star", ".cs") if stack.kind == "cs" else (".star",):
-        write(latents, stack, run.star.with_suffix(suffix), poses=manifest.config.poses, force=True)
+        write(latents, stack, folder / f"{run.star.stem}{suffix}", poses=manifest.config.poses)
     return latents
 
 
@@ -153,8 +154,9 @@ def write_star(
 
 def _check_finite(latents: Latents) -> None:
     for name, values in vars(latents).items():
-        array = np.asarray(values.shift_px if isinstance(values, geometry.Pose2D) else values)
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        parts = vars(values).values() if isinstance(values, geometry.Pose2D) else [values]
+        arrays = [np.asarray(part) for part in parts]
+        if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
             raise EmsvaeError(
                 f"{name} holds NaN or infinity, which RELION would read as a number; train again with a lower --learning-rate"
             )
@@ -252,8 +254,13 @@ def write_csv(
 ) -> None:
     """``latents.csv``: one row per particle, units in the names, nine digits. Stack and poses change nothing here."""
     table = latents_table(latents)
-    with atomic_path(destination, overwrite=force) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.9g")
+    with atomic_path(destination, overwrite=force) as temporary, open_text(temporary, "w") as stream:
+        table.to_csv(stream, index=False, float_format="%.9g")
+
+
+def open_text(file: Path, mode: str) -> IO[str]:
+    """A table as a stream: pandas takes a ``~`` in a path for somebody's home; bytes of a name that are no UTF-8 stay as they are."""
+    return file.open(mode, encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def latents_table(latents: Latents) -> "pd.DataFrame":
@@ -276,6 +283,24 @@ def latents_table(latents: Latents) -> "pd.DataFrame":
     return pd.DataFrame(columns)
 
 
+def results_of(run: RunDir) -> Latents:
+    """The results of a run.
+
+    Raises
+    ------
+    RunFolderError
+        There are none yet, or they are damaged, or not as many as the run has particles.
+    """
+    manifest = run.manifest
+    latents = read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    if len(latents) != manifest.n_particles:
+        raise RunFolderError(
+            f"{run.latents} is damaged ({len(latents):,} rows for {manifest.n_particles:,} particles); run `emsvae train ... --resume` "
+            "to write it again"
+        )
+    return latents
+
+
 def read_csv(file: Path, z_dim: int | None, pixel_size_A: float) -> Latents:
     """What `write_csv` wrote; ``z_dim`` None: with as many coordinates as there are.
 
@@ -291,34 +316,50 @@ def read_csv(file: Path, z_dim: int | None, pixel_size_A: float) -> Latents:
             f"{file} is missing: the run has no results yet; finish it with `emsvae train ... --resume`"
         )
     try:
-        table = pd.read_csv(file, dtype={"image_name": str})
+        with open_text(file, "r") as stream:
+            table = pd.read_csv(stream, dtype={"image_name": str}, keep_default_na=False, na_values={})
         count = z_dim or sum(bool(re.fullmatch(r"z\d+", name)) for name in table)
-        z, z_sd = ([table[f"z{k + 1}{end}"] for k in range(count)] for end in ("", "_sd"))
-        shift, shift_sd = table[["shift_x_A", "shift_y_A"]], table[["shift_x_sd_A", "shift_y_sd_A"]]
+        z, z_sd = ([_numbers(table, f"z{k + 1}{end}") for k in range(count)] for end in ("", "_sd"))
+        shift, shift_sd = (
+            np.stack([_numbers(table, name) for name in names], 1)
+            for names in (("shift_x_A", "shift_y_A"), ("shift_x_sd_A", "shift_y_sd_A"))
+        )
         return Latents(
             names=table["image_name"].to_numpy(dtype=object),
-            used=table["used"].to_numpy(dtype=bool),
+            used=_numbers(table, "used").astype(bool),
             z=np.stack(z, 1),
             z_sd=np.stack(z_sd, 1),
-            pose=geometry.Pose2D(table["theta_rad"].to_numpy(), shift.to_numpy() / pixel_size_A),
-            theta_sd_rad=table["theta_sd_rad"].to_numpy(),
-            shift_sd_px=shift_sd.to_numpy() / pixel_size_A,
-            log_likelihood=table["log_likelihood"].to_numpy(),
+            pose=geometry.Pose2D(_numbers(table, "theta_rad"), shift / pixel_size_A),
+            theta_sd_rad=_numbers(table, "theta_sd_rad"),
+            shift_sd_px=shift_sd / pixel_size_A,
+            log_likelihood=_numbers(table, "log_likelihood"),
             pixel_size_A=pixel_size_A,
             class_pose=_class_pose(table, pixel_size_A),
-            **{field: table[names.csv].to_numpy() for field, names in labels.SCORES.items() if names.csv in table},
+            **{
+                field: _numbers(table, names.csv, whole=field == "class_number")
+                for field, names in labels.SCORES.items()
+                if names.csv in table
+            },
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise RunFolderError(
-            f"{file} is damaged ({error}); run `emsvae train ... --resume` to write it again"
+            f"{file} is damaged ({str(error)[:200]}); run `emsvae train ... --resume` to write it again"
         ) from None
+
+
+def _numbers(table: "pd.DataFrame", name: str, *, whole: bool = False) -> NDArray[Any]:
+    """A column of finite numbers; ValueError where it holds anything else."""
+    values = table[name].to_numpy()
+    if values.dtype.kind not in ("i" if whole else "iuf") or not np.isfinite(values).all():
+        raise ValueError(f"{name} holds what is no {'whole ' if whole else ''}number")
+    return values if whole else values.astype(np.float64)
 
 
 def _class_pose(table: "pd.DataFrame", pixel_size_A: float) -> geometry.Pose2D | None:
     if CLASS_POSE[0] not in table:
         return None
-    shift_A = table[list(CLASS_POSE[1:])].to_numpy()
-    return geometry.Pose2D(table[CLASS_POSE[0]].to_numpy(), shift_A / pixel_size_A)
+    shift_A = np.stack([_numbers(table, name) for name in CLASS_POSE[1:]], 1)
+    return geometry.Pose2D(_numbers(table, CLASS_POSE[0]), shift_A / pixel_size_A)
 
 
 # ------------------------------------------------------------------------------------------------------------- images

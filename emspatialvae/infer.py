@@ -27,7 +27,7 @@ class Latents:
     names: NDArray[Any]
     """[n]"""
     used: NDArray[np.bool_]
-    """[n]; False for images that could not be used: their numbers are zero."""
+    """[n]; False for images that could not be used, or of which the model says what is no number: theirs are zero."""
     z: Floats
     """[n, z_dim]"""
     z_sd: Floats
@@ -138,6 +138,10 @@ def infer(
                 if name not in columns:
                     columns[name] = np.zeros((n, *values.shape[1:]))
                 columns[name][rows] = values.float().cpu().numpy()
+    lost = ~np.all([np.isfinite(values).reshape(n, -1).all(1) for values in columns.values()], axis=0)
+    used &= ~lost
+    for values in columns.values():
+        values[lost] = 0
     pose = Pose2D(geometry.wrap_rad(columns.pop("theta_rad")), columns.pop("shift_px"))
     if given is not None:  # to the last digit; 0 for images that could not be used
         pose = Pose2D(geometry.wrap_rad(used * given.theta_rad), used[:, None] * given.shift_px)

@@ -26,13 +26,12 @@ from emspatialvae import cli
 from emspatialvae import config as configuration
 from emspatialvae.config import RunConfig
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.interruption import interrupted_by
+from emspatialvae.interruption import EXIT_CODES, interrupted_by
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.run import RunDir
 
 START_UP_S = 60.0
 """A process that has not said within this time that it lives never will."""
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class Job:
         if not ended.is_file():
             return State("failed", f"the process ended without a word: killed, or out of memory? See {self.log}")
         code = int(ended.read_text())
-        if code in (0, INTERRUPTED):
+        if code in (0, *EXIT_CODES):
             return State("interrupted" if code else "finished")
         return State("failed", self._last_line().removeprefix("emsvae: "))
 

@@ -83,8 +83,7 @@ def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[
         Also run the Bayes oracle on this many particles when ``simulation.json`` lies beside the truth; 0 = do not.
     """
     run = RunDir(path)
-    preparation = run.manifest.preparation
-    latents = export.read_csv(run.latents, run.manifest.config.model.z_dim, preparation.pixel_size_A)
+    latents = export.results_of(run)
     known = _read_truth(truth)
     row_of = {name: row for row, name in enumerate(known.names)}
     for table, where in ((known.names, truth), (latents.names, run.latents)):

@@ -137,6 +137,12 @@ def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
     return stack
 
 
+def input_files(stack: ParticleStack, config: InputConfig) -> list[Path]:
+    """Every file that the particles were read from."""
+    source = [config.particles] if not config.particles.is_dir() else []
+    return [*source, *([config.passthrough] if config.passthrough else []), *(file.path for file in stack.files)]
+
+
 def read_mask(path: Path, box: int) -> NDArray[np.float32]:
     """A mask on the consensus image: weights from 0 to 1, shape [box, box].
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import mmap
 import os
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,8 @@ from emspatialvae.particles import OpticsGroup, ParticleStack
 from emspatialvae.sources import missing_ctf_columns
 
 CHUNK_BYTES = 32 << 20
+SUMMED_ROWS = 4096
+"""Of the cache, whose sums are compared before their memory is given back."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -271,8 +274,11 @@ def prepared_images(
     cache: Path,
     dtype: str = "float16",
     progress: Callable[[int], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> PreparedImages:
-    """Open the cache of a stack's prepared images, making it first if it is not there.
+    """Open the cache of a stack's prepared images, making it first if it is not there, or anew if it is damaged.
+
+    Every byte of it is looked at, against the sums that were written with it.
 
     Parameters
     ----------
@@ -280,30 +286,78 @@ def prepared_images(
         Folder; the file's name is a digest of the preparation and of the stacks' names, sizes and dates.
     progress
         Called with the number of particles prepared since the last call.
+    say
+        Receives a sentence where the cache was damaged.
     """
     files = _cache_files(stack, preparation, cache, dtype)
-    if not all(file.is_file() for file in files.values()):
-        _make_cache(stack, preparation, files, dtype, progress)
-    return _open_cache(stack, files)
+    if all(file.is_file() for file in files.values()):
+        found = _open_cache(stack, preparation, files, dtype)
+        if found is not None and _is_sound(found, files):
+            return found
+        say(f"the prepared images in {cache} are damaged; they are made again")
+    _make_cache(stack, preparation, files, dtype, progress)
+    made = _open_cache(stack, preparation, files, dtype)
+    if made is None:
+        raise EmsvaeError(f"the prepared images in {cache} cannot be read back; choose another place with --cache")
+    return made
 
 
 def cached_images(
     stack: ParticleStack, preparation: Preparation, cache: Path, dtype: str = "float16"
 ) -> PreparedImages | None:
-    """What `prepared_images` would open, None where it would have to make it first."""
+    """What `prepared_images` would open, None where it would have to make it first; its sums are not looked at."""
     files = _cache_files(stack, preparation, cache, dtype)
-    return _open_cache(stack, files) if all(file.is_file() for file in files.values()) else None
+    return _open_cache(stack, preparation, files, dtype) if all(file.is_file() for file in files.values()) else None
 
 
 def _cache_files(stack: ParticleStack, preparation: Preparation, cache: Path, dtype: str) -> dict[str, Path]:
     digest = _digest(stack, preparation, dtype)
-    kinds = ("images", "usable", "ctf") if preparation.ctf == "multiply" else ("images", "usable")
+    kinds = ("images", "usable", *(["ctf"] if preparation.ctf == "multiply" else []), "sums")
     return {kind: cache / f"{kind}_{digest}.npy" for kind in kinds}
 
 
-def _open_cache(stack: ParticleStack, files: dict[str, Path]) -> PreparedImages:
-    power = np.load(files["ctf"], mmap_mode="r") if "ctf" in files else None
-    return PreparedImages(np.load(files["images"], mmap_mode="r"), np.load(files["usable"]), stack.optics_of, power)
+def _open_cache(
+    stack: ParticleStack, preparation: Preparation, files: dict[str, Path], dtype: str
+) -> PreparedImages | None:
+    """The cache as it lies on the disk; None where it is not what its name says."""
+    try:
+        opened = {
+            kind: np.load(file, mmap_mode="r", allow_pickle=False) for kind, file in files.items() if kind != "sums"
+        }
+    except (ValueError, EOFError, OSError):
+        return None
+    found = PreparedImages(opened["images"], np.array(opened["usable"]), stack.optics_of, opened.get("ctf"))
+    n, box = len(stack), preparation.box
+    wanted = {
+        "images": (_images_shape(stack, preparation), np.dtype(dtype)),
+        "usable": ((n,), np.dtype(bool)),
+        "ctf": ((n, box // 2 + 1), np.dtype(np.float32)),
+    }
+    return found if all((rows.shape, rows.dtype) == wanted[kind] for kind, rows in opened.items()) else None
+
+
+def _is_sound(found: PreparedImages, files: dict[str, Path]) -> bool:
+    """Whether every row has the sum that was written with it."""
+    try:
+        sums = np.load(files["sums"], allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        return False
+    parts = [found.pixels] if found.ctf_power is None else [found.pixels, found.ctf_power]
+    if sums.shape != (len(parts) + 1, len(found)) or not np.array_equal(sums[-1], found.usable):
+        return False
+    for rows, known in zip(parts, sums, strict=False):
+        plain = np.asarray(rows)
+        for start in range(0, len(plain), SUMMED_ROWS):
+            some = plain[start : start + SUMMED_ROWS]
+            if known[start : start + SUMMED_ROWS].tolist() != [zlib.crc32(row) for row in some]:
+                return False
+            _forget(rows)
+    return True
+
+
+def _images_shape(stack: ParticleStack, preparation: Preparation) -> tuple[int, ...]:
+    channels = () if stack.channels == 1 else (stack.channels,)
+    return len(stack), *channels, preparation.box, preparation.box
 
 
 def _make_cache(
@@ -311,27 +365,30 @@ def _make_cache(
 ) -> None:
     n, box = len(stack), preparation.box
     usable = np.zeros(n, dtype=np.bool_)
+    sums = np.zeros((len(files) - 1, n), np.uint32)  # of the images, of the CTF where there is one, and who is usable
     with ExitStack() as stack_of_files:
-        shape = (n, box, box) if stack.channels == 1 else (n, stack.channels, box, box)
-        put_images = stack_of_files.enter_context(_rows_file(files["images"], shape, dtype))
+        shape = _images_shape(stack, preparation)
+        put_images = stack_of_files.enter_context(_rows_file(files["images"], shape, dtype, sums[0]))
         put_power = None
         if "ctf" in files:
-            put_power = stack_of_files.enter_context(_rows_file(files["ctf"], (n, box // 2 + 1), "float32"))
+            put_power = stack_of_files.enter_context(_rows_file(files["ctf"], (n, box // 2 + 1), "float32", sums[1]))
         for portion in prepare(stack, preparation):
             put_images(portion.rows, portion.images)
             if put_power is not None and portion.ctf_power is not None:
                 put_power(portion.rows, portion.ctf_power)
             usable[portion.rows] = portion.usable
             progress(len(portion))
-    with atomic_path(files["usable"], overwrite=True) as temporary:
-        np.save(temporary, usable)
+    sums[-1] = usable
+    for kind, values in (("usable", usable), ("sums", sums)):
+        with atomic_path(files[kind], overwrite=True) as temporary:
+            np.save(temporary, values)
 
 
 @contextmanager
 def _rows_file(
-    path: Path, shape: tuple[int, ...], dtype: str
+    path: Path, shape: tuple[int, ...], dtype: str, sums: NDArray[np.uint32]
 ) -> Iterator[Callable[[NDArray[np.int64], NDArray[np.floating]], None]]:
-    """A .npy file whose rows may be written in any order: yields the function that writes some.
+    """A .npy file whose rows may be written in any order: yields the function that writes some, and puts their CRC into ``sums``.
 
     Written, not mapped: where the disk is full a write says so, while a store into a mapped hole kills the program.
     """
@@ -344,6 +401,7 @@ def _rows_file(
             for row, value in zip(rows.tolist(), values.astype(dtype), strict=True):
                 stream.seek(start + row * value.nbytes)
                 stream.write(value.data)
+                sums[row] = zlib.crc32(value)
 
         yield put
 

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from emspatialvae import export
 from emspatialvae.config import Device, InputConfig, Poses
-from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
+from emspatialvae.errors import EmsvaeError, ParticleFileError
 from emspatialvae.geometry import Pose2D
+from emspatialvae.identity import check_stacks, rows_of
 from emspatialvae.infer import Latents, infer, load_model
-from emspatialvae.io.atomic import check_writable
-from emspatialvae.loading import load_particles, read_mask
+from emspatialvae.io.atomic import check_outputs, check_writable
+from emspatialvae.loading import input_files, load_particles, read_mask
+from emspatialvae.own_files import check_not_own
 from emspatialvae.particles import ParticleStack
 from emspatialvae.prepare import Portion, Preparation, check_ctf, file_poses, prepare
 from emspatialvae.progress import Say, bar
@@ -24,25 +26,43 @@ REGISTERED = 4000
 
 
 def read_run(path: Path, project_dir: Path | None = None) -> tuple[RunDir, Latents, ParticleStack]:
-    """A run with its results and its particles."""
+    """A run with its results and its particles, both in the order of the particles' file as it is now.
+
+    Rows that have moved in it since are followed by their image names.
+
+    Raises
+    ------
+    RunFolderError
+        The particles or their stacks are not those of the run any more.
+    """
     run, latents = read_latents(path)
-    return run, latents, read_particles(run, len(latents), project_dir)
+    stack, order = _particles(run, latents, project_dir)
+    return run, latents if order is None else latents[np.argsort(order)], stack
 
 
 def read_latents(path: Path) -> tuple[RunDir, Latents]:
-    """A run with its results; of its particles it looks at nothing."""
+    """A run with its results, in the order of ``latents.csv``; of its particles it looks at nothing."""
     run = RunDir(path)
-    manifest = run.manifest
-    return run, export.read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    return run, export.results_of(run)
 
 
-def read_particles(run: RunDir, n: int, project_dir: Path | None = None) -> ParticleStack:
-    """The particles of a run, which must be as many as the ``n`` that it has results for."""
+def read_particles(run: RunDir, latents: Latents, project_dir: Path | None = None) -> ParticleStack:
+    """The particles of a run in the order of its results, whatever that of their file is by now; raises as `read_run`."""
+    stack, order = _particles(run, latents, project_dir)
+    return stack if order is None else stack.subset(order)
+
+
+def _particles(
+    run: RunDir, latents: Latents, project_dir: Path | None
+) -> tuple[ParticleStack, NDArray[np.int64] | None]:
+    """The particles as their file has them now, and where those of the results stand in it; None: in the same order."""
     source = run.manifest.config.input
     stack = load_particles(dataclasses.replace(source, project_dir=project_dir or source.project_dir))
-    if len(stack) != n:
-        raise RunFolderError(f"{stack.source} now has {len(stack)} particles, the run has {n}; train anew with --force")
-    return stack
+    order = rows_of([str(name) for name in latents.names], [str(name) for name in stack.names], stack.source)
+    known = run.identity()
+    if known is not None:
+        check_stacks(known, stack)
+    return stack, order
 
 
 def export_run(
@@ -61,7 +81,15 @@ def export_run(
     """
     for destination in wanted.values():
         check_writable(destination, force)
+    check_outputs(wanted.values())
+    # These two can be made again: they are what this command writes.
+    check_not_own(wanted.values(), [path / f"particles.{kind}" for kind in ("star", "cs") if kind in wanted])
     run, latents, stack = read_run(path, project_dir)
+    inputs = input_files(stack, run.manifest.config.input)
+    check_outputs(wanted.values(), [*inputs, *([hold_still] if hold_still else [])])
+    behind = run.behind()
+    if behind is not None:
+        say(behind)
     if hold_still is not None:
         latents = held_still(run, latents, hold_still)
     for kind, destination in wanted.items():
@@ -87,6 +115,7 @@ def held_still(run: RunDir, latents: Latents, mask: Path) -> Latents:
     from emspatialvae.model.pose_search import Poses
     from emspatialvae.model.steerable_vae import SteerableVAE
 
+    run.check_results_belong()
     model = load_model(run)
     if not isinstance(model, SteerableVAE):
         raise EmsvaeError(
@@ -117,9 +146,11 @@ def infer_other(
     from emspatialvae import compute
 
     export.check_destination(out, force=force)
+    check_not_own([out])
     compute.keep_freed_memory()
     manifest, model = run.manifest, load_model(run)
     stack = load_particles(source)
+    check_outputs([out], input_files(stack, source))
     check_fits(stack, manifest.preparation, run)
     given = None
     if manifest.config.model.poses_fixed:

@@ -1,5 +1,6 @@
 """Some of a run's particles, or of any particle file's, as a file of their own: the rows that stay keep their order and every byte."""
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,9 +12,10 @@ from emspatialvae import labels
 from emspatialvae.analysis import duplicates, query
 from emspatialvae.errors import EmsvaeError, NothingSelectedError, RunFolderError
 from emspatialvae.io import star
-from emspatialvae.io.atomic import atomic_path, check_writable
+from emspatialvae.io.atomic import atomic_path, check_outputs, check_writable
 from emspatialvae.joining import NOWHERE, Join, carried, join
 from emspatialvae.labels import is_result
+from emspatialvae.own_files import check_not_own
 from emspatialvae.progress import Say
 from emspatialvae.run import RunDir
 from emspatialvae.tables import ParticleTable, StarTable, ending, open_table
@@ -213,11 +215,12 @@ def _check_outputs(
         )
     if excluded and excluded.suffix != out.suffix:
         raise EmsvaeError(f"--excluded {excluded} must end in {out.suffix}, as --out {out} does")
-    if excluded and excluded.resolve() == out.resolve():
+    outputs = (out, excluded) if excluded else (out,)
+    if excluded and os.path.realpath(excluded) == os.path.realpath(out):
         raise EmsvaeError(f"--excluded and --out are both {out}; name two files")
-    for path in (out, excluded) if excluded else (out,):
-        if path.resolve() in {each.resolve() for each in (*inputs.values(), *targets.values())}:
-            raise EmsvaeError(f"{path} is what is read, it is not replaced by a part of itself; choose another name")
+    check_outputs(outputs, {*inputs.values(), *targets.values()})
+    check_not_own(outputs)
+    for path in outputs:
         check_writable(path, force)
 
 

@@ -1,13 +1,9 @@
 """The training loop, on one screen, and the state it can be resumed from."""
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -18,6 +14,7 @@ from emspatialvae import compute
 from emspatialvae.config import TrainConfig, train_for
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.geometry import Pose2D
+from emspatialvae.interruption import asked_to_end
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.interface import Elbo, ParticleVAE
 from emspatialvae.model.spatial_vae import SpatialVAE
@@ -52,25 +49,6 @@ class Progress:
     """The ELBO has settled once and the learning rate was lowered."""
     stopped: str = ""
     """Why the training ended; empty while it has not."""
-
-
-@contextmanager
-def _noticing_interrupts() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into an answer instead of an exception in the middle of a step; the second one is raised."""
-    noticed: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-
-    def notice(number: int, frame: FrameType | None) -> None:
-        noticed.append(number)
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, notice)
-    try:
-        yield lambda: bool(noticed)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class Trainer:
@@ -146,12 +124,12 @@ class Trainer:
     def fit(self) -> bool:
         """Train until the epochs are done or the ELBO has settled; False when the user interrupted.
 
-        An interrupt (Ctrl-C) ends the training after the current step, so that the checkpoint is one of a whole step; a second
-        one ends the program.
+        An interrupt (Ctrl-C, or a signal that `interruption.noticed_by_training` has noticed) ends the training after the current
+        step, so that the checkpoint is one of a whole step; a second Ctrl-C ends the program.
         """
         self.save()
         saved = time.monotonic()
-        with _noticing_interrupts() as interrupted:
+        with asked_to_end() as interrupted:
             while not self.progress.stopped:
                 self._begin_epoch()
                 for rows in self._batches(self.progress.epoch)[self.progress.step :]:

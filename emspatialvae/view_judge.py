@@ -167,8 +167,7 @@ def _key(name: str, short: bool) -> tuple[int, str]:
 
 def _of_run(path: Path) -> _Reported:
     run = RunDir(path)
-    manifest = run.manifest
-    latents = export.read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    latents = export.results_of(run)
     latents = latents[latents.used]
     return _Reported(
         latents.names.tolist(),

@@ -11,9 +11,11 @@ from emspatialvae.analysis.junk import LIKELY
 from emspatialvae.analysis.rendering import canonical
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.infer import Latents, load_model
-from emspatialvae.io.atomic import check_writable
+from emspatialvae.io.atomic import check_outputs, check_writable
 from emspatialvae.io.mrc import StackWriter
+from emspatialvae.loading import input_files
 from emspatialvae.lookup import find_particle
+from emspatialvae.own_files import check_not_own
 from emspatialvae.progress import Say, bar
 from emspatialvae.run import RunDir
 
@@ -55,11 +57,14 @@ def write_path(
     files = {suffix: out.with_suffix(suffix) for suffix in FILM_SUFFIXES}
     for file in files.values():
         check_writable(file, force)
+    check_not_own(files.values())
     latents = results_of(run)
     first, last = (_row(latents, name) for name in ends)
     if first == last:
         raise EmsvaeError(f"--from and --to are both {latents.names[first]}; give two particles")
-    made = film_between(run, latents, (first, last), steps, averages=averages, project_dir=project_dir)
+    made = film_between(
+        run, latents, (first, last), steps, averages=averages, project_dir=project_dir, outputs=tuple(files.values())
+    )
     box = made.drawn.shape[-1]
     with StackWriter(files[".mrcs"], steps, box, latents.pixel_size_A, overwrite=force) as writer:
         writer.append(made.drawn)
@@ -87,15 +92,17 @@ def film_between(
     *,
     averages: bool = True,
     project_dir: Path | None = None,
+    outputs: tuple[Path, ...] = (),
 ) -> film.Film:
-    """The film between two particles, rows of ``latents``; see `write_path`."""
+    """The film between two particles, rows of ``latents``; see `write_path`. None of the ``outputs`` may be what is read."""
     rows = np.flatnonzero(latents.used)
     points = paths.straight(latents.z[ends[0]], latents.z[ends[1]], steps)
     path = paths.walk(points, latents.z[rows], paths.typical_sd(latents.z_sd[rows]))
     drawn = canonical(load_model(run), points)
     real = None
     if averages:
-        _, _, stack = results.read_run(run.path, project_dir)
+        stack = results.read_particles(run, latents, project_dir)
+        check_outputs(outputs, input_files(stack, run.manifest.config.input))
         weights = paths.membership(path, rows, len(latents))
         with bar(int((weights.sum(1) > 0).sum()), "averaging") as progress:
             made = average(stack, latents, weights, run.manifest.preparation, progress=progress)
@@ -140,6 +147,7 @@ def write_manifold(
     if tiles < 2:
         raise EmsvaeError(f"--tiles is {tiles}; a map has at least 2 along an axis")
     check_writable(out, force)
+    check_not_own([out])
     latents = results_of(run)
     _check_components(components, latents.z.shape[1])
     shown = manifold.zmap(latents.z[latents.used], tiles, components)
@@ -170,10 +178,10 @@ def results_of(run: RunDir) -> Latents:
     Raises
     ------
     EmsvaeError
-        There are none yet, or no particle could be used.
+        There are none yet, they are not those of the model, or no particle could be used.
     """
-    manifest = run.manifest
-    latents = export.read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    latents = export.results_of(run)
+    run.check_results_belong()
     if not latents.used.any():
         raise EmsvaeError(f"{run.path}: none of its particles could be used, so there is no content to draw")
     return latents

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 
 # From the ground up; a room may import from rooms on lower floors only, not from its neighbours.
 FLOORS: list[tuple[str, ...]] = [
-    ("errors",),
-    ("config", "dataclass_json", "geometry", "ctf", "interruption", "labels"),
+    ("errors", "io.processes", "io.fingerprint", "streams"),
+    ("config", "dataclass_json", "geometry", "ctf", "interruption", "labels", "io.leftovers"),
     ("background",),
     (
         "imaging",
@@ -25,10 +25,10 @@ FLOORS: list[tuple[str, ...]] = [
         "simulation.crowd",
     ),
     ("io.atomic", "io.star_text", "simulation.bounds", "simulation.kinds", "steerable"),
-    ("steerable_pca", "io.mrc", "io.cs", "io.star_scan", "io.pictures"),
-    ("io.star", "io.images", "simulation.density"),
-    ("particles", "simulation.truth", "lookup", "analysis.column_names"),
-    ("sources", "pictures", "simulation.files", "simulation.map_stack"),
+    ("steerable_pca", "io.mrc", "io.cs", "io.star_scan", "io.pictures", "io.lock"),
+    ("io.switch", "io.star", "io.images", "simulation.density"),
+    ("particles", "own_files", "simulation.truth", "lookup", "analysis.column_names"),
+    ("sources", "pictures", "identity", "simulation.files", "simulation.map_stack"),
     ("loading", "tables"),
     ("joining", "analysis.query", "analysis.duplicates"),
     ("prepare", "compute", "model.networks", "model.posterior", "model.batch", "model.groups"),

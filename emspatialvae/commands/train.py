@@ -32,13 +32,13 @@ class TrainCommand:
 
 
 def main(argv: list[str]) -> int:
-    """``emsvae train``: returns 130 when the user interrupted the training (the results so far are written)."""
+    """``emsvae train``: returns 130 when the user interrupted the training, or another signal did (the results so far are written)."""
     default = RunConfig(InputConfig(tyro.MISSING))
     preset = _value_of("--preset", argv)
     if preset is not None and preset in configuration.PRESETS:
         default = configuration.with_preset(default, preset)
     asked = parse(TrainCommand, argv, TrainCommand(default))
-    from emspatialvae import workflow
+    from emspatialvae import interruption, workflow
     from emspatialvae.run import RunDir, default_out
 
     out = asked.out or default_out(asked.run.input.particles)
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
         own = replace(own, input=replace(own.input, particles=tyro.MISSING))
         asked = parse(TrainCommand, argv, TrainCommand(own))
         run, stack = workflow.open_run(asked.run, out)
-    return 0 if workflow.train_run(run, stack, asked.run.train, resume=asked.resume) else 130
+    return 0 if workflow.train_run(run, stack, asked.run.train, resume=asked.resume) else interruption.exit_code()
 
 
 def _value_of(flag: str, argv: list[str]) -> str | None:

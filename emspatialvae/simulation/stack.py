@@ -69,7 +69,7 @@ def scale_to_snr(obj: Phantom, z: Floats, pose: Pose2D, box: int, snr: float) ->
     return replace(obj, height=float(obj.height * NOISE_SD * np.sqrt(snr / variance)))
 
 
-def simulate_stack(config: "SimulateConfig") -> Path:
+def simulate_stack(config: "SimulateConfig", beside: tuple[str, ...] = ()) -> Path:
     """Write a stack with known truth and return its folder ``config.out``.
 
     In it: ``particles.mrcs``; ``particles.star`` (RELION 3.1, no poses; defocus where there is a CTF); ``truth.star``
@@ -93,14 +93,14 @@ def simulate_stack(config: "SimulateConfig") -> Path:
     if config.map is not None:
         density = read_density(config.map, config.map_pixel_size_A, config.pixel_size_A)
         views = draw_map_stack(config, density, microscope, for_truth, for_junk, for_neighbours)
-        return _write_map_stack(config, density, views, (for_noise, for_junk))
+        return _write_map_stack(config, density, views, (for_noise, for_junk), beside)
     obj = phantom(config.kind, config.span_deg)
     z, pose = draw_truth(config.particles, config.shift_px, for_truth, obj.z_dim)
     truth = Truth(z, pose, microscope, for_junk.random(config.particles) < config.junk)
     real = np.flatnonzero(~truth.is_junk)
     if not len(real):
         raise EmsvaeError("simulate: every particle is junk; lower --junk or ask for more --particles")
-    with folder_when_whole(config.out, config.force) as folder:
+    with folder_when_whole(config.out, config.force, beside) as folder:
         obj = scale_to_snr(obj, z[real], pose[real], config.box, config.snr)
         _write_images(folder / "particles.mrcs", obj, truth, config.snr, (for_noise, for_junk))
         contents = {f"emsvaeTrueZ{k}": column for k, column in enumerate(z.T, 1)}
@@ -120,12 +120,13 @@ def _write_map_stack(
     density: Density,
     stack: MapStack,
     rngs: tuple[np.random.Generator, np.random.Generator],
+    beside: tuple[str, ...],
 ) -> Path:
     from emspatialvae.io.mrc import StackWriter
 
     for_noise, for_junk = rngs
     microscope, box = stack.microscope, config.box
-    with folder_when_whole(config.out, config.force) as folder:
+    with folder_when_whole(config.out, config.force, beside) as folder:
         before, after = clean_variances(stack)
         stack = replace(stack, height=NOISE_SD * np.sqrt(config.snr / (after if config.snr_after_ctf else before)))
         aggregate_rms = stack.height * np.sqrt(before)

@@ -104,7 +104,7 @@ class RunData:
         from emspatialvae.results import read_particles
 
         try:
-            return read_particles(self.run, len(self))
+            return read_particles(self.run, self.latents)
         except EmsvaeError as error:
             return error
 
