@@ -147,6 +147,8 @@ def prepare_chunk(stack: ParticleStack, rows: NDArray[np.int64], preparation: Pr
             raise EmsvaeError(f"pictures must lie {found}; scale them, or use --normalise yes with --noise unit")
         raise EmsvaeError(f"--noise bernoulli needs images {found}; use --noise unit")
     hot = 0
+    if preparation.normalise:
+        raw = imaging.moderate(raw)
     if preparation.hot_pixel_sd > 0:
         raw, replaced = imaging.replace_hot_pixels(raw, preparation.hot_pixel_sd)
         hot = int(replaced.sum())

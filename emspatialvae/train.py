@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from emspatialvae import compute
 from emspatialvae.config import TrainConfig, train_for
-from emspatialvae.errors import EmsvaeError
+from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.geometry import Pose2D
 from emspatialvae.interruption import asked_to_end
 from emspatialvae.model.batch import Batch
@@ -49,6 +49,17 @@ class Progress:
     """The ELBO has settled once and the learning rate was lowered."""
     stopped: str = ""
     """Why the training ended; empty while it has not."""
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "Progress":
+        """What ``asdict`` made of one; TypeError or ValueError where it is damaged."""
+        found, plain = cls(**values), cls()
+        for name, value in vars(found).items():
+            if type(value) is not type(getattr(plain, name)):
+                raise TypeError(f"progress.{name} is {value!r}")
+        if found.epoch < 0 or found.step < 0 or len(found.sums) != len(PARTS):
+            raise ValueError("progress is out of range")
+        return found
 
 
 class Trainer:
@@ -282,13 +293,23 @@ class Trainer:
         )
 
     def resume(self) -> None:
-        """Go on from the run's checkpoint, as if it had never stopped."""
+        """Go on from the run's checkpoint, as if it had never stopped.
+
+        Raises
+        ------
+        RunFolderError
+            It is damaged, or of another model.
+        """
         state = self.run.load_checkpoint()
         load_state(self.model, state["model"], self.run.path)
-        load_state(self.optimiser, state["optimiser"], self.run.path)
-        self.generator.set_state(state["generator"])
-        self.objective.load_state_dict(state["objective"])
-        self.progress = Progress(**state["progress"])
+        try:
+            load_state(self.optimiser, state["optimiser"], self.run.path)
+            self.generator.set_state(state["generator"])
+            self.objective.load_state_dict(state["objective"])
+            self.progress = Progress.of(state["progress"])
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            found = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
+            raise RunFolderError(f"{self.run.path / 'checkpoint.pt'} is damaged ({found}); train again") from None
         self.run.forget_metrics_after(self.progress.epoch)
         settled = self.config.epochs is None and self.progress.stale_epochs >= self.patience
         if not settled and self.progress.epoch < self.limit:
