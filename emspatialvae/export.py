@@ -180,7 +180,9 @@ def _new_tables(stack: ParticleStack, columns: list[Column]) -> "Mapping[str, pd
         }
     )
     table: dict[str, Any] = {
-        "rlnImageName": [f"{i + 1:06d}@{stack.paths[f]}" for i, f in zip(stack.index_of, stack.file_of, strict=True)],
+        "rlnImageName": pd.Series(
+            [f"{i + 1:06d}@{stack.paths[f]}" for i, f in zip(stack.index_of, stack.file_of, strict=True)], dtype=object
+        ),
         "rlnOpticsGroup": stack.optics_of + 1,
     }
     if stack.ctf is not None and stack.ctf.known.all():
@@ -259,7 +261,7 @@ def write_csv(
 
 
 def open_text(file: Path, mode: str) -> IO[str]:
-    """A table as a stream: pandas takes a ``~`` in a path for somebody's home; bytes of a name that are no UTF-8 stay as they are."""
+    """A table as a stream for pandas, which takes a ``~`` in a path for somebody's home; bytes of a name that are no UTF-8 stay as they are."""
     return file.open(mode, encoding="utf-8", errors="surrogateescape", newline="")
 
 
@@ -268,7 +270,8 @@ def latents_table(latents: Latents) -> "pd.DataFrame":
     import pandas as pd
 
     shift_A, shift_sd_A = latents.pose.shift_px * latents.pixel_size_A, latents.shift_sd_px * latents.pixel_size_A
-    columns: dict[str, Any] = {"image_name": latents.names, "used": latents.used.astype(int)}
+    # As objects: pandas' own kind of text refuses bytes that are no UTF-8.
+    columns: dict[str, Any] = {"image_name": pd.Series(latents.names, dtype=object), "used": latents.used.astype(int)}
     columns |= {f"z{k + 1}": z for k, z in enumerate(latents.z.T)}
     columns |= {f"z{k + 1}_sd": sd for k, sd in enumerate(latents.z_sd.T)}
     columns |= {"theta_rad": latents.pose.theta_rad, "theta_sd_rad": latents.theta_sd_rad}
@@ -316,8 +319,10 @@ def read_csv(file: Path, z_dim: int | None, pixel_size_A: float) -> Latents:
             f"{file} is missing: the run has no results yet; finish it with `emsvae train ... --resume`"
         )
     try:
-        with open_text(file, "r") as stream:
-            table = pd.read_csv(stream, dtype={"image_name": str}, keep_default_na=False, na_values={})
+        with file.open("rb") as stream:  # see `open_text`
+            table = pd.read_csv(
+                stream, dtype={"image_name": object}, keep_default_na=False, encoding_errors="surrogateescape"
+            )
         count = z_dim or sum(bool(re.fullmatch(r"z\d+", name)) for name in table)
         z, z_sd = ([_numbers(table, f"z{k + 1}{end}") for k in range(count)] for end in ("", "_sd"))
         shift, shift_sd = (

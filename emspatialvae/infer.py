@@ -154,6 +154,8 @@ def _junk(latents: Latents) -> Floats | None:
     if latents.misfit is None or latents.peak_weight is None:
         return None
     some, out = latents[latents.used], np.zeros(len(latents))
+    if not len(some):
+        return out
     assert some.misfit is not None
     assert some.peak_weight is not None
     out[latents.used] = junk_probability(some.misfit, some.log_likelihood, some.z, some.theta_sd_rad, some.peak_weight)

@@ -30,6 +30,7 @@ class Ended(KeyboardInterrupt):
 
 _heard: list[int] = []
 """Signals that a training has noticed."""
+_in_training = False
 
 
 def exit_code() -> int:
@@ -54,26 +55,32 @@ def noticed_by_training() -> Iterator[None]:
 
     Queues send theirs more than once, so none of them keeps the results from being written.
     """
+    global _in_training
     _heard.clear()
     with _handled(
         lambda number, _: _heard.append(number),
         [number for number in OF_QUEUES if _handler(number) != signal.SIG_IGN],
     ):
-        yield
+        _in_training = True
+        try:
+            yield
+        finally:
+            _in_training = False
 
 
 @contextmanager
 def asked_to_end() -> Iterator[Callable[[], bool]]:
     """Yield the answer whether the training is to end after its step: the first Ctrl-C is noticed, the second one is raised."""
     before = _handler(signal.SIGINT)
+    if not _in_training:
+        _heard.clear()
 
     def notice(number: int, frame: FrameType | None) -> None:
         _heard.append(number)
         signal.signal(signal.SIGINT, before)
 
-    known = 0 if _heard and _heard[0] in OF_QUEUES else len(_heard)
     with _handled(notice, [signal.SIGINT]):
-        yield lambda: len(_heard) > known
+        yield lambda: bool(_heard)
 
 
 def _handler(number: int) -> "Callable[[int, FrameType | None], object] | int | None":

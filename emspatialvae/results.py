@@ -1,5 +1,6 @@
 """What a finished run is good for: results out of it, and poses for other particles."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from emspatialvae.geometry import Pose2D
 from emspatialvae.identity import check_stacks, rows_of
 from emspatialvae.infer import Latents, infer, load_model
 from emspatialvae.io.atomic import check_outputs, check_writable
-from emspatialvae.loading import input_files, load_particles, read_mask
+from emspatialvae.loading import find_stack, input_files, load_particles, read_mask
 from emspatialvae.own_files import check_not_own
 from emspatialvae.particles import ParticleStack
 from emspatialvae.prepare import Portion, Preparation, check_ctf, file_poses, prepare
@@ -50,6 +51,18 @@ def read_particles(run: RunDir, latents: Latents, project_dir: Path | None = Non
     """The particles of a run in the order of its results, whatever that of their file is by now; raises as `read_run`."""
     stack, order = _particles(run, latents, project_dir)
     return stack if order is None else stack.subset(order)
+
+
+def input_paths(run: RunDir, project_dir: Path | None = None) -> list[Path]:
+    """Files that the run was made from, as far as they are found now: no command that is given the run may write there."""
+    source = run.manifest.config.input
+    source = dataclasses.replace(source, project_dir=project_dir or source.project_dir)
+    found = [source.particles, *([source.passthrough] if source.passthrough else [])]
+    known = run.identity()
+    for stack in [] if known is None else known.stacks:
+        with contextlib.suppress(EmsvaeError):  # it was moved: then nobody writes over it by its name
+            found.append(find_stack(stack.name, source))
+    return [path for path in found if path.is_file()]
 
 
 def _particles(
@@ -150,7 +163,7 @@ def infer_other(
     compute.keep_freed_memory()
     manifest, model = run.manifest, load_model(run)
     stack = load_particles(source)
-    check_outputs([out], input_files(stack, source))
+    check_outputs([out], [*input_files(stack, source), *input_paths(run, source.project_dir)])
     check_fits(stack, manifest.preparation, run)
     given = None
     if manifest.config.model.poses_fixed:

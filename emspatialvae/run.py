@@ -134,7 +134,9 @@ class RunDir:
         try:
             lock.acquire(partial)
             if replaces:
-                lock.acquire(place)
+                stale = lock.acquire(place)
+                if stale is not None:
+                    leftovers.note(stale)
                 cls.check_free(path, force=force)
             content = {"format": FORMAT, "emspatialvae": __version__, **to_json(manifest)}
             with atomic_path(partial / "config.json") as temporary:
@@ -328,7 +330,10 @@ class RunDir:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add the row of one epoch to ``metrics.csv``; a full disk leaves the file as it was."""
-        self._write_metrics([*self._metrics_rows(), row])
+        rows = self._metrics_rows()
+        if rows and rows[0].keys() != row.keys():
+            raise self._damaged_metrics(f"columns {', '.join(rows[0])}"[:100])
+        self._write_metrics([*rows, row])
 
     def metrics(self) -> list[dict[str, float]]:
         """Rows of ``metrics.csv``; empty cells are NaN.
@@ -338,15 +343,18 @@ class RunDir:
         RunFolderError
             It is damaged.
         """
+        rows = self._metrics_rows()
+        if rows and not {"train_elbo", "test_elbo"} <= rows[0].keys():
+            raise self._damaged_metrics(f"columns {', '.join(rows[0])}"[:100])
         try:
-            return [{k: float(v) if v else float("nan") for k, v in row.items()} for row in self._metrics_rows()]
+            return [{k: float(v) if v else float("nan") for k, v in row.items()} for row in rows]
         except ValueError as error:
             raise self._damaged_metrics(str(error)) from None
 
     def forget_metrics_after(self, epoch: int) -> None:
         """Drop the rows of epochs that a resumed run will do again."""
         rows = self._metrics_rows()
-        if not rows:
+        if not self.metrics():
             return
         try:
             self._write_metrics([row for row in rows if int(row["epoch"]) <= epoch] or rows[:0], list(rows[0]))

@@ -13,7 +13,6 @@ from emspatialvae.errors import EmsvaeError
 from emspatialvae.infer import Latents, load_model
 from emspatialvae.io.atomic import check_outputs, check_writable
 from emspatialvae.io.mrc import StackWriter
-from emspatialvae.loading import input_files
 from emspatialvae.lookup import find_particle
 from emspatialvae.own_files import check_not_own
 from emspatialvae.progress import Say, bar
@@ -58,13 +57,12 @@ def write_path(
     for file in files.values():
         check_writable(file, force)
     check_not_own(files.values())
+    check_outputs(files.values(), results.input_paths(run, project_dir))
     latents = results_of(run)
     first, last = (_row(latents, name) for name in ends)
     if first == last:
         raise EmsvaeError(f"--from and --to are both {latents.names[first]}; give two particles")
-    made = film_between(
-        run, latents, (first, last), steps, averages=averages, project_dir=project_dir, outputs=tuple(files.values())
-    )
+    made = film_between(run, latents, (first, last), steps, averages=averages, project_dir=project_dir)
     box = made.drawn.shape[-1]
     with StackWriter(files[".mrcs"], steps, box, latents.pixel_size_A, overwrite=force) as writer:
         writer.append(made.drawn)
@@ -92,9 +90,8 @@ def film_between(
     *,
     averages: bool = True,
     project_dir: Path | None = None,
-    outputs: tuple[Path, ...] = (),
 ) -> film.Film:
-    """The film between two particles, rows of ``latents``; see `write_path`. None of the ``outputs`` may be what is read."""
+    """The film between two particles, rows of ``latents``; see `write_path`."""
     rows = np.flatnonzero(latents.used)
     points = paths.straight(latents.z[ends[0]], latents.z[ends[1]], steps)
     path = paths.walk(points, latents.z[rows], paths.typical_sd(latents.z_sd[rows]))
@@ -102,7 +99,6 @@ def film_between(
     real = None
     if averages:
         stack = results.read_particles(run, latents, project_dir)
-        check_outputs(outputs, input_files(stack, run.manifest.config.input))
         weights = paths.membership(path, rows, len(latents))
         with bar(int((weights.sum(1) > 0).sum()), "averaging") as progress:
             made = average(stack, latents, weights, run.manifest.preparation, progress=progress)
@@ -148,6 +144,7 @@ def write_manifold(
         raise EmsvaeError(f"--tiles is {tiles}; a map has at least 2 along an axis")
     check_writable(out, force)
     check_not_own([out])
+    check_outputs([out], results.input_paths(run))
     latents = results_of(run)
     _check_components(components, latents.z.shape[1])
     shown = manifold.zmap(latents.z[latents.used], tiles, components)

@@ -63,6 +63,11 @@ def sweep(folder: Path) -> None:
             _removed.append(f"removed {entry.path}, left by a command that was killed")
 
 
+def note(sentence: str) -> None:
+    """Have something more told, about what a killed command has left."""
+    _removed.append(sentence)
+
+
 def told() -> list[str]:
     """Sentences about what `sweep` has removed since the last call."""
     sentences = list(_removed)

@@ -7,6 +7,7 @@ is scaled to match; particles are bright (positive).
 
 import dataclasses
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,10 @@ def simulate_stack(config: "SimulateConfig", beside: tuple[str, ...] = ()) -> Pa
         ``config.out`` exists and ``config.force`` is not set.
     """
     _check(config)
+    if config.map is not None and Path(os.path.realpath(config.map)).is_relative_to(os.path.realpath(config.out)):
+        raise EmsvaeError(
+            f"{config.map} lies inside {config.out}, which the simulation takes the place of; choose another --out"
+        )
     # In this order for ever: what comes later must not change the bytes of what came before.
     for_truth, for_noise, for_microscope, for_junk, for_neighbours = map(
         np.random.default_rng, np.random.SeedSequence(config.seed).spawn(5)

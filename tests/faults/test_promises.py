@@ -576,17 +576,21 @@ def test_a_run_that_was_moved_aside_goes_back(project):
 # -------------------------------------------------------------------------------------------------------------- 10  cache
 
 
-@pytest.mark.parametrize("kind", ["images", "usable", "sums"])
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+@pytest.mark.parametrize(
+    ("kind", "damage"), [("images", "flip"), ("images", "cut"), ("usable", "flip"), ("sums", "flip"), ("sums", "empty")]
+)
 def test_a_damaged_cache_is_noticed_and_made_again(emsvae, project, kind, damage):
+    resume = ("train", "sim/particles.star", "--out", "run", "--resume", "--epochs")
+    shutil.rmtree("run/cache")
+    emsvae.done(*resume, "3")
     (file,) = (project / "run" / "cache").glob(f"{kind}_*.npy")
     sound = file.read_bytes()
     content = bytearray(sound)
     content[-3] ^= 1
     file.write_bytes({"flip": bytes(content), "cut": sound[:-40], "empty": b""}[damage])
-    said = emsvae.done("train", "sim/particles.star", "--out", "run", "--resume", "--epochs", "3").out
-    assert "damaged; they are made again" in said
+    assert "damaged; they are made again" in emsvae.done(*resume, "4").out
     assert file.read_bytes() == sound
+    assert "damaged" not in emsvae.done(*resume, "4").out
 
 
 # ------------------------------------------------------------------------------------------------------------ 11  signals
@@ -758,8 +762,8 @@ def test_a_checkpoint_that_lacks_something_is_one_line(emsvae, project, change):
         (("train", "sim/particles.star", "--out", "new", "--kl-warmup-steps", "-1"), "--kl-warmup-steps is -1"),
         (("train", "sim/particles.star", "--out", "new", "--pixel-size-a", "1e-7"), "--pixel-size-a is 1e-07"),
         (("info", "round"), "round"),
-        (("export", "run", "--csv", "round/x.csv"), "symbolic links"),
-        (("train", "round/p.star", "--out", "new"), "symbolic links"),
+        (("export", "run", "--csv", "round/x.csv"), "cannot be made"),
+        (("train", "round/p.star", "--out", "new"), "no such file"),
     ],
 )
 def test_odd_arguments_are_one_line(emsvae, project, words, said):
