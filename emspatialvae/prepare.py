@@ -312,6 +312,14 @@ def cached_images(
     return _open_cache(stack, preparation, files, dtype) if all(file.is_file() for file in files.values()) else None
 
 
+def forget_other_caches(stack: ParticleStack, preparation: Preparation, cache: Path, dtype: str) -> None:
+    """Remove from a run's own cache what was prepared from the stacks before they were moved or copied: nobody will open it again."""
+    kept = set(_cache_files(stack, preparation, cache, dtype).values())
+    for kind in ("images", "usable", "ctf", "sums"):
+        for file in set(cache.glob(f"{kind}_{'[0-9a-f]' * 16}.npy")) - kept:
+            file.unlink(missing_ok=True)
+
+
 def _cache_files(stack: ParticleStack, preparation: Preparation, cache: Path, dtype: str) -> dict[str, Path]:
     digest = _digest(stack, preparation, dtype)
     kinds = ("images", "usable", *(["ctf"] if preparation.ctf == "multiply" else []), "sums")

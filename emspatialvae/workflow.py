@@ -25,7 +25,14 @@ from emspatialvae.io.star_text import as_cells
 from emspatialvae.loading import input_files, load_particles, read_mask
 from emspatialvae.own_files import never_began
 from emspatialvae.particles import ParticleStack
-from emspatialvae.prepare import Portion, Preparation, PreparedImages, file_poses, prepared_images
+from emspatialvae.prepare import (
+    Portion,
+    Preparation,
+    PreparedImages,
+    file_poses,
+    forget_other_caches,
+    prepared_images,
+)
 from emspatialvae.progress import Say
 from emspatialvae.run import Manifest, RunDir
 
@@ -368,6 +375,8 @@ def open_images(run: RunDir, stack: ParticleStack, say: Say = lambda _: None) ->
     cache = manifest.config.prepare.cache or run.path / "cache"
     with bar(len(stack), "preparing images") as progress:
         images = prepared_images(stack, manifest.preparation, cache, manifest.config.prepare.cache_dtype, progress, say)
+    if manifest.config.prepare.cache is None:
+        forget_other_caches(stack, manifest.preparation, cache, manifest.config.prepare.cache_dtype)
     if not images.usable.any():
         raise ParticleFileError(f"{stack.source}: every image is constant or holds NaN; there is nothing to learn from")
     return images

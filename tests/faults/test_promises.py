@@ -566,6 +566,14 @@ def test_what_killed_commands_have_left_is_removed_and_said(emsvae, project):
     assert not (project / f".x.{theirs}").exists()
 
 
+def test_a_run_keeps_one_cache(emsvae, project):
+    resume = ("train", "sim/particles.star", "--out", "run", "--resume", "--epochs", "2")
+    before = sorted(path.name for path in Path("run/cache").iterdir())
+    emsvae.done(*resume)
+    after = sorted(path.name for path in Path("run/cache").iterdir())
+    assert len(before) == len(after) and before != after, "the stack was copied, so the old cache is of no use"
+
+
 def test_a_run_that_was_moved_aside_goes_back(project):
     aside = project / f".run.emsvae-{processes.HOST_NUMBER}-{2**22 + 1}-00000000-0.old"
     Path("run").rename(aside)
@@ -862,3 +870,18 @@ def test_a_checkpoint_with_code_in_it_runs_nothing(emsvae, project):
     (project / "run" / "checkpoint.pt").write_bytes(pickle.dumps({"format": 2, "model": Bad()}))
     answer = emsvae("infer", "run", "sim/particles.star", "--out", "x.star")
     assert answer.code == 2 and "damaged" in answer.err and not Path("made-by-code").exists()
+
+
+def test_images_of_absurd_values_give_the_same_results(emsvae, project):
+    """Their squares leave the range of float32; a power of two changes no digit."""
+    images = mrc.read_images(mrc.read_header(Path("sim/particles.mrcs")), range(48))
+    for name, scale in (("plain", 1.0), ("huge", 2.0**60), ("tiny", 2.0**-60)):
+        Path(name).mkdir()
+        with mrc.StackWriter(Path(name, "particles.mrcs"), 48, 24, 4.0) as writer:
+            writer.append(images * np.float32(scale))
+        shutil.copy("sim/particles.star", name)
+        emsvae.done("train", f"{name}/particles.star", "--out", f"run_{name}", *SMALL)
+    plain, huge, tiny = (pd.read_csv(f"run_{name}/latents.csv") for name in ("plain", "huge", "tiny"))
+    for other in (huge, tiny):
+        np.testing.assert_allclose(other["log_likelihood"], plain["log_likelihood"], rtol=1e-2)
+        np.testing.assert_allclose(np.cos(other["theta_rad"] - plain["theta_rad"]), 1, atol=1e-3)
