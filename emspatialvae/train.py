@@ -54,6 +54,9 @@ class Progress:
     def of(cls, values: dict[str, Any]) -> "Progress":
         """What ``asdict`` made of one; TypeError or ValueError where it is damaged."""
         found, plain = cls(**values), cls()
+        missing = vars(plain).keys() - values.keys()
+        if missing:
+            raise ValueError(f"progress has no {min(missing)}")
         for name, value in vars(found).items():
             if type(value) is not type(getattr(plain, name)):
                 raise TypeError(f"progress.{name} is {value!r}")
@@ -247,10 +250,9 @@ class Trainer:
             columns.append(torch.stack([elbo.total, *vars(elbo).values()]).cpu().double())
         return torch.cat(columns, 1)
 
-    def evidence(self) -> tuple[float, float]:
-        """Mean ELBO of the held-out particles (of all where none are held out), and its standard error."""
-        total = self._each(self.test_rows if len(self.test_rows) else self.train_rows, keep=False)[0]
-        return float(total.mean()), float(total.std() / math.sqrt(len(total))) if len(total) > 1 else math.inf
+    def evidences(self) -> torch.Tensor:
+        """ELBO of each held-out particle (of all where none are held out); [n]."""
+        return self._each(self.test_rows if len(self.test_rows) else self.train_rows, keep=False)[0]
 
     def fix_gauge(self, mask: NDArray[np.float32] | None = None) -> tuple[float, float] | None:
         """Refer the poses of all contents to one frame, where the engine knows how: see `SteerableVAE.fix_gauge`.

@@ -4,6 +4,7 @@ Command line and plugin call these; ``say`` receives each sentence for the user.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -324,12 +325,23 @@ def _check_signal(run: RunDir, trainer: "Trainer", stack: ParticleStack, say: Sa
 
     if not isinstance(trainer.model, SteerableVAE):
         return
-    mean, error = trainer.evidence()
+    each = trainer.evidences()
+    mean = float(each.mean())
+    error = float(each.std() / math.sqrt(len(each))) if len(each) > 1 else math.inf
     if not mean > 0:
         raise EmsvaeError(
             f"no signal found in {stack.source}: images held out from training are explained no better than by noise alone "
             f"({mean:.2f} +- {error:.2f} nats per particle); look at them with `emsvae info`, check --invert, --ctf and "
             "--particle-diameter-a; no results were written"
+        )
+    explained = float((each > 0).double().mean())
+    if explained < 0.5:
+        _report(
+            run,
+            say,
+            f"{100 * (1 - explained):.0f} % of the images held out are explained no better than by noise alone; what was learned comes from the "
+            "others, which may be outliers of heavy-tailed noise, contamination, or few particles among much junk: look at them before you "
+            "believe it",
         )
     if mean < 3 * error:
         _report(
