@@ -13,7 +13,7 @@ from typing import Any, Self
 HERE = Path(__file__).parent
 SMALL = ("--epochs", "2", "--hidden", "16", "--encoder-hidden", "16", "--device", "cpu", "--z-dim", "2")
 TRAIN = ("train", "sim/particles.star", "--out", "run", *SMALL, "--batch-size", "60", "--checkpoint-minutes", "0")
-RESULTS = ("latents.csv", "particles.star", "metrics.csv", "results.json")
+RESULTS = ("latents.csv", "particles.star", "metrics.csv")
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ def campaign(tmp_path_factory) -> Iterator[tuple]:
 @pytest.mark.parametrize(
     ("name", "where"),
     [
-        *(("train", where) for where in (0.1, 0.55, 0.9, 0.97)),
-        *(("resume", where) for where in (0.3, 0.9, 0.96, 0.99)),
-        *(("force", where) for where in (0.35, 0.45, 0.9)),
-        *(("classes", where) for where in (0.3, 0.75, 0.85, 0.93, 0.98)),
-        *(("analyze", where) for where in (0.5, 0.99)),
-        *(("export", where) for where in (0.3, 0.6, 0.95)),
-        *(("select", where) for where in (0.5, 0.9)),
+        *(("train", where) for where in (0.1, 0.9)),
+        *(("resume", where) for where in (0.9, 0.97)),
+        ("force", 0.4),
+        *(("classes", where) for where in (0.75, 0.93)),
+        ("analyze", 0.9),
+        ("export", 0.5),
+        ("select", 0.9),
     ],
 )
 def test_a_kill_loses_nothing(campaign, name, where):
@@ -36,7 +36,7 @@ def test_a_kill_loses_nothing(campaign, name, where):
 
 @pytest.mark.parametrize(
     ("name", "largest_file"),
-    [("train", 60), ("train", 20_000), ("resume", 100), ("resume", 30_000), ("classes", 20_000), ("export", 4_000)],
+    [("train", 20_000), ("resume", 30_000), ("classes", 20_000)],
 )
 def test_a_full_disk_loses_nothing(campaign, name, largest_file):
     server, cases, scratch = campaign
@@ -46,14 +46,10 @@ def test_a_full_disk_loses_nothing(campaign, name, largest_file):
 @pytest.mark.parametrize(
     ("name", "where", "other"),
     [
-        ("train", 0.3, "train"),
         ("train", 0.7, "train"),
         ("resume", 0.5, "resume"),
-        ("force", 0.3, "force"),
         ("force", 0.7, "force"),
-        ("classes", 0.6, "classes"),
         ("classes", 0.93, "classes"),
-        ("export", 0.4, "export"),
     ],
 )
 def test_two_commands_at_once_lose_nothing(campaign, name, where, other):
