@@ -14,6 +14,8 @@ from tyro.conf import Positional, arg
 
 from emspatialvae.errors import EmsvaeError
 
+SMALLEST_PIXEL_A, LARGEST_PIXEL_A = 0.01, 1e4
+"""No microscope has others: such a number is in another unit."""
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Poses = Literal["auto", "overwrite", "keep"]
 ClassMethod = Literal["images", "kmeans", "gmm"]
@@ -407,11 +409,17 @@ def check(config: RunConfig) -> RunConfig:
         "--hot-pixel-sd": p.hot_pixel_sd,
         "--z-delay": t.z_delay,
         "--checkpoint-minutes": t.checkpoint_minutes,
+        "--kl-warmup-steps": t.kl_warmup_steps,
         "--seed": t.seed,
     }
     for flag, value in not_negative.items():
         if value is not None and not value >= 0:
             raise EmsvaeError(f"{flag} is {value}; expected 0 or more")
+    size_A = config.input.pixel_size_A
+    if size_A is not None and not SMALLEST_PIXEL_A <= size_A <= LARGEST_PIXEL_A:
+        raise EmsvaeError(
+            f"--pixel-size-a is {size_A:g}; expected {SMALLEST_PIXEL_A:g} to {LARGEST_PIXEL_A:g}, in angstrom: 1e-10 m is 1"
+        )
     if p.box is not None and p.box < 16:
         raise EmsvaeError(f"--box is {p.box}; expected at least 16 pixels")
     if not 0 <= t.holdout < 1:

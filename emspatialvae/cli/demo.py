@@ -19,6 +19,7 @@ class DemoCommand:
 def main(argv: list[str]) -> int:
     """``emsvae demo``."""
     asked = parse(DemoCommand, argv)
+    from emspatialvae.jobs import interrupt
     from emspatialvae.workflows.demo import demo as run_demo
 
-    return 0 if run_demo(asked.out, force=asked.force) else 130
+    return 0 if run_demo(asked.out, force=asked.force) else interrupt.exit_code()

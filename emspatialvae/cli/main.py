@@ -4,12 +4,15 @@
 """
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from emspatialvae import __version__
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.jobs.interrupt import Ended, ended_by_signals
+from emspatialvae.streams import steady_output
 
 COMMANDS = (
     "demo",
@@ -48,12 +51,21 @@ emsvae: single-particle EM images without their in-plane pose (a spatial-VAE for
   emsvae relion-job --in_parts parts.star --o External/job012/   train as an External job of RELION's GUI
 
 emsvae COMMAND --help lists a command's options. emsvae --version. Any command takes --debug for a full traceback.
-Exit codes: 0 done, 1 a defect of the program, 2 bad input (one line says what to do), 3 empty selection, 130 interrupted."""
+Exit codes: 0 done, 1 a defect of the program, 2 bad input (one line says what to do), 3 empty selection, 130 interrupted by Ctrl-C,
+143, 129, 138 by SIGTERM, SIGHUP, SIGUSR1: a training has then written its results."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with steady_output() as lost:
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+    if lost.full and code == 0:
+        print("emsvae: what was printed could not all be written: the disk is full", file=sys.stderr)
+        return 2
+    return code
+
+
+def _main(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -66,40 +78,70 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"emsvae: no command {arguments[0]!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
+<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
         command = import_module(f"emspatialvae.cli.{arguments[0].replace('-', '_')}")
         return command.main(arguments[1:])
+=======
+        with ended_by_signals():
+            try:
+                command = import_module(f"emspatialvae.commands.{arguments[0].replace('-', '_')}")
+                return command.main(arguments[1:])
+            finally:
+                _tell_leftovers()
+>>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
     except EmsvaeError as error:
         if debug:
             raise
         print(f"emsvae: {error}", file=sys.stderr)
         return error.exit_code
-    except OSError as error:
-        if debug or error.errno not in _USERS_ERRORS:
-            raise
-        print(f"emsvae: {_explain(error)}", file=sys.stderr)
-        return 2
+    except Ended as ended:
+        print(f"emsvae: {ended}", file=sys.stderr)
+        return 128 + ended.number
     except KeyboardInterrupt:
         print("emsvae: interrupted", file=sys.stderr)
         return 130
+    except (OSError, MemoryError, RuntimeError) as error:
+        found = None if debug else _explain(error)
+        if found is None:
+            raise
+        print(f"emsvae: {found}", file=sys.stderr)
+        return 2
+
+
+def _tell_leftovers() -> None:
+    """What killed commands had left and this one has removed; nothing where no command has written."""
+    leftovers = sys.modules.get("emspatialvae.io.leftovers")
+    for sentence in leftovers.told() if leftovers else ():
+        print(f"emsvae: {sentence}", file=sys.stderr)
 
 
 _USERS_ERRORS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOENT,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.EPIPE,
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.ETXTBSY, errno.ESTALE),
+    *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EPIPE, errno.ENXIO, errno.ENODEV),
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""In what torch says then, on each device in its own way."""
 
 
-def _explain(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full ({error.filename or 'while writing'}); make room and run again"
-    return f"{error.filename or 'a file'}: {error.strerror}"
+def _explain(error: OSError | MemoryError | RuntimeError) -> str | None:
+    """A line about an error that is the machine's or the user's; None of a defect of the program."""
+    text = str(error)
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in _NO_MEMORY):
+        return "the memory is not enough for that; try a smaller --box or --batch-size, fewer units (--hidden), or a larger machine"
+    if isinstance(error, OSError):
+        if error.errno not in _USERS_ERRORS:
+            return None
+        if error.errno in _FULL:
+            return f"the disk is full ({_printable(error.filename) or 'while writing'}); make room and run again"
+        return f"{_printable(error.filename) or 'a file'}: {error.strerror}"
+    return f"{text}; follow the links and mend them" if text.startswith("Symlink loop") else None
+
+
+def _printable(name: str | bytes | int | None) -> str:
+    return "" if name is None or isinstance(name, int) else os.fsdecode(name)
 
 
 if __name__ == "__main__":

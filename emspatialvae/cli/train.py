@@ -32,12 +32,13 @@ class TrainCommand:
 
 
 def main(argv: list[str]) -> int:
-    """``emsvae train``: returns 130 when the user interrupted the training (the results so far are written)."""
+    """``emsvae train``: returns 130 when the user interrupted the training, or another signal did (the results so far are written)."""
     default = RunConfig(InputConfig(tyro.MISSING))
     preset = _value_of("--preset", argv)
     if preset is not None and preset in configuration.PRESETS:
         default = configuration.with_preset(default, preset)
     asked = parse(TrainCommand, argv, TrainCommand(default))
+    from emspatialvae.jobs import interrupt
     from emspatialvae.results.run_folder import RunDir, default_out
     from emspatialvae.workflows import train
 
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
         own = replace(own, input=replace(own.input, particles=tyro.MISSING))
         asked = parse(TrainCommand, argv, TrainCommand(own))
         run, stack = train.open_run(asked.run, out)
-    return 0 if train.train_run(run, stack, asked.run.train, resume=asked.resume) else 130
+    return 0 if train.train_run(run, stack, asked.run.train, resume=asked.resume) else interrupt.exit_code()
 
 
 def _value_of(flag: str, argv: list[str]) -> str | None:

@@ -8,6 +8,9 @@ from emspatialvae.imaging.arrays import Images
 from emspatialvae.imaging.background import LEAST_PIXELS, fit_background
 from emspatialvae.imaging.masks import circular_mask
 
+LARGEST = 1e9
+"""Of the values of an image; a detector counts electrons, so none comes near."""
+
 
 def brightness(images: Images) -> Images:
     """Images [n, box, box] as they are, those with channels [n, c, box, box] as the mean of these; [n, box, box]."""
@@ -18,6 +21,20 @@ def background(images: Images, radius_px: float) -> tuple[Images, Images]:
     """Mean and s.d. of each image outside a circle; two arrays of shape [n]."""
     outside = images[:, ~circular_mask(images.shape[-1], radius_px)]
     return outside.mean(1), outside.std(1)
+
+
+def moderate(images: Images) -> Images:
+    """Images [n, b, b] of absurdly large or small values (beyond 1e9, below 1e-9) times a power of two each, the others as they are.
+
+    Squares of such values leave the range of float32; what is normalised afterwards has lost its scale anyway.
+    """
+    largest = np.abs(images).max((1, 2))
+    absurd = np.isfinite(largest) & ((largest > LARGEST) | ((largest < 1 / LARGEST) & (largest > 0)))
+    if not absurd.any():
+        return images
+    out = images.copy()
+    out[absurd] = np.ldexp(images[absurd], -np.frexp(largest[absurd])[1][:, None, None])
+    return out
 
 
 def normalise(images: Images, radius_px: float) -> Images:

@@ -90,6 +90,10 @@ def infer(
                 if name not in columns:
                     columns[name] = np.zeros((n, *values.shape[1:]))
                 columns[name][rows] = values.float().cpu().numpy()
+    lost = ~np.all([np.isfinite(values).reshape(n, -1).all(1) for values in columns.values()], axis=0)
+    used &= ~lost
+    for values in columns.values():
+        values[lost] = 0
     pose = Pose2D(geometry.wrap_rad(columns.pop("theta_rad")), columns.pop("shift_px"))
     if given is not None:  # to the last digit; 0 for images that could not be used
         pose = Pose2D(geometry.wrap_rad(used * given.theta_rad), used[:, None] * given.shift_px)
@@ -102,6 +106,8 @@ def _junk(latents: Latents) -> Floats | None:
     if latents.misfit is None or latents.peak_weight is None:
         return None
     some, out = latents[latents.used], np.zeros(len(latents))
+    if not len(some):
+        return out
     assert some.misfit is not None
     assert some.peak_weight is not None
     out[latents.used] = junk_probability(some.misfit, some.log_likelihood, some.z, some.theta_sd_rad, some.peak_weight)

@@ -21,14 +21,16 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def from_json(cls: type[T], values: dict[str, Any]) -> T:
+def from_json(cls: type[T], values: Any) -> T:
     """The dataclass ``cls`` from what `to_json` made of it.
 
     Raises
     ------
     EmsvaeError
-        An unknown or missing key: the file was written by another version, or edited.
+        An unknown or missing key, or a value of another kind: the file was written by another version, or edited.
     """
+    if not isinstance(values, dict):
+        raise EmsvaeError(f"{str(values)[:40]!r} where the settings of {cls.__name__} are expected")
     hints = get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
@@ -40,21 +42,24 @@ def from_json(cls: type[T], values: dict[str, Any]) -> T:
 
 
 def _value_from_json(hint: Any, value: Any) -> Any:
-    if value is None:
-        return None
     if get_origin(hint) is Annotated:
         return _value_from_json(get_args(hint)[0], value)
     if get_origin(hint) in (Union, types.UnionType):
+        if value is None and type(None) in get_args(hint):
+            return None
         hint = next(choice for choice in get_args(hint) if choice is not type(None))
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_json(hint, value)
-    if hint is Path:
+    if hint is Path and isinstance(value, str) and "\0" not in value:
         return Path(value)
-    if get_origin(hint) is tuple:
-        return tuple(value)
-    fits = value in get_args(hint) if get_origin(hint) is Literal else isinstance(value, _JSON_TYPES.get(hint, object))
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_value_from_json(get_args(hint)[0], item) for item in value)
+    if get_origin(hint) is Literal:
+        fits = isinstance(value, str) and value in get_args(hint)
+    else:
+        fits = isinstance(value, _JSON_TYPES.get(hint, ()))
     if not fits or (isinstance(value, bool) and hint in (int, float)):
-        raise EmsvaeError(f"{value!r} where {getattr(hint, '__name__', hint)} is expected")
+        raise EmsvaeError(f"{str(value)[:40]!r} where {getattr(hint, '__name__', hint)} is expected")
     return value
 
 

@@ -156,6 +156,12 @@ def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
     return stack
 
 
+def input_files(stack: ParticleStack, config: InputConfig) -> list[Path]:
+    """Every file that the particles were read from."""
+    source = [config.particles] if not config.particles.is_dir() else []
+    return [*source, *([config.passthrough] if config.passthrough else []), *(file.path for file in stack.files)]
+
+
 def most_common_box(stack: ParticleStack) -> int:
     """The box of the largest number of particles."""
     return Counter(np.array([file.width for file in stack.files])[stack.file_of].tolist()).most_common(1)[0][0]

@@ -53,6 +53,13 @@ def read_folder_source(config: InputConfig) -> ParticleStack:
         There is none; or they differ in size or channels.
     """
     folder = config.particles
+    broken = sorted(file for file in folder.iterdir() if file.is_symlink() and not file.exists())
+    pictures_gone = [file for file in broken if file.suffix.lower() in pictures.PICTURES]
+    if pictures_gone:
+        raise ParticleFileError(
+            f"{pictures_gone[0]} is a link to {pictures_gone[0].readlink()}, which is not there ({len(pictures_gone):,} such links in the "
+            "folder); mend or remove them"
+        )
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     found = [file for file in files if file.suffix.lower() in pictures.PICTURES]
     if not found:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import mmap
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emspatialvae.errors import EmsvaeError
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.io.json_dataclass import to_json
 from emspatialvae.particles.stack import ParticleStack
-from emspatialvae.preprocess.preparation import Portion, Preparation, prepare
+from emspatialvae.preprocess.preparation import Portion, Preparation, _images_shape, _is_sound, prepare
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +60,11 @@ def prepared_images(
     cache: Path,
     dtype: str = "float16",
     progress: Callable[[int], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> PreparedImages:
-    """Open the cache of a stack's prepared images, making it first if it is not there.
+    """Open the cache of a stack's prepared images, making it first if it is not there, or anew if it is damaged.
+
+    Every byte of it is looked at, against the sums that were written with it.
 
     Parameters
     ----------
@@ -67,30 +72,54 @@ def prepared_images(
         Folder; the file's name is a digest of the preparation and of the stacks' names, sizes and dates.
     progress
         Called with the number of particles prepared since the last call.
+    say
+        Receives a sentence where the cache was damaged.
     """
     files = _cache_files(stack, preparation, cache, dtype)
-    if not all(file.is_file() for file in files.values()):
-        _make_cache(stack, preparation, files, dtype, progress)
-    return _open_cache(stack, files)
+    if all(file.is_file() for file in files.values()):
+        found = _open_cache(stack, preparation, files, dtype)
+        if found is not None and _is_sound(found, files):
+            return found
+        say(f"the prepared images in {cache} are damaged; they are made again")
+    _make_cache(stack, preparation, files, dtype, progress)
+    made = _open_cache(stack, preparation, files, dtype)
+    if made is None:
+        raise EmsvaeError(f"the prepared images in {cache} cannot be read back; choose another place with --cache")
+    return made
 
 
 def cached_images(
     stack: ParticleStack, preparation: Preparation, cache: Path, dtype: str = "float16"
 ) -> PreparedImages | None:
-    """What `prepared_images` would open, None where it would have to make it first."""
+    """What `prepared_images` would open, None where it would have to make it first; its sums are not looked at."""
     files = _cache_files(stack, preparation, cache, dtype)
-    return _open_cache(stack, files) if all(file.is_file() for file in files.values()) else None
+    return _open_cache(stack, preparation, files, dtype) if all(file.is_file() for file in files.values()) else None
 
 
 def _cache_files(stack: ParticleStack, preparation: Preparation, cache: Path, dtype: str) -> dict[str, Path]:
     digest = _digest(stack, preparation, dtype)
-    kinds = ("images", "usable", "ctf") if preparation.ctf == "multiply" else ("images", "usable")
+    kinds = ("images", "usable", *(["ctf"] if preparation.ctf == "multiply" else []), "sums")
     return {kind: cache / f"{kind}_{digest}.npy" for kind in kinds}
 
 
-def _open_cache(stack: ParticleStack, files: dict[str, Path]) -> PreparedImages:
-    power = np.load(files["ctf"], mmap_mode="r") if "ctf" in files else None
-    return PreparedImages(np.load(files["images"], mmap_mode="r"), np.load(files["usable"]), stack.optics_of, power)
+def _open_cache(
+    stack: ParticleStack, preparation: Preparation, files: dict[str, Path], dtype: str
+) -> PreparedImages | None:
+    """The cache as it lies on the disk; None where it is not what its name says."""
+    try:
+        opened = {
+            kind: np.load(file, mmap_mode="r", allow_pickle=False) for kind, file in files.items() if kind != "sums"
+        }
+    except (ValueError, EOFError, OSError):
+        return None
+    found = PreparedImages(opened["images"], np.array(opened["usable"]), stack.optics_of, opened.get("ctf"))
+    n, box = len(stack), preparation.box
+    wanted = {
+        "images": (_images_shape(stack, preparation), np.dtype(dtype)),
+        "usable": ((n,), np.dtype(bool)),
+        "ctf": ((n, box // 2 + 1), np.dtype(np.float32)),
+    }
+    return found if all((rows.shape, rows.dtype) == wanted[kind] for kind, rows in opened.items()) else None
 
 
 def _make_cache(
@@ -98,27 +127,30 @@ def _make_cache(
 ) -> None:
     n, box = len(stack), preparation.box
     usable = np.zeros(n, dtype=np.bool_)
+    sums = np.zeros((len(files) - 1, n), np.uint32)  # of the images, of the CTF where there is one, and who is usable
     with ExitStack() as stack_of_files:
-        shape = (n, box, box) if stack.channels == 1 else (n, stack.channels, box, box)
-        put_images = stack_of_files.enter_context(_rows_file(files["images"], shape, dtype))
+        shape = _images_shape(stack, preparation)
+        put_images = stack_of_files.enter_context(_rows_file(files["images"], shape, dtype, sums[0]))
         put_power = None
         if "ctf" in files:
-            put_power = stack_of_files.enter_context(_rows_file(files["ctf"], (n, box // 2 + 1), "float32"))
+            put_power = stack_of_files.enter_context(_rows_file(files["ctf"], (n, box // 2 + 1), "float32", sums[1]))
         for portion in prepare(stack, preparation):
             put_images(portion.rows, portion.images)
             if put_power is not None and portion.ctf_power is not None:
                 put_power(portion.rows, portion.ctf_power)
             usable[portion.rows] = portion.usable
             progress(len(portion))
-    with atomic_path(files["usable"], overwrite=True) as temporary:
-        np.save(temporary, usable)
+    sums[-1] = usable
+    for kind, values in (("usable", usable), ("sums", sums)):
+        with atomic_path(files[kind], overwrite=True) as temporary:
+            np.save(temporary, values)
 
 
 @contextmanager
 def _rows_file(
-    path: Path, shape: tuple[int, ...], dtype: str
+    path: Path, shape: tuple[int, ...], dtype: str, sums: NDArray[np.uint32]
 ) -> Iterator[Callable[[NDArray[np.int64], NDArray[np.floating]], None]]:
-    """A .npy file whose rows may be written in any order: yields the function that writes some.
+    """A .npy file whose rows may be written in any order: yields the function that writes some, and puts their CRC into ``sums``.
 
     Written, not mapped: where the disk is full a write says so, while a store into a mapped hole kills the program.
     """
@@ -131,6 +163,7 @@ def _rows_file(
             for row, value in zip(rows.tolist(), values.astype(dtype), strict=True):
                 stream.seek(start + row * value.nbytes)
                 stream.write(value.data)
+                sums[row] = zlib.crc32(value)
 
         yield put
 

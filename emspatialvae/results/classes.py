@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.errors import RunFolderError
+from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.imaging.arrays import Floats
 from emspatialvae.io import mrc
+from emspatialvae.results import export
 from emspatialvae.results.run_folder import RunDir
 
 THRESHOLDS = (0.143, 0.5)
@@ -56,7 +57,8 @@ def read_classes(run: RunDir) -> Classes | None:
     if not folder.is_dir():
         return None
     try:
-        table = pd.read_csv(folder / "classes.csv")
+        with export.open_text(folder / "classes.csv", "r") as stream:
+            table = pd.read_csv(stream)
         header = mrc.read_header(folder / "classes.mrcs")
         images = mrc.read_images(header, np.arange(len(table)))
         return Classes(
@@ -68,7 +70,7 @@ def read_classes(run: RunDir) -> Classes | None:
             pixel_size_A=float(table["pixel_size_A"].to_numpy()[0]),
             purity=table["class_posterior"].to_numpy(dtype=np.float64) if "class_posterior" in table else None,
         )
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, IndexError, OSError, EmsvaeError) as error:
         raise RunFolderError(f"{folder} is damaged ({error}); run `emsvae classes {run.path}` again") from None
 
 

@@ -8,13 +8,13 @@ file has some of its own. The names themselves stand in `emspatialvae.particles.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.config import Poses
-from emspatialvae.errors import EmsvaeError
+from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.imaging import geometry
 from emspatialvae.io import cs, star
 from emspatialvae.io.atomic import atomic_path, check_writable
@@ -55,16 +55,17 @@ def write(
     WRITERS[destination.suffix](latents, stack, destination, poses=poses, force=force)
 
 
-def write_run(latents: Latents, stack: ParticleStack, run: RunDir) -> Latents:
-    """Write a run's own tables; returns the results with the nine digits of ``latents.csv``.
+def write_run(latents: Latents, stack: ParticleStack, run: RunDir, folder: Path) -> Latents:
+    """Write a run's own tables into a folder, from where they take their places; returns the results with the nine digits of ``latents.csv``.
 
     All other files are made from those, as `emsvae export` will do: the same run never gives two different STAR files.
     """
     manifest = run.manifest
-    write(latents, stack, run.latents, force=True)
-    latents = read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    table = folder / run.latents.name
+    write(latents, stack, table)
+    latents = read_csv(table, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
     for suffix in (".star", ".cs") if stack.kind == "cs" else (".star",):
-        write(latents, stack, run.star.with_suffix(suffix), poses=manifest.config.poses, force=True)
+        write(latents, stack, folder / f"{run.star.stem}{suffix}", poses=manifest.config.poses)
     return latents
 
 
@@ -150,8 +151,9 @@ def write_star(
 
 def _check_finite(latents: Latents) -> None:
     for name, values in vars(latents).items():
-        array = np.asarray(values.shift_px if isinstance(values, geometry.Pose2D) else values)
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        parts = vars(values).values() if isinstance(values, geometry.Pose2D) else [values]
+        arrays = [np.asarray(part) for part in parts]
+        if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
             raise EmsvaeError(
                 f"{name} holds NaN or infinity, which RELION would read as a number; train again with a lower --learning-rate"
             )
@@ -175,7 +177,9 @@ def _new_tables(stack: ParticleStack, columns: list[Column]) -> "Mapping[str, pd
         }
     )
     table: dict[str, Any] = {
-        "rlnImageName": [f"{i + 1:06d}@{stack.paths[f]}" for i, f in zip(stack.index_of, stack.file_of, strict=True)],
+        "rlnImageName": pd.Series(
+            [f"{i + 1:06d}@{stack.paths[f]}" for i, f in zip(stack.index_of, stack.file_of, strict=True)], dtype=object
+        ),
         "rlnOpticsGroup": stack.optics_of + 1,
     }
     if stack.ctf is not None and stack.ctf.known.all():
@@ -246,8 +250,39 @@ def write_csv(
 ) -> None:
     """``latents.csv``: one row per particle, units in the names, nine digits. Stack and poses change nothing here."""
     table = latents_table(latents)
-    with atomic_path(destination, overwrite=force) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.9g")
+    with atomic_path(destination, overwrite=force) as temporary, open_text(temporary, "w") as stream:
+        table.to_csv(stream, index=False, float_format="%.9g")
+
+
+def open_text(file: Path, mode: str) -> IO[str]:
+    """A table as a stream for pandas, which takes a ``~`` in a path for somebody's home; bytes of a name that are no UTF-8 stay as they are."""
+    return file.open(mode, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def results_of(run: RunDir) -> Latents:
+    """The results of a run.
+
+    Raises
+    ------
+    RunFolderError
+        There are none yet, or they are damaged, or not as many as the run has particles.
+    """
+    manifest = run.manifest
+    latents = read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    if len(latents) != manifest.n_particles:
+        raise RunFolderError(
+            f"{run.latents} is damaged ({len(latents):,} rows for {manifest.n_particles:,} particles); run `emsvae train ... --resume` "
+            "to write it again"
+        )
+    return latents
+
+
+def _numbers(table: "pd.DataFrame", name: str, *, whole: bool = False) -> NDArray[Any]:
+    """A column of finite numbers; ValueError where it holds anything else."""
+    values = table[name].to_numpy()
+    if values.dtype.kind not in ("i" if whole else "iuf") or not np.isfinite(values).all():
+        raise ValueError(f"{name} holds what is no {'whole ' if whole else ''}number")
+    return values if whole else values.astype(np.float64)
 
 
 WRITERS = {".star": write_star, ".cs": write_cs, ".csv": write_csv}

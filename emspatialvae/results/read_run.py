@@ -1,38 +1,77 @@
 """A run folder opened: its results and its particles."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
 from emspatialvae.particles.load import load_particles
+=======
+from emspatialvae.errors import EmsvaeError, ParticleFileError
+from emspatialvae.identity import check_stacks, rows_of
+from emspatialvae.particles.load import find_stack, load_particles
+>>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.preparation import Preparation, check_ctf
-from emspatialvae.results.latents import Latents, read_csv
+from emspatialvae.results import export
+from emspatialvae.results.latents import Latents
 from emspatialvae.results.run_folder import RunDir
 
 
 def read_run(path: Path, project_dir: Path | None = None) -> tuple[RunDir, Latents, ParticleStack]:
-    """A run with its results and its particles."""
+    """A run with its results and its particles, both in the order of the particles' file as it is now.
+
+    Rows that have moved in it since are followed by their image names.
+
+    Raises
+    ------
+    RunFolderError
+        The particles or their stacks are not those of the run any more.
+    """
     run, latents = read_latents(path)
-    return run, latents, read_particles(run, len(latents), project_dir)
+    stack, order = _particles(run, latents, project_dir)
+    return run, latents if order is None else latents[np.argsort(order)], stack
 
 
 def read_latents(path: Path) -> tuple[RunDir, Latents]:
-    """A run with its results; of its particles it looks at nothing."""
+    """A run with its results, in the order of ``latents.csv``; of its particles it looks at nothing."""
     run = RunDir(path)
-    manifest = run.manifest
-    return run, read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    return run, export.results_of(run)
 
 
-def read_particles(run: RunDir, n: int, project_dir: Path | None = None) -> ParticleStack:
-    """The particles of a run, which must be as many as the ``n`` that it has results for."""
+def read_particles(run: RunDir, latents: Latents, project_dir: Path | None = None) -> ParticleStack:
+    """The particles of a run in the order of its results, whatever that of their file is by now; raises as `read_run`."""
+    stack, order = _particles(run, latents, project_dir)
+    return stack if order is None else stack.subset(order)
+
+
+def input_paths(run: RunDir, project_dir: Path | None = None) -> list[Path]:
+    """Files that the run was made from, as far as they are found now: no command that is given the run may write there."""
+    source = run.manifest.config.input
+    source = dataclasses.replace(source, project_dir=project_dir or source.project_dir)
+    found = [source.particles, *([source.passthrough] if source.passthrough else [])]
+    known = run.identity()
+    for stack in [] if known is None else known.stacks:
+        with contextlib.suppress(EmsvaeError):  # it was moved: then nobody writes over it by its name
+            found.append(find_stack(stack.name, source))
+    return [path for path in found if path.is_file()]
+
+
+def _particles(
+    run: RunDir, latents: Latents, project_dir: Path | None
+) -> tuple[ParticleStack, NDArray[np.int64] | None]:
+    """The particles as their file has them now, and where those of the results stand in it; None: in the same order."""
     source = run.manifest.config.input
     stack = load_particles(dataclasses.replace(source, project_dir=project_dir or source.project_dir))
-    if len(stack) != n:
-        raise RunFolderError(f"{stack.source} now has {len(stack)} particles, the run has {n}; train anew with --force")
-    return stack
+    order = rows_of([str(name) for name in latents.names], [str(name) for name in stack.names], stack.source)
+    known = run.identity()
+    if known is not None:
+        check_stacks(known, stack)
+    return stack, order
 
 
 def results_of(run: RunDir) -> Latents:

@@ -2,13 +2,16 @@
 
 particles_emsvae/
   config.json      settings, what was decided about the images, what was assumed
+  input.json.gz    which particles in which order, and marks of their stacks: what moves is followed, what changed is refused
   particle_size.csv  radial profiles that the particle's diameter was read from; none where the user gave it
   metrics.csv      train and held-out ELBO per epoch, with its parts
   checkpoint.pt    state of model, optimiser and random numbers; loads with ``weights_only=True``
   latents.csv      z, theta, shift per particle with their s.d., in particle order
   particles.star   the input with our columns (and particles.cs where the input was one)
+  results.json     the state of the model that the results belong to
   consensus.mrc    the image that all poses refer to, in prepared pixels: to draw a mask on
   run.log          what was printed
+  lock.json        who is at work in the folder, while somebody is
   classes/         averages of classes and a table, once `emsvae classes` was called
   analysis/        a report to read, once `emsvae analyze` was called
   figures/         pictures: learning curve, z, manifold, reconstructions, averages, certainty of poses, spectra
@@ -16,21 +19,24 @@ particles_emsvae/
 """
 
 import csv
+import gzip
 import io
 import json
-import secrets
-import shutil
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emspatialvae import __version__
+from emspatialvae import __version__, own_files
 from emspatialvae.config import RunConfig
-from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
-from emspatialvae.io.atomic import atomic_path
+from emspatialvae.errors import EmsvaeError, RunFolderError
+from emspatialvae.identity import Identity
+from emspatialvae.io import leftovers, lock, switch
+from emspatialvae.io.atomic import atomic_path, place_new, replace_folder, sync_tree
+from emspatialvae.io.fingerprint import Fingerprint
 from emspatialvae.io.json_dataclass import from_json, to_json
 from emspatialvae.preprocess.preparation import Preparation
 
@@ -39,6 +45,20 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Number of the run folder's layout; any other is refused."""
+
+
+LARGEST = {
+    "preparation.box": 4096,
+    "images.channels": 256,
+    "config.model.z_dim": 1024,
+    "config.model.hidden": 1 << 15,
+    "config.model.layers": 64,
+    "config.model.encoder_hidden": 1 << 15,
+    "config.model.encoder_layers": 64,
+    "config.train.batch_size": 1 << 20,
+    "config.train.infer_turns": 4096,
+}
+"""Whole numbers in ``config.json`` that would take all memory if they were larger: nobody has trained with such."""
 
 
 RENAMED = {"mask_diameter_A": "particle_diameter_A"}
@@ -69,6 +89,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        switch.finish(self.path)
         if not (self.path / "config.json").is_file():
             raise RunFolderError(
                 f"{path} is not a run folder (no config.json in it); give the folder that `emsvae train` made"
@@ -83,55 +104,63 @@ class RunDir:
 
     @classmethod
     @contextmanager
-    def creating(cls, path: Path, manifest: Manifest, *, force: bool = False) -> "Iterator[RunDir]":
+    def creating(
+        cls, path: Path, manifest: Manifest, *, force: bool = False, keep_lock: bool = False
+    ) -> "Iterator[RunDir]":
         """Yield a new run folder under a temporary name, which takes its place when the body ends well and vanishes otherwise.
 
-        With ``force`` an older run at ``path`` is removed, but only then: a start that fails costs nothing.
+        With ``force`` an older run at ``path`` is removed, but only then: a start that fails costs nothing. Meanwhile both are
+        locked (`emspatialvae.io.lock`); with ``keep_lock`` the new one stays so.
 
         Raises
         ------
         OutputExistsError
-            There is something at ``path`` and ``force`` is false.
+            There is something at ``path`` and ``force`` is false, now or when the body has ended.
         RunFolderError
-            There is something at ``path`` that is not a run: it is not removed, whatever was asked.
+            There is something at ``path`` that is not a run, that is somebody's own, that is write-protected or in use: it is not
+            removed, whatever was asked.
         """
+        place = Path(os.path.realpath(path))  # a link to a scratch disk stays a link
+        if place.parent.is_dir():
+            leftovers.sweep(place.parent)
         cls.check_free(path, force=force)
-        place = Path(path).resolve()  # a link to a scratch disk stays a link
-        partial = place.with_name(f".{place.name[:60]}.{secrets.token_hex(4)}")
-        replaced = partial.with_name(f"{partial.name}.old")
-        if place.exists() and not any(place.iterdir()):
-            partial = place  # an empty folder may be a mount point, or the one the user is in
+        replaces = place.exists() and not own_files.is_empty(place)
+        # An empty folder may be a mount point, or the one the user is in: the run is made in it.
+        partial = place if place.exists() and not replaces else leftovers.temporary_beside(place, ending="")
         try:
             partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EmsvaeError(f"{path} cannot be made ({error.strerror}); choose another --out") from error
         try:
+            lock.acquire(partial)
+            if replaces:
+                stale = lock.acquire(place)
+                if stale is not None:
+                    leftovers.note(stale)
+                cls.check_free(path, force=force)
             content = {"format": FORMAT, "emspatialvae": __version__, **to_json(manifest)}
             with atomic_path(partial / "config.json") as temporary:
                 temporary.write_text(json.dumps(content, indent=2) + "\n")
             yield cls(partial)
+            sync_tree(partial)
+            if replaces:
+                replace_folder(partial, place)
+            elif partial != place:
+                place_new(partial, place)
             if partial != place:
-                if place.exists():
-                    place.rename(replaced)
-                partial.rename(place)
+                lock.moved(partial, place)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            if partial == place:
-                place.mkdir(exist_ok=True)
+            own_files.take_back(partial, place)
+            if replaces:
+                lock.release(place)
             raise
-        shutil.rmtree(replaced, ignore_errors=True)
+        if not keep_lock:
+            lock.release(place)
 
     @staticmethod
     def check_free(path: Path, *, force: bool) -> None:
         """Raise as `create` would, without touching anything: to fail before hours of work, not after."""
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            return
-        if not force:
-            raise OutputExistsError(path)
-        # Many programs keep a config.json. One of ours is known by our name in it, even where it is cut short.
-        config = path / "config.json"
-        if not (config.is_file() and f'"{__name__.partition(".")[0]}"' in config.read_text(errors="replace")):
-            raise RunFolderError(f"{path} is not a run folder, so --force does not remove it; choose another --out")
+        own_files.check_free(path, force=force)
 
     @property
     def manifest(self) -> Manifest:
@@ -146,10 +175,15 @@ class RunDir:
 
         file = self.path / "config.json"
         try:
+<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
             content = json.loads(file.read_text())
         except (ValueError, OSError) as error:
+=======
+            content = json.loads(file.read_bytes())
+        except (ValueError, RecursionError) as error:
+>>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
             raise RunFolderError(f"{file} is damaged ({error}); train again") from None
-        if not (isinstance(content, dict) and isinstance(content.get("format"), int)):
+        if not (isinstance(content, dict) and type(content.get("format")) is int):
             raise RunFolderError(f"{file} is damaged (it has no format number); train again")
         if content["format"] > FORMAT:
             raise RunFolderError(
@@ -161,16 +195,29 @@ class RunDir:
                 f"{file} has format {content['format']}, of an older version whose models are not read any more; train again"
             )
         try:
-            return Manifest(
+            manifest = Manifest(
                 config=from_json(RunConfig, _renamed(content["config"])),
                 preparation=from_json(Preparation, content["preparation"]),
                 images=from_json(ImageSpec, content["images"]),
-                n_particles=content["n_particles"],
-                assumed=tuple(content["assumed"]),
-                optics=tuple(content.get("optics", ())),
+                n_particles=_whole(content["n_particles"], "n_particles", 1 << 40),
+                assumed=_texts(content["assumed"], "assumed"),
+                optics=_texts(content.get("optics", []), "optics"),
             )
+<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
         except (KeyError, TypeError, AttributeError, EmsvaeError) as error:
+=======
+            for name, largest in LARGEST.items():
+                value: Any = manifest
+                for part in name.split("."):
+                    value = getattr(value, part)
+                if value is not None:
+                    _whole(value, name, largest)
+        except KeyError as error:
+            raise RunFolderError(f"{file} is damaged (it has no {error}); train again") from None
+        except (TypeError, AttributeError, RecursionError, EmsvaeError) as error:
+>>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
             raise RunFolderError(f"{file} is damaged ({error}); train again") from None
+        return manifest
 
     def record_z_dim(self, z_dim: int) -> None:
         """Write the number of latent coordinates that training found into ``config.json``, where nobody had given one."""
@@ -186,12 +233,10 @@ class RunDir:
         """Folder of the pictures."""
         return self.path / "figures"
 
-    def forget_derived(self) -> list[Path]:
-        """Remove what was made from results that are no more: ``classes/`` and ``analysis/``; returns those that were there."""
-        there = [folder for folder in (self.path / "classes", self.path / "analysis") if folder.is_dir()]
-        for folder in there:
-            shutil.rmtree(folder)
-        return there
+    @property
+    def derived(self) -> list[Path]:
+        """What was made from the results and is there: ``classes/``, ``analysis/``; they go when the results do."""
+        return [folder for folder in (self.path / "classes", self.path / "analysis") if os.path.lexists(folder)]
 
     @property
     def star(self) -> Path:
@@ -234,37 +279,125 @@ class RunDir:
         with (self.path / "run.log").open("a") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")
 
+    # ------------------------------------------------------------------------------------------- what belongs together
+
+    def save_identity(self, identity: Identity) -> None:
+        """Write ``input.json.gz``: which particles the run is about."""
+        with atomic_path(self.path / "input.json.gz", overwrite=True) as temporary:
+            temporary.write_bytes(gzip.compress(json.dumps(asdict(identity)).encode(), 1, mtime=0))
+
+    def identity(self) -> Identity | None:
+        """What `save_identity` wrote; None of a run of an older version, which kept none.
+
+        Raises
+        ------
+        RunFolderError
+            It is damaged.
+        """
+        file = self.path / "input.json.gz"
+        if not file.is_file():
+            return None
+        try:
+            return Identity.from_json(json.loads(gzip.decompress(file.read_bytes())))
+        except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise RunFolderError(f"{file} is damaged ({error}); train again") from None
+
+    def save_state_of_results(self, folder: Path) -> None:
+        """Write ``results.json`` into a folder: which state of the model the results beside it belong to."""
+        state = {"epochs": len(self.metrics()), "checkpoint": asdict(Fingerprint.of(self.path / "checkpoint.pt"))}
+        with atomic_path(folder / "results.json") as temporary:
+            temporary.write_text(json.dumps(state) + "\n")
+
+    def behind(self) -> str | None:
+        """A sentence where the results are those of an earlier state of the model: its training went on and was killed.
+
+        None where they belong together, or where nothing is known about it (no results yet, a run of an older version).
+        """
+        file, checkpoint = self.path / "results.json", self.path / "checkpoint.pt"
+        if not (file.is_file() and checkpoint.is_file()):
+            return None
+        try:
+            state = json.loads(file.read_text())
+            if state["checkpoint"] == asdict(Fingerprint.of(checkpoint)):
+                return None
+            return (
+                f"the results in {self.path} are those of {int(state['epochs'])} epochs, and its model has gone on since; finish it with "
+                "`emsvae train ... --resume`"
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunFolderError(
+                f"{file} is damaged ({error}); write it again with `emsvae train ... --resume`"
+            ) from None
+
+    def check_results_belong(self) -> None:
+        """Refuse to use model and results together where `behind` says that they do not belong together."""
+        behind = self.behind()
+        if behind is not None:
+            raise RunFolderError(behind)
+
     # ---------------------------------------------------------------------------------------------------- metrics
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """Add the row of one epoch to ``metrics.csv``."""
-        file = self.path / "metrics.csv"
-        new = not file.exists()
-        with file.open("a", newline="") as stream:
-            writer = csv.DictWriter(stream, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        """Add the row of one epoch to ``metrics.csv``; a full disk leaves the file as it was."""
+        rows = self._metrics_rows()
+        if rows and rows[0].keys() != row.keys():
+            raise self._damaged_metrics(f"columns {', '.join(rows[0])}"[:100])
+        self._write_metrics([*rows, row])
 
     def metrics(self) -> list[dict[str, float]]:
-        """Rows of ``metrics.csv``; empty cells are NaN."""
-        file = self.path / "metrics.csv"
-        if not file.exists():
-            return []
-        with file.open(newline="") as stream:
-            return [{k: float(v) if v else float("nan") for k, v in row.items()} for row in csv.DictReader(stream)]
+        """Rows of ``metrics.csv``; empty cells are NaN.
+
+        Raises
+        ------
+        RunFolderError
+            It is damaged.
+        """
+        rows = self._metrics_rows()
+        if rows and not {"train_elbo", "test_elbo"} <= rows[0].keys():
+            raise self._damaged_metrics(f"columns {', '.join(rows[0])}"[:100])
+        try:
+            return [{k: float(v) if v else float("nan") for k, v in row.items()} for row in rows]
+        except ValueError as error:
+            raise self._damaged_metrics(str(error)) from None
 
     def forget_metrics_after(self, epoch: int) -> None:
         """Drop the rows of epochs that a resumed run will do again."""
+        rows = self._metrics_rows()
+        if not self.metrics():
+            return
+        try:
+            self._write_metrics([row for row in rows if int(row["epoch"]) <= epoch] or rows[:0], list(rows[0]))
+        except ValueError as error:
+            raise self._damaged_metrics(str(error)) from None
+
+    def _metrics_rows(self) -> list[dict[str, Any]]:
         file = self.path / "metrics.csv"
         if not file.exists():
-            return
-        with file.open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        with atomic_path(file, overwrite=True) as temporary, temporary.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]) if rows else [])
+            return []
+        try:
+            with file.open(newline="", encoding="utf-8") as stream:
+                reader = csv.DictReader(stream)
+                rows = list(reader)
+        except (ValueError, csv.Error) as error:
+            raise self._damaged_metrics(str(error)) from None
+        for row in rows:
+            if "epoch" not in row or None in row or None in row.values():
+                raise self._damaged_metrics(f"a row of {sum(value is not None for value in row.values())} numbers")
+        return rows
+
+    def _write_metrics(self, rows: list[dict[str, Any]], names: list[str] | None = None) -> None:
+        with (
+            atomic_path(self.path / "metrics.csv", overwrite=True) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as stream,
+        ):
+            writer = csv.DictWriter(stream, names or list(rows[0]))
             writer.writeheader()
-            writer.writerows(row for row in rows if int(row["epoch"]) <= epoch)
+            writer.writerows(rows)
+
+    def _damaged_metrics(self, found: str) -> RunFolderError:
+        return RunFolderError(
+            f"{self.path / 'metrics.csv'} is damaged ({found}); remove it: the learning curve so far is lost then, nothing else"
+        )
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
@@ -291,7 +424,12 @@ class RunDir:
         file = self.path / "checkpoint.pt"
         if not file.is_file():
             raise RunFolderError(
-                f"{self.path} holds no checkpoint.pt yet; start it anew with --force instead of --resume"
+                f"{self.path} holds no checkpoint.pt: "
+                + (
+                    "its training has not begun; `emsvae train ... --resume` begins it"
+                    if own_files.never_began(self.path)
+                    else "it is gone; train anew with --force"
+                )
             )
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
@@ -300,11 +438,30 @@ class RunDir:
             raise RunFolderError(f"{file} is damaged ({reason[:120]}); train again") from error
         if not (isinstance(state, dict) and {"format", "model"} <= state.keys()):
             raise RunFolderError(f"{file} is a checkpoint of another program; train again")
+        if state["format"] != FORMAT:
+            raise RunFolderError(f"{file} has format {state['format']}, expected {FORMAT}; train again")
+        model = state["model"]
+        if not (isinstance(model, dict) and all(isinstance(value, torch.Tensor) for value in model.values())):
+            raise RunFolderError(f"{file} is damaged (its model is not made of tensors); train again")
         return state
+
+
+def _whole(value: Any, name: str, largest: int) -> int:
+    if type(value) is not int or not 1 <= value <= largest:
+        raise EmsvaeError(f"{name} is {str(value)[:40]}, expected a whole number from 1 to {largest}")
+    return value
+
+
+def _texts(value: Any, name: str) -> tuple[str, ...]:
+    if not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
+        raise EmsvaeError(f"{name} is not a list of texts")
+    return tuple(value)
 
 
 def _renamed(config: dict[str, Any]) -> dict[str, Any]:
     """Settings under today's names, where an older version wrote others."""
+    if not isinstance(config, dict):
+        raise EmsvaeError("config is not an object of settings")
     return {
         part: {RENAMED.get(key, key): value for key, value in values.items()} if isinstance(values, dict) else values
         for part, values in config.items()

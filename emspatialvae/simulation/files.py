@@ -1,6 +1,5 @@
 """The folder of a simulated stack and its STAR files, for phantoms and for maps alike."""
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,17 +11,24 @@ from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError, OutputExistsError
 from emspatialvae.imaging.geometry import Pose2D, to_relion
+from emspatialvae.io import leftovers
+from emspatialvae.io.atomic import place_new, replace_folder, sync_tree
 from emspatialvae.simulation.microscope import AMPLITUDE_CONTRAST, CS_MM, VOLTAGE_KV, Microscope
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PER_MICROGRAPH = 100
+OWN = ("particles.mrcs", "particles.star", "truth.star", "simulation.json")
+"""All that lies in the folder of a simulation."""
 
 
 @contextmanager
-def folder_when_whole(out: Path, force: bool) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its name at the end; what stood there goes then, and only if it was ours."""
+def folder_when_whole(out: Path, force: bool, beside: tuple[str, ...] = ()) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its name at the end; what stood there goes then, and only if it was ours.
+
+    ``beside``: names of what the caller has made in it and gives up, too.
+    """
     if out.exists() or out.is_symlink():
         if not force:
             raise OutputExistsError(out)
@@ -30,21 +36,28 @@ def folder_when_whole(out: Path, force: bool) -> Iterator[Path]:
             raise EmsvaeError(
                 f"{out} is not the folder of an earlier simulation and is not replaced; choose another --out"
             )
+        strange = sorted(entry.name for entry in out.iterdir() if entry.name not in (*OWN, *beside))
+        if strange:
+            raise EmsvaeError(
+                f"{out} holds what `emsvae simulate` did not write there: {', '.join(strange[:3])}; --force would remove it: move it "
+                "elsewhere, or choose another --out"
+            )
     out = out.absolute()
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    partial = leftovers.temporary_beside(out, ending="")
     try:
         try:
             partial.mkdir(parents=True)
         except OSError as error:
             raise EmsvaeError(f"{out} cannot be made ({error.strerror}); choose another --out") from error
+        leftovers.sweep(out.parent)
         yield partial
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
+        sync_tree(partial)
+        if force:
+            replace_folder(partial, out)
+        else:
+            place_new(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_stars(

@@ -7,6 +7,7 @@ is scaled to match; particles are bright (positive).
 
 import dataclasses
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,7 @@ def scale_to_snr(obj: Phantom, z: Floats, pose: Pose2D, box: int, snr: float) ->
     return replace(obj, height=float(obj.height * NOISE_SD * np.sqrt(snr / variance)))
 
 
-def simulate_stack(config: "SimulateConfig") -> Path:
+def simulate_stack(config: "SimulateConfig", beside: tuple[str, ...] = ()) -> Path:
     """Write a stack with known truth and return its folder ``config.out``.
 
     In it: ``particles.mrcs``; ``particles.star`` (RELION 3.1, no poses; defocus where there is a CTF); ``truth.star``
@@ -84,6 +85,10 @@ def simulate_stack(config: "SimulateConfig") -> Path:
         ``config.out`` exists and ``config.force`` is not set.
     """
     _check(config)
+    if config.map is not None and Path(os.path.realpath(config.map)).is_relative_to(os.path.realpath(config.out)):
+        raise EmsvaeError(
+            f"{config.map} lies inside {config.out}, which the simulation takes the place of; choose another --out"
+        )
     # In this order for ever: what comes later must not change the bytes of what came before.
     for_truth, for_noise, for_microscope, for_junk, for_neighbours = map(
         np.random.default_rng, np.random.SeedSequence(config.seed).spawn(5)
@@ -92,14 +97,14 @@ def simulate_stack(config: "SimulateConfig") -> Path:
     if config.map is not None:
         density = read_density(config.map, config.map_pixel_size_A, config.pixel_size_A)
         views = draw_map_stack(config, density, microscope, for_truth, for_junk, for_neighbours)
-        return _write_map_stack(config, density, views, (for_noise, for_junk))
+        return _write_map_stack(config, density, views, (for_noise, for_junk), beside)
     obj = phantom(config.kind, config.span_deg)
     z, pose = draw_truth(config.particles, config.shift_px, for_truth, obj.z_dim)
     truth = Truth(z, pose, microscope, for_junk.random(config.particles) < config.junk)
     real = np.flatnonzero(~truth.is_junk)
     if not len(real):
         raise EmsvaeError("simulate: every particle is junk; lower --junk or ask for more --particles")
-    with folder_when_whole(config.out, config.force) as folder:
+    with folder_when_whole(config.out, config.force, beside) as folder:
         obj = scale_to_snr(obj, z[real], pose[real], config.box, config.snr)
         _write_images(folder / "particles.mrcs", obj, truth, config.snr, (for_noise, for_junk))
         contents = {f"emsvaeTrueZ{k}": column for k, column in enumerate(z.T, 1)}
@@ -119,12 +124,13 @@ def _write_map_stack(
     density: Density,
     stack: MapStack,
     rngs: tuple[np.random.Generator, np.random.Generator],
+    beside: tuple[str, ...],
 ) -> Path:
     from emspatialvae.io.mrc import StackWriter
 
     for_noise, for_junk = rngs
     microscope, box = stack.microscope, config.box
-    with folder_when_whole(config.out, config.force) as folder:
+    with folder_when_whole(config.out, config.force, beside) as folder:
         before, after = clean_variances(stack)
         stack = replace(stack, height=NOISE_SD * np.sqrt(config.snr / (after if config.snr_after_ctf else before)))
         aggregate_rms = stack.height * np.sqrt(before)

@@ -1,13 +1,9 @@
 """The training loop, on one screen, and the state it can be resumed from."""
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -15,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from emspatialvae.config import TrainConfig, train_for
-from emspatialvae.errors import EmsvaeError
+from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.imaging.geometry import Pose2D
+from emspatialvae.jobs.interrupt import asked_to_end
 from emspatialvae.model import device
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.coordinate.vae import SpatialVAE
@@ -54,24 +51,19 @@ class Progress:
     stopped: str = ""
     """Why the training ended; empty while it has not."""
 
-
-@contextmanager
-def _noticing_interrupts() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into an answer instead of an exception in the middle of a step; the second one is raised."""
-    noticed: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-
-    def notice(number: int, frame: FrameType | None) -> None:
-        noticed.append(number)
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, notice)
-    try:
-        yield lambda: bool(noticed)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "Progress":
+        """What ``asdict`` made of one; TypeError or ValueError where it is damaged."""
+        found, plain = cls(**values), cls()
+        missing = vars(plain).keys() - values.keys()
+        if missing:
+            raise ValueError(f"progress has no {min(missing)}")
+        for name, value in vars(found).items():
+            if type(value) is not type(getattr(plain, name)):
+                raise TypeError(f"progress.{name} is {value!r}")
+        if found.epoch < 0 or found.step < 0 or len(found.sums) != len(PARTS):
+            raise ValueError("progress is out of range")
+        return found
 
 
 class Trainer:
@@ -148,10 +140,15 @@ class Trainer:
     def fit(self, workers: Workers = ALONE) -> bool:
         """Train until the epochs are done or the ELBO has settled; False when the user interrupted.
 
+<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
         ``workers`` share each batch; the numbers are the same however many they are.
 
         An interrupt (Ctrl-C) ends the training after the current step, so that the checkpoint is one of a whole step; a second
         one ends the program.
+=======
+        An interrupt (Ctrl-C, or a signal that `interruption.noticed_by_training` has noticed) ends the training after the current
+        step, so that the checkpoint is one of a whole step; a second Ctrl-C ends the program.
+>>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
         """
         self.save()
         self.workers = self.objective.workers = workers
@@ -163,7 +160,7 @@ class Trainer:
     def _fit(self) -> bool:
         """`fit`, once it is known who works."""
         saved = time.monotonic()
-        with _noticing_interrupts() as interrupted:
+        with asked_to_end() as interrupted:
             while not self.progress.stopped:
                 self._begin_epoch()
                 for rows in self._batches(self.progress.epoch)[self.progress.step :]:
@@ -292,10 +289,9 @@ class Trainer:
         parts = np.split(rows, range(self.batch_size, len(rows), self.batch_size))
         return torch.cat(self.workers.each(look, list(enumerate(parts))), 1)
 
-    def evidence(self) -> tuple[float, float]:
-        """Mean ELBO of the held-out particles (of all where none are held out), and its standard error."""
-        total = self._each(self.test_rows if len(self.test_rows) else self.train_rows, keep=False)[0]
-        return float(total.mean()), float(total.std() / math.sqrt(len(total))) if len(total) > 1 else math.inf
+    def evidences(self) -> torch.Tensor:
+        """ELBO of each held-out particle (of all where none are held out); [n]."""
+        return self._each(self.test_rows if len(self.test_rows) else self.train_rows, keep=False)[0]
 
     def fix_gauge(self, mask: NDArray[np.float32] | None = None) -> tuple[float, float] | None:
         """Refer the poses of all contents to one frame, where the engine knows how: see `SteerableVAE.fix_gauge`.
@@ -338,13 +334,23 @@ class Trainer:
         )
 
     def resume(self) -> None:
-        """Go on from the run's checkpoint, as if it had never stopped."""
+        """Go on from the run's checkpoint, as if it had never stopped.
+
+        Raises
+        ------
+        RunFolderError
+            It is damaged, or of another model.
+        """
         state = self.run.load_checkpoint()
         load_state(self.model, state["model"], self.run.path)
-        load_state(self.optimiser, state["optimiser"], self.run.path)
-        self.generator.set_state(state["generator"])
-        self.objective.load_state_dict(state["objective"])
-        self.progress = Progress(**state["progress"])
+        try:
+            load_state(self.optimiser, state["optimiser"], self.run.path)
+            self.generator.set_state(state["generator"])
+            self.objective.load_state_dict(state["objective"])
+            self.progress = Progress.of(state["progress"])
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            found = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
+            raise RunFolderError(f"{self.run.path / 'checkpoint.pt'} is damaged ({found}); train again") from None
         self.run.forget_metrics_after(self.progress.epoch)
         settled = self.config.epochs is None and self.progress.stale_epochs >= self.patience
         if not settled and self.progress.epoch < self.limit:

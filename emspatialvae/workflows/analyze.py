@@ -23,6 +23,7 @@ from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.arrays import Floats
 from emspatialvae.inference.infer import load_model
 from emspatialvae.inference.junk_score import LIKELY
+from emspatialvae.io import leftovers, lock
 from emspatialvae.io.atomic import atomic_folder
 from emspatialvae.model.render import canonical
 from emspatialvae.particles.columns import LOG_LIKELIHOOD, SCORES, kept_apart
@@ -31,7 +32,7 @@ from emspatialvae.results.classes import Classes, read_classes
 from emspatialvae.results.latents import Latents
 from emspatialvae.results.read_run import read_latents
 from emspatialvae.results.run_folder import RunDir
-from emspatialvae.workflows.classes import classify_run
+from emspatialvae.workflows.classes import check_belong, classify_run
 from emspatialvae.workflows.progress import Say
 
 CLASSES, LEAST_PER_CLASS = 20, 10
@@ -69,7 +70,17 @@ def analyze_run(path: Path, asked: Asked, say: Say = print) -> Path:
         No results yet, no particle that was used, a column that does not exist, UMAP asked for and not installed, more classes
         than particles, images that classes need and that cannot be read.
     """
+    run = RunDir(path)
+    with lock.locked(run.path) as told:
+        if told is not None:
+            say(told)
+        leftovers.sweep(run.path)
+        return _analyze(path, asked, say)
+
+
+def _analyze(path: Path, asked: Asked, say: Say) -> Path:
     run, latents = read_latents(path)
+    run.check_results_belong()
     used = int(latents.used.sum())
     if not used:
         raise EmsvaeError(f"{path}: no particle could be used, so there is nothing to show; its run.log says why")
@@ -105,6 +116,7 @@ def _classes(run: RunDir, latents: Latents, asked: Asked, say: Say) -> Classes:
     """Those of the run, unless it has none or others are wanted."""
     stored = read_classes(run)
     if stored is not None and asked.k is None and latents.class_number is not None:
+        check_belong(stored, latents, run)
         return stored
     k = int(np.clip(latents.used.sum() // LEAST_PER_CLASS, 1, CLASSES)) if asked.k is None else asked.k
     return classify_run(run.path, k, project_dir=asked.project_dir, say=say)

@@ -9,6 +9,7 @@ RUN/classes/
 """
 
 import os
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +22,12 @@ from emspatialvae.analysis.classes.averages import class_averages
 from emspatialvae.analysis.classes.clusters import classified
 from emspatialvae.analysis.classes.restore import Averages
 from emspatialvae.config import ClassMethod
-from emspatialvae.errors import EmsvaeError
+from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.arrays import Floats
 from emspatialvae.inference.junk_score import LIKELY
-from emspatialvae.io import mrc, star
-from emspatialvae.io.atomic import atomic_folder, atomic_path
+from emspatialvae.io import leftovers, lock, mrc, star, switch
+from emspatialvae.io.atomic import atomic_path
 from emspatialvae.particles.columns import CLASS, kept_apart
 from emspatialvae.particles.read_star import particle_block
 from emspatialvae.particles.stack import ParticleStack
@@ -75,7 +76,21 @@ def classify_run(
     EmsvaeError
         No results yet, more classes than particles, images that cannot be read.
     """
-    run, latents, stack = read_run(path, project_dir)
+    if seed < 0:
+        raise EmsvaeError(f"--seed is {seed}; expected 0 or more")
+    run = RunDir(path)
+    with lock.locked(run.path) as told:
+        if told is not None:
+            say(told)
+        leftovers.sweep(run.path)
+        return _classify(run, k, method, seed, project_dir, say)
+
+
+def _classify(
+    run: RunDir, k: int | None, method: ClassMethod | None, seed: int, project_dir: Path | None, say: Say
+) -> Classes:
+    _, latents, stack = read_run(run.path, project_dir)
+    run.check_results_belong()
     manifest = run.manifest
     check_fits(stack, manifest.preparation, run)  # a stack of the same name that is found first may be another one
     latents = _classified(run, latents, stack, k, method, seed)
@@ -84,10 +99,12 @@ def classify_run(
     folder = run.path / "classes"
     if folder.exists():
         say(f"{folder} is replaced")
-    latents = export.write_run(latents, stack, run)
-    table = class_table(latents, averages, _particle_radius_px(manifest.preparation, averages.pixel_size_A))
-    with atomic_folder(folder) as temporary:
-        _write(temporary, folder, averages, table)
+    # Tables and classes take their places together.
+    with switch.switching(run.path) as parts:
+        latents = export.write_run(latents, stack, run, parts.folder)
+        table = class_table(latents, averages, _particle_radius_px(manifest.preparation, averages.pixel_size_A))
+        (parts.folder / folder.name).mkdir()
+        _write(parts.folder / folder.name, folder, averages, table)
     label = export.class_label(stack, manifest.config.poses)
     if label != CLASS:
         say(f"the input has an rlnClassNumber of its own, which stays as its poses do: ours is {label}")
@@ -138,6 +155,21 @@ def _particle_radius_px(preparation: Preparation, pixel_size_A: float) -> float:
     """Of the particle, in pixels of the averages."""
     radius = preparation.particle_radius_px or preparation.mask_radius_px
     return radius * preparation.pixel_size_A / pixel_size_A
+
+
+def check_belong(classes: Classes, latents: Latents, run: RunDir) -> None:
+    """Refuse classes that are not those of the results: of another number of particles.
+
+    Raises
+    ------
+    RunFolderError
+        They do not belong together.
+    """
+    counts = np.bincount(latents.class_number)[1:] if latents.class_number is not None else np.zeros(0, np.int64)
+    if len(counts) != len(classes) or not np.array_equal(counts[classes.numbers - 1], classes.particles):
+        raise RunFolderError(
+            f"{run.path / 'classes'} is of other classes than {run.latents}; run `emsvae classes {run.path}` to make them again"
+        )
 
 
 def class_table(latents: Latents, averages: Averages, radius_px: float) -> "pd.DataFrame":
@@ -197,10 +229,10 @@ def _write(folder: Path, final: Path, averages: Averages, table: "pd.DataFrame")
     k, box = averages.images.shape[:2]
     with mrc.StackWriter(folder / "classes.mrcs", k, box, averages.pixel_size_A) as writer:
         writer.append(averages.images)
-    with atomic_path(folder / "classes.csv") as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+    with atomic_path(folder / "classes.csv") as temporary, export.open_text(temporary, "w") as stream:
+        table.to_csv(stream, index=False, float_format="%.6g")
     _write_model(folder / "run_model.star", _from_here(final / "classes.mrcs"), averages, table)
-    _write_data(folder / "run_data.star", final.parent / "particles.star")
+    _write_data(folder / "run_data.star", folder.parent / "particles.star")
 
 
 def _write_data(destination: Path, particles: Path) -> None:
@@ -273,7 +305,9 @@ def _tell(classes: Classes, averages: Averages, run: RunDir, label: str, say: Sa
         marked = "" if junk is None or junk[at] < JUNK_CLASS else "  mostly junk"
         lines.append(line if junk is None else f"{line}  {100 * junk[at]:3.0f} %{marked}")
     lines.append(f"{folder / 'classes.mrcs'}, {folder / 'classes.csv'}; {label} in {run.star}")
-    lines.append(f"to look at in RELION: relion_display --class --allow_save --i {folder / 'run_model.star'}")
+    lines.append(
+        f"to look at in RELION: relion_display --class --allow_save --i {shlex.quote(str(folder / 'run_model.star'))}"
+    )
     for line in lines:
         run.log(line.strip())
         say(line)

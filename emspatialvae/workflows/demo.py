@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.workflows.evaluate import evaluate_run
 from emspatialvae.workflows.train import start_run, train_run
@@ -16,11 +17,13 @@ TRAIN = TrainConfig(epochs=25)
 
 def demo(out: Path, *, force: bool = False, say: Callable[[str], None] = print) -> bool:
     """Simulate, train, write and judge; False when the user interrupted the training."""
+    if force:
+        RunDir.check_free(out / "run", force=True)
     say(
         f"1. simulating {STACK.particles:,} hinged particles, {STACK.box} px, SNR {STACK.snr:g}, any rotation, "
         f"shifts of {STACK.shift_px:g} px s.d.  (emsvae simulate)"
     )
-    simulate_stack(replace(STACK, out=out, force=force))
+    simulate_stack(replace(STACK, out=out, force=force), beside=("run",))
     say("2. training  (emsvae train)")
     config = RunConfig(InputConfig(out / "particles.star"), model=MODEL, train=TRAIN)
     run, stack = start_run(config, out / "run", say=say)

@@ -9,8 +9,10 @@ from emspatialvae.config import Poses
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.inference.infer import load_model
-from emspatialvae.io.atomic import check_writable
+from emspatialvae.io.atomic import check_outputs, check_writable
 from emspatialvae.io.mask import read_mask
+from emspatialvae.own_files import check_not_own
+from emspatialvae.particles.load import input_files
 from emspatialvae.results import export, export_aligned
 from emspatialvae.results.latents import Latents
 from emspatialvae.results.read_run import read_run
@@ -37,7 +39,15 @@ def export_run(
     """
     for destination in wanted.values():
         check_writable(destination, force)
+    check_outputs(wanted.values())
+    # These two can be made again: they are what this command writes.
+    check_not_own(wanted.values(), [path / f"particles.{kind}" for kind in ("star", "cs") if kind in wanted])
     run, latents, stack = read_run(path, project_dir)
+    inputs = input_files(stack, run.manifest.config.input)
+    check_outputs(wanted.values(), [*inputs, *([hold_still] if hold_still else [])])
+    behind = run.behind()
+    if behind is not None:
+        say(behind)
     if hold_still is not None:
         latents = held_still(run, latents, hold_still)
     for kind, destination in wanted.items():
@@ -63,6 +73,7 @@ def held_still(run: RunDir, latents: Latents, mask: Path) -> Latents:
     from emspatialvae.model.steerable.pose_search import Poses
     from emspatialvae.model.steerable.vae import SteerableVAE
 
+    run.check_results_belong()
     model = load_model(run)
     if not isinstance(model, SteerableVAE):
         raise EmsvaeError(

@@ -15,8 +15,7 @@ from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.particles.load import load_particles, missing_ctf_columns, open_stacks_of
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.plan import decide
-from emspatialvae.results import summary
-from emspatialvae.results.latents import read_csv
+from emspatialvae.results import export, summary
 from emspatialvae.results.run_folder import Manifest, RunDir
 
 
@@ -136,11 +135,14 @@ def _results(run: RunDir, manifest: Manifest) -> Iterator[str]:
         yield _line("results", "no results yet: go on with --resume")
         return
     config = manifest.config.model
-    latents = read_csv(run.latents, config.z_dim, manifest.preparation.pixel_size_A)
+    latents = export.results_of(run)
     yield from summary.sureness(latents, config)
     if latents.junk is not None:
         above = int((latents.junk[latents.used] > LIKELY).sum())
         yield _line("junk", f"{above:,} particles with a score above {LIKELY:g}")
     if latents.class_number is not None:
         yield _line("classes", f"{int(latents.class_number.max())}, see {run.path / 'classes'}")
+    behind = run.behind()
+    if behind is not None:
+        yield _line("results", behind)
     yield _line("results", f"written, {int(latents.used.sum()):,} particles used, {int((~latents.used).sum()):,} not")

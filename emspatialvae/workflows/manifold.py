@@ -7,10 +7,15 @@ from emspatialvae.analysis.figures import run as figures
 from emspatialvae.analysis.latent_space import manifold
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.inference.infer import load_model
-from emspatialvae.io.atomic import check_writable
+from emspatialvae.io.atomic import check_outputs, check_writable
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.model.render import canonical
+<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
 from emspatialvae.results.read_run import results_of
+=======
+from emspatialvae.own_files import check_not_own
+from emspatialvae.results import read_run
+>>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows.progress import Say
 
@@ -45,6 +50,8 @@ def write_manifold(
     if tiles < 2:
         raise EmsvaeError(f"--tiles is {tiles}; a map has at least 2 along an axis")
     check_writable(out, force)
+    check_not_own([out])
+    check_outputs([out], read_run.input_paths(run))
     latents = results_of(run)
     _check_components(components, latents.z.shape[1])
     shown = manifold.zmap(latents.z[latents.used], tiles, components)

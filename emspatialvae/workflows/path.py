@@ -12,9 +12,10 @@ from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import resampling
 from emspatialvae.inference.infer import load_model
 from emspatialvae.inference.junk_score import LIKELY
-from emspatialvae.io.atomic import check_writable
+from emspatialvae.io.atomic import check_outputs, check_writable
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.model.render import canonical
+from emspatialvae.own_files import check_not_own
 from emspatialvae.particles.find_particle import find_particle
 from emspatialvae.results import read_run
 from emspatialvae.results.latents import Latents
@@ -59,6 +60,8 @@ def write_path(
     files = {suffix: out.with_suffix(suffix) for suffix in FILM_SUFFIXES}
     for file in files.values():
         check_writable(file, force)
+    check_not_own(files.values())
+    check_outputs(files.values(), read_run.input_paths(run, project_dir))
     latents = results_of(run)
     first, last = (_row(latents, name) for name in ends)
     if first == last:
@@ -99,7 +102,7 @@ def film_between(
     drawn = canonical(load_model(run), points)
     real = None
     if averages:
-        _, _, stack = read_run.read_run(run.path, project_dir)
+        stack = read_run.read_particles(run, latents, project_dir)
         weights = paths.membership(path, rows, len(latents))
         with bar(int((weights.sum(1) > 0).sum()), "averaging") as progress:
             made = average(stack, latents, weights, run.manifest.preparation, progress=progress)

@@ -1,5 +1,6 @@
 """Some of a run's particles, or of any particle file's, as a file of their own: the rows that stay keep their order and every byte."""
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from emspatialvae.errors import EmsvaeError, NothingSelectedError, RunFolderError
 from emspatialvae.imaging.arrays import Mask
 from emspatialvae.io import star
-from emspatialvae.io.atomic import atomic_path, check_writable
+from emspatialvae.io.atomic import atomic_path, check_outputs, check_writable
+from emspatialvae.own_files import check_not_own
 from emspatialvae.particles import duplicates, query
 from emspatialvae.particles.columns import USED, is_result
 from emspatialvae.particles.match import NOWHERE, Join, carried, join
@@ -43,7 +45,7 @@ def write_selection(
         The name's ending does not fit, something is there, or ``out`` is the source itself.
     """
     files = _files(source)
-    _check_outputs(files, files, out, excluded, force=force)
+    _check_outputs([*files.values(), *_made_from(source)], files, out, excluded, force=force)
     table = _with_rows(files[out.suffix], len(keep))
     _write(table, _padded(keep, table), out, excluded, force=force)
 
@@ -79,7 +81,8 @@ def select(
     if rows_from is None and (with_results or allow_missing):
         raise EmsvaeError("--with-results and --allow-missing say how to join with another file; give it with --from")
     files = _files(source)
-    _check_outputs(files, {ending(rows_from): rows_from} if rows_from else files, out, excluded, force=force)
+    targets = {ending(rows_from): rows_from} if rows_from else files
+    _check_outputs([*files.values(), *_made_from(source)], targets, out, excluded, force=force)
     table, *others = map(open_table, files.values())
     keep = np.ones(len(table), bool)
     if where is not None:
@@ -201,8 +204,17 @@ def _files(source: Path | RunDir) -> dict[str, Path]:
     return {".star": run.star, **({".cs": table} if table.is_file() else {})}
 
 
+def _made_from(source: Path | RunDir) -> list[Path]:
+    """The particle files that a run was made from."""
+    if isinstance(source, Path) and not source.is_dir():
+        return []
+    run = source if isinstance(source, RunDir) else RunDir(source)
+    given = run.manifest.config.input
+    return [path for path in (given.particles, given.passthrough) if path is not None and path.is_file()]
+
+
 def _check_outputs(
-    inputs: Mapping[str, Path], targets: Mapping[str, Path], out: Path, excluded: Path | None, *, force: bool
+    inputs: Sequence[Path], targets: Mapping[str, Path], out: Path, excluded: Path | None, *, force: bool
 ) -> None:
     """Refuse before the work what cannot be written after it; ``targets``: whose rows are written, by their endings."""
     if out.suffix not in targets:
@@ -211,11 +223,12 @@ def _check_outputs(
         )
     if excluded and excluded.suffix != out.suffix:
         raise EmsvaeError(f"--excluded {excluded} must end in {out.suffix}, as --out {out} does")
-    if excluded and excluded.resolve() == out.resolve():
+    outputs = (out, excluded) if excluded else (out,)
+    if excluded and os.path.realpath(excluded) == os.path.realpath(out):
         raise EmsvaeError(f"--excluded and --out are both {out}; name two files")
-    for path in (out, excluded) if excluded else (out,):
-        if path.resolve() in {each.resolve() for each in (*inputs.values(), *targets.values())}:
-            raise EmsvaeError(f"{path} is what is read, it is not replaced by a part of itself; choose another name")
+    check_outputs(outputs, [*inputs, *targets.values()])
+    check_not_own(outputs)
+    for path in outputs:
         check_writable(path, force)
 
 

@@ -1,31 +1,40 @@
-"""A training run from beginning to end: read, prepare, train, infer, write, draw.
+"""A training run from beginning to end: read, prepare, train, infer, draw, write.
 
 Command line and plugin call these; ``say`` receives each sentence for the user.
 """
 
 import dataclasses
+import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emspatialvae import config as configuration
 from emspatialvae.config import InputConfig, RunConfig
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
+from emspatialvae.identity import Identity, check_stacks, rows_of
 from emspatialvae.imaging.geometry import Pose2D
+from emspatialvae.io import leftovers, lock, switch
 from emspatialvae.io.mask import read_mask
-from emspatialvae.particles.load import load_particles
+from emspatialvae.io.star_text import as_cells
+from emspatialvae.jobs.interrupt import noticed_by_training
+from emspatialvae.own_files import never_began
+from emspatialvae.particles.load import input_files, load_particles
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.cache import PreparedImages, prepared_images
 from emspatialvae.preprocess.plan import decide
-from emspatialvae.preprocess.preparation import Portion, Preparation, file_poses
+from emspatialvae.preprocess.preparation import Portion, Preparation, file_poses, forget_other_caches
 from emspatialvae.results import export
 from emspatialvae.results.run_folder import Manifest, RunDir
 from emspatialvae.workflows.progress import Say
 
 if TYPE_CHECKING:
     from emspatialvae.model.interface import ImageSpec, ParticleVAE
+    from emspatialvae.results.latents import Latents
     from emspatialvae.training.trainer import Trainer
 
 BASIS_PARTICLES, BASIS_BATCH = 20_000, 500
@@ -47,12 +56,12 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
 
     config = configuration.resolved(configuration.check(config))
     RunDir.check_free(out, force=force)
-    if config.input.particles.resolve().is_relative_to(out.resolve()):
-        raise EmsvaeError(
-            f"{config.input.particles} lies inside {out}, which --force would replace; choose another --out"
-        )
+    given = [config.input.particles, config.input.passthrough, config.train.hold_still]
+    _check_inputs_outside(out, [path for path in given if path is not None])
     device = pick_device(config.train.device)
     stack = load_particles(config.input)
+    _check_inputs_outside(out, input_files(stack, config.input))
+    _check_names(stack)
     preparation, said, particle = decide(
         stack, config.prepare, bernoulli=config.model.noise == "bernoulli", engine=config.model.engine
     )
@@ -72,7 +81,8 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
         _poses_said(config, stack),
     )
     manifest = Manifest(config, preparation, images, len(stack), assumed, _optics(stack))
-    with RunDir.creating(out, manifest, force=force) as run:
+    with RunDir.creating(out, manifest, force=force, keep_lock=True) as run:
+        run.save_identity(Identity.of(stack))
         _report(
             run,
             say,
@@ -82,8 +92,26 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
             _report(run, say, f"  {sentence}")
         if particle is not None:
             run.save_profiles(particle.table(preparation.pixel_size_A))
-        open_images(run, stack)
+        open_images(run, stack, say=say)
     return RunDir(out), stack
+
+
+def _check_inputs_outside(out: Path, inputs: list[Path]) -> None:
+    """What is read must not lie where the run goes: ``--force`` would remove it."""
+    place = Path(os.path.realpath(out))
+    for path in inputs:
+        if any(Path(where).is_relative_to(place) for where in (os.path.realpath(path), os.path.abspath(path))):  # noqa: PTH100
+            raise EmsvaeError(f"{path} lies inside {out}, which the run would take the place of; choose another --out")
+
+
+def _check_names(stack: ParticleStack) -> None:
+    """Refuse names that no result can be written under, before hours of training."""
+    if stack.kind == "star":
+        return  # they came out of cells, and stay as they are
+    try:
+        as_cells("rlnImageName", list(stack.paths))
+    except ValueError as error:
+        raise ParticleFileError(f"{stack.source}: {error}; rename the stack, and the path in the file") from None
 
 
 def _optics(stack: ParticleStack) -> tuple[str, ...]:
@@ -116,13 +144,45 @@ def open_run(config: RunConfig, out: Path, *, say: Say = print) -> tuple[RunDir,
             f"{out} was trained with --poses {manifest.config.poses}; leave that option out, `emsvae export` takes --poses, too"
         )
     stack = load_particles(config.input)
-    if len(stack) != manifest.n_particles:
-        raise RunFolderError(
-            f"{config.input.particles} now has {len(stack)} particles, the run has {manifest.n_particles}; train anew with --force"
+    moved = _run_order(run, stack)
+    begun = not never_began(run.path)
+    if begun:
+        load_model(run)  # complains before anything is written
+    said = lock.acquire(run.path)
+    leftovers.sweep(run.path)
+    if said is not None:
+        _report(run, say, said)
+    _report(run, say, f"going on with {out}" if begun else f"{out} had not begun to learn; it begins now")
+    if moved is not None:
+        _report(
+            run, say, f"{stack.source}: rows have moved since the run began; they are followed by their image names"
         )
-    load_model(run)  # complains before anything is written
-    _report(run, say, f"going on with {out}")
     return run, stack
+
+
+def _run_order(run: RunDir, stack: ParticleStack) -> NDArray[np.int64] | None:
+    """Rows of the particles of a run, in the order that it was trained in; None where it is that of the file.
+
+    Raises
+    ------
+    RunFolderError
+        The particles or their stacks are not those of the run any more.
+    """
+    known, n = run.identity(), run.manifest.n_particles
+    if known is None:  # a run of an older version, which knows no more than that
+        if len(stack) != n:
+            raise RunFolderError(
+                f"{stack.source} now has {len(stack)} particles, the run has {n}; train anew with --force"
+            )
+        return None
+    order = rows_of(known.names, [str(name) for name in stack.names], stack.source)
+    check_stacks(known, stack)
+    if run.manifest.optics != _optics(stack):
+        raise RunFolderError(
+            f"{stack.source} now has the optics groups {', '.join(_optics(stack))}, the run has {', '.join(run.manifest.optics)}, in this "
+            "order; give back the file that the run was trained on, or train anew with --force"
+        )
+    return order
 
 
 def train_run(
@@ -140,8 +200,26 @@ def train_run(
     -------
     False when the user interrupted the training; the results are then those of the model so far.
     """
+<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
     from emspatialvae.model.device import keep_freed_memory, pick_device
     from emspatialvae.training.workers import at_most, worker_count
+=======
+    try:
+        lock.acquire(run.path)
+        with noticed_by_training():
+            return _train_run(run, stack, train, resume=resume and not never_began(run.path), figures=figures, say=say)
+    finally:
+        lock.release(run.path)
+
+
+def _train_run(
+    run: RunDir, stack: ParticleStack, train: configuration.TrainConfig, *, resume: bool, figures: bool, say: Say
+) -> bool:
+    import torch
+
+    from emspatialvae.model.device import keep_freed_memory
+    from emspatialvae.training.trainer import Trainer
+>>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
 
     keep_freed_memory()
     count, sentence = worker_count(train.threads, pick_device(train.device))
@@ -160,7 +238,9 @@ def _train_run(
     from emspatialvae.training.trainer import Trainer
 
     manifest = run.manifest
-    images = open_images(run, stack)
+    order = _run_order(run, stack)
+    stack_of_file, stack = stack, stack if order is None else stack.subset(order)
+    images = open_images(run, stack, say=say)
     bad = np.flatnonzero(~images.usable)
     if len(bad):
         listed = ", ".join(str(name) for name in stack.names[bad[:5]])
@@ -207,7 +287,7 @@ def _train_run(
             say,
             f"z was held at zero all the while (--z-delay {trainer.z_delay}): it means nothing yet, train longer",
         )
-    finish_run(run, stack, images, train.device, figures=figures, say=say)
+    finish_run(run, stack, images, train.device, stack_of_file, order, figures=figures, say=say)
     return finished
 
 
@@ -260,12 +340,23 @@ def _check_signal(run: RunDir, trainer: "Trainer", stack: ParticleStack, say: Sa
 
     if not isinstance(trainer.model, SteerableVAE):
         return
-    mean, error = trainer.evidence()
+    each = trainer.evidences()
+    mean = float(each.mean())
+    error = float(each.std() / math.sqrt(len(each))) if len(each) > 1 else math.inf
     if not mean > 0:
         raise EmsvaeError(
             f"no signal found in {stack.source}: images held out from training are explained no better than by noise alone "
             f"({mean:.2f} +- {error:.2f} nats per particle); look at them with `emsvae info`, check --invert, --ctf and "
             "--particle-diameter-a; no results were written"
+        )
+    explained = float((each > 0).double().mean())
+    if explained < 0.5:
+        _report(
+            run,
+            say,
+            f"{100 * (1 - explained):.0f} % of the images held out are explained no better than by noise alone; what was learned comes from the "
+            "others, which may be outliers of heavy-tailed noise, contamination, or few particles among much junk: look at them before you "
+            "believe it",
         )
     if mean < 3 * error:
         _report(
@@ -303,7 +394,7 @@ def _verdict(run: RunDir, trainer: "Trainer") -> str:
     return f"{ended}: ELBO {metrics[-1]['train_elbo']:.2f} nats per particle{watched}"
 
 
-def open_images(run: RunDir, stack: ParticleStack) -> PreparedImages:
+def open_images(run: RunDir, stack: ParticleStack, say: Say = lambda _: None) -> PreparedImages:
     """The prepared images of a run's own stack, from its cache, made if need be.
 
     Raises
@@ -316,7 +407,9 @@ def open_images(run: RunDir, stack: ParticleStack) -> PreparedImages:
     manifest = run.manifest
     cache = manifest.config.prepare.cache or run.path / "cache"
     with bar(len(stack), "preparing images") as progress:
-        images = prepared_images(stack, manifest.preparation, cache, manifest.config.prepare.cache_dtype, progress)
+        images = prepared_images(stack, manifest.preparation, cache, manifest.config.prepare.cache_dtype, progress, say)
+    if manifest.config.prepare.cache is None:
+        forget_other_caches(stack, manifest.preparation, cache, manifest.config.prepare.cache_dtype)
     if not images.usable.any():
         raise ParticleFileError(f"{stack.source}: every image is constant or holds NaN; there is nothing to learn from")
     return images
@@ -327,12 +420,17 @@ def finish_run(
     stack: ParticleStack,
     images: PreparedImages,
     device: configuration.Device,
+    stack_of_file: ParticleStack | None = None,
+    order: NDArray[np.int64] | None = None,
     *,
     figures: bool = True,
     say: Say = print,
 ) -> None:
-    """Results and figures of a trained run: ``latents.csv``, ``particles.star`` (and ``.cs``), ``figures/``."""
-    from emspatialvae.analysis.report import run_figures
+    """Results and figures of a trained run: ``latents.csv``, ``particles.star`` (and ``.cs``), ``figures/``; all of them, or none.
+
+    ``stack`` and ``images`` are in the order that the run was trained in; where its file has another one by now, ``stack_of_file`` is
+    that, and ``order`` says where the particles stand in it.
+    """
     from emspatialvae.inference.infer import infer, load_model
     from emspatialvae.results import summary
     from emspatialvae.workflows.progress import bar
@@ -353,19 +451,48 @@ def finish_run(
         fixed = manifest.config.model.poses_fixed
         given = file_poses(stack, manifest.preparation, "--poses-fixed") if fixed else None
         latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings, given)
-    stale = run.forget_derived()
+    lost = int((images.usable & ~latents.used).sum())
+    if lost == int(images.usable.sum()):
+        raise EmsvaeError(
+            "what the model says of every particle is not a number; train again with a lower --learning-rate; no results were written"
+        )
+    if lost:
+        _report(run, say, f"of {lost:,} particles the model says nothing that is a number: they count as unusable")
+    with switch.switching(run.path) as parts:
+        stale = run.derived
+        parts.remove += [folder.name for folder in stale]
+        ours = latents if order is None else latents[np.argsort(order)]
+        written = export.write_run(ours, stack_of_file or stack, run, parts.folder)
+        run.save_state_of_results(parts.folder)
+        latents = written if order is None else written[order]
+        failure = _draw(run, model, images, latents, parts.folder) if figures else None
     if stale:
         made = " and ".join(map(str, stale))
         _report(run, say, f"removed {made}, made from older results: make them again with emsvae classes and analyze")
-    latents = export.write_run(latents, stack, run)
-    if figures:
-        run_figures.draw(run, model, images, latents)
+    if failure is not None:
+        _report(run, say, f"results without figures: {run.latents}, {run.star}")
+        raise failure
     for line in summary.sureness(latents, manifest.config.model):
         _report(run, say, line)
     table = f", {run.star.with_suffix('.cs')}" if stack.kind == "cs" else ""
     own = " (for emsvae's own commands: RELION reads no pictures)" if stack.of_pictures else ""
     drawn = f", figures in {run.figures}" if figures else ""
     _report(run, say, f"results: {run.latents}, {run.star}{own}{table}{drawn}")
+
+
+def _draw(
+    run: RunDir, model: "ParticleVAE", images: PreparedImages, latents: "Latents", folder: Path
+) -> BaseException | None:
+    """Draw the figures into a folder; an error that comes up is given back, with nothing drawn: it must not cost the results."""
+    from emspatialvae.analysis.report import run_figures
+
+    try:
+        run_figures.draw(run, model, images, latents, folder)
+    except BaseException as error:
+        leftovers.remove(folder / "figures")
+        leftovers.remove(folder / "consensus.mrc")
+        return error
+    return None
 
 
 def _image_spec(config: RunConfig, preparation: Preparation, channels: int) -> "tuple[ImageSpec, str]":

@@ -213,7 +213,7 @@ def test_looking_at_held_out_particles_twice_changes_nothing_that_counts(tmp_pat
     assert one is not None and two is not None
     assert two[0] == pytest.approx(one[0], rel=0.01)
     before = torch.cat([p.flatten() for p in t.model.parameters()])
-    t.evidence()
+    t.evidences()
     assert torch.equal(before, torch.cat([p.flatten() for p in t.model.parameters()]))
 
 

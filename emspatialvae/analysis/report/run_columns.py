@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from emspatialvae.analysis.figures.scatter import Groups, Measure, colouring
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
+from emspatialvae.identity import plain_name
 from emspatialvae.particles.find_column import find_column
 from emspatialvae.particles.table import ParticleTable, open_table
 from emspatialvae.results.latents import Latents
@@ -52,6 +53,8 @@ class Columns:
                     f"{table.path} has {len(table):,} rows, the run has {len(latents):,} particles; make it again: "
                     f"emsvae export {run.path} --{table.suffix[1:]} {table.path} --force"
                 )
+        if run.manifest.config.input.particles.suffix in (".star", ".cs"):
+            _check_belong(tables, latents, run)
         return cls(tables, np.flatnonzero(latents.used))
 
     @property
@@ -96,3 +99,15 @@ class Columns:
             return table.read(numbers=(name,))[1][name][self.rows]
         except ParticleFileError:  # the column holds text
             return table.read(texts=(name,))[0][name][self.rows]
+
+
+def _check_belong(tables: tuple[ParticleTable, ...], latents: Latents, run: RunDir) -> None:
+    """Refuse tables whose rows are not those of ``latents.csv``, one by one."""
+    ours = [plain_name(str(name)) for name in latents.names]
+    for table in tables:
+        names = table.image_names()
+        if names is not None and names[: len(ours)].tolist() != ours:
+            raise RunFolderError(
+                f"{table.path} and {run.latents} do not list the same particles in the same order; make it again: "
+                f"emsvae export {run.path} --{table.suffix[1:]} {table.path} --force"
+            )

@@ -1,6 +1,7 @@
 """Draws the standard figures of a run into its ``figures/`` folder, and the image that its poses refer to."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,8 +32,8 @@ CIRCLED, LOW_PASS_PX = 6, 1.5
 """Single images that the particle's circle is drawn on, and the s.d. of the Gaussian that smooths them."""
 
 
-def draw(run: RunDir, model: ParticleVAE, images: PreparedImages, latents: Latents) -> None:
-    """Draw the figures that apply to the run, and write ``consensus.mrc``.
+def draw(run: RunDir, model: ParticleVAE, images: PreparedImages, latents: Latents, folder: Path) -> None:
+    """Draw the figures that apply to the run into ``folder/figures``, and write ``folder/consensus.mrc``.
 
     ``images`` and ``latents`` are those of the run's own stack, row by row.
     """
@@ -51,8 +52,8 @@ def draw(run: RunDir, model: ParticleVAE, images: PreparedImages, latents: Laten
     }
     for name, figure in drawn.items():
         if figure is not None:
-            figures.save(figure, run.figures / f"{name}.png")
-    with StackWriter(run.consensus, 1, model.images.box, latents.pixel_size_A, overwrite=True) as writer:
+            figures.save(figure, folder / run.figures.name / f"{name}.png")
+    with StackWriter(folder / run.consensus.name, 1, model.images.box, latents.pixel_size_A, overwrite=True) as writer:
         writer.append(consensus(model, latents.z[rows])[None])
 
 

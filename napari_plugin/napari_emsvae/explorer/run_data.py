@@ -115,7 +115,11 @@ class RunData:
         from emspatialvae.results.read_run import read_particles
 
         try:
+<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
             return read_particles(self.run, len(self), self.project_dir)
+=======
+            return read_particles(self.run, self.latents)
+>>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
         except EmsvaeError as error:
             return error
 
