@@ -229,7 +229,7 @@ class Run:
         """The particles that the run was trained on."""
         from emspatialvae.results.read_run import read_particles
 
-        return read_particles(self._run, len(self.latents))
+        return read_particles(self._run, self.latents)
 
     @cached_property
     def model(self) -> "ParticleVAE":

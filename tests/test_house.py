@@ -12,82 +12,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "emspatialvae"
 
 FLOORS: list[tuple[str, ...]] = [
-<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
     ("errors",),
     ("imaging",),
     ("io", "config"),
     ("particles", "model", "simulation"),
     ("preprocess",),
     ("results",),
-    ("training", "inference", "jobs"),
+    ("jobs",),
+    ("training", "inference"),
     ("analysis",),
     ("workflows",),
     ("cli", "api"),
     ("__main__",),
-=======
-    ("errors", "io.processes", "io.fingerprint", "streams"),
-    ("config", "dataclass_json", "geometry", "ctf", "interruption", "labels", "io.leftovers"),
-    ("background",),
-    (
-        "imaging",
-        "preprocess.particle_size",
-        "shears",
-        "simulation.phantom",
-        "simulation.microscope",
-        "simulation.junk",
-        "simulation.projection",
-        "simulation.crowd",
-    ),
-    ("io.atomic", "io.star_text", "simulation.bounds", "simulation.kinds", "steerable"),
-    ("steerable_pca", "io.mrc", "io.cs", "io.star_scan", "io.pictures", "io.lock"),
-    ("io.switch", "io.star", "io.images", "simulation.density"),
-    ("particles", "own_files", "simulation.truth", "lookup", "analysis.column_names"),
-    ("sources", "pictures", "identity", "simulation.files", "simulation.map_stack"),
-    ("loading", "tables"),
-    ("joining", "analysis.query", "analysis.duplicates"),
-    ("prepare", "compute", "model.networks", "model.posterior", "model.batch", "model.groups"),
-    ("decide", "model.decoder", "model.likelihood", "model.encoder", "model.interface", "model.noise"),
-    ("model.observation",),
-    ("model.spatial_vae", "model.canonical", "model.pose_search"),
-    ("model.gauge", "model.modes", "model.latent_posterior"),
-    ("model.inference",),
-    ("model.steerable_vae",),
-    ("model.engines", "model.start", "model.template_start"),
-    ("simulation.stack", "run", "progress", "objective", "analysis.junk"),
-    ("simulation.oracle", "train", "infer"),
-    ("analysis.regression", "analysis.restore", "analysis.clusters", "analysis.calibration", "analysis.image_classes"),
-    ("analysis.views", "analysis.junk_score"),
-    ("analysis.evaluation", "analysis.averages", "analysis.pose_errors", "analysis.manifold", "analysis.scales"),
-    ("export", "analysis.metrics", "analysis.figures", "analysis.summary", "analysis.rendering", "analysis.paths"),
-    (
-        "analysis.atlas",
-        "analysis.film",
-        "analysis.embedding",
-        "analysis.histograms",
-        "analysis.html",
-        "analysis.scatter",
-    ),
-    ("analysis.galleries", "analysis.cloud", "analysis.run_columns"),
-    ("analysis.report", "view_judge"),
-    ("workflow", "results", "judge", "describe", "selection", "relion_job"),
-    ("demo", "walk", "classify", "commands.parsing"),
-    ("analysis.exhibits",),
-    ("analysis.page",),
-    ("analyze",),
-    tuple(
-        f"commands.{name}" for name in ("train", "infer", "export", "select", "info", "simulate", "evaluate", "demo")
-    ),
-    (
-        "commands.classes",
-        "commands.relion_job",
-        "commands.path",
-        "commands.manifold",
-        "commands.analyze",
-        "commands.view",
-    ),
-    ("cli",),
-    ("__main__", "jobs"),
->>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
 ]
 """From the ground up. A folder (or a module beside the folders) may import from lower floors only, not from its neighbours."""
 FLOOR = {folder: level for level, folders in enumerate(FLOORS) for folder in folders}
@@ -101,7 +37,7 @@ FILE_NAMES_OF_POSES = (
     "io.",
 )
 """Where RELION's words for poses may occur: where files are read and written, and in the one module that owns the signs."""
-NO_COMMANDS = ("main", "parsing", "background")
+NO_COMMANDS = ("main", "parsing", "background", "streams")
 
 
 def modules() -> dict[str, Path]:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from emspatialvae import __version__
+from emspatialvae.cli.streams import steady_output
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.jobs.interrupt import Ended, ended_by_signals
-from emspatialvae.streams import steady_output
 
 COMMANDS = (
     "demo",
@@ -78,17 +78,12 @@ def _main(arguments: list[str]) -> int:
         print(f"emsvae: no command {arguments[0]!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
-        command = import_module(f"emspatialvae.cli.{arguments[0].replace('-', '_')}")
-        return command.main(arguments[1:])
-=======
         with ended_by_signals():
             try:
-                command = import_module(f"emspatialvae.commands.{arguments[0].replace('-', '_')}")
+                command = import_module(f"emspatialvae.cli.{arguments[0].replace('-', '_')}")
                 return command.main(arguments[1:])
             finally:
                 _tell_leftovers()
->>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
     except EmsvaeError as error:
         if debug:
             raise

@@ -26,22 +26,15 @@ from emspatialvae import config as configuration
 from emspatialvae.config import RunConfig
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.io.atomic import atomic_path
-<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
 from emspatialvae.io.json_dataclass import from_json, to_json
-=======
 from emspatialvae.jobs.interrupt import EXIT_CODES
->>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
 from emspatialvae.jobs.lock import lock
 from emspatialvae.results.run_folder import RunDir
 
 START_UP_S = 60.0
 """A process that has not said within this time that it lives never will."""
-<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
-INTERRUPTED = 130
 CHILD = "emspatialvae.cli.background"
 """The module that the process runs; by its name only, because the command line stands above this one."""
-=======
->>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
 
 
 @dataclass(frozen=True)

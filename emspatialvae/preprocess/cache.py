@@ -17,7 +17,10 @@ from emspatialvae.errors import EmsvaeError
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.io.json_dataclass import to_json
 from emspatialvae.particles.stack import ParticleStack
-from emspatialvae.preprocess.preparation import Portion, Preparation, _images_shape, _is_sound, prepare
+from emspatialvae.preprocess.preparation import Portion, Preparation, prepare
+
+SUMMED_ROWS = 4096
+"""Of the cache, whose sums are compared before their memory is given back."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +99,14 @@ def cached_images(
     return _open_cache(stack, preparation, files, dtype) if all(file.is_file() for file in files.values()) else None
 
 
+def forget_other_caches(stack: ParticleStack, preparation: Preparation, cache: Path, dtype: str) -> None:
+    """Remove from a run's own cache what was prepared from the stacks before they were moved or copied: nobody will open it again."""
+    kept = set(_cache_files(stack, preparation, cache, dtype).values())
+    for kind in ("images", "usable", "ctf", "sums"):
+        for file in set(cache.glob(f"{kind}_{'[0-9a-f]' * 16}.npy")) - kept:
+            file.unlink(missing_ok=True)
+
+
 def _cache_files(stack: ParticleStack, preparation: Preparation, cache: Path, dtype: str) -> dict[str, Path]:
     digest = _digest(stack, preparation, dtype)
     kinds = ("images", "usable", *(["ctf"] if preparation.ctf == "multiply" else []), "sums")
@@ -120,6 +131,30 @@ def _open_cache(
         "ctf": ((n, box // 2 + 1), np.dtype(np.float32)),
     }
     return found if all((rows.shape, rows.dtype) == wanted[kind] for kind, rows in opened.items()) else None
+
+
+def _is_sound(found: PreparedImages, files: dict[str, Path]) -> bool:
+    """Whether every row has the sum that was written with it."""
+    try:
+        sums = np.load(files["sums"], allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        return False
+    parts = [found.pixels] if found.ctf_power is None else [found.pixels, found.ctf_power]
+    if sums.shape != (len(parts) + 1, len(found)) or not np.array_equal(sums[-1], found.usable):
+        return False
+    for rows, known in zip(parts, sums, strict=False):
+        plain = np.asarray(rows)
+        for start in range(0, len(plain), SUMMED_ROWS):
+            some = plain[start : start + SUMMED_ROWS]
+            if known[start : start + SUMMED_ROWS].tolist() != [zlib.crc32(row) for row in some]:
+                return False
+            _forget(rows)
+    return True
+
+
+def _images_shape(stack: ParticleStack, preparation: Preparation) -> tuple[int, ...]:
+    channels = () if stack.channels == 1 else (stack.channels,)
+    return len(stack), *channels, preparation.box, preparation.box
 
 
 def _make_cache(

@@ -5,13 +5,11 @@ particles of any stack, now or at inference; `PreparedImages` keeps the result i
 """
 
 import os
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -22,11 +20,8 @@ from emspatialvae.imaging import ctf, normalisation, resampling
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.particles.load import missing_ctf_columns
 from emspatialvae.particles.stack import OpticsGroup, ParticleStack
-from emspatialvae.preprocess.cache import PreparedImages, _cache_files, _forget
 
 CHUNK_BYTES = 32 << 20
-SUMMED_ROWS = 4096
-"""Of the cache, whose sums are compared before their memory is given back."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -229,35 +224,3 @@ def ahead(work: Callable[[T], U], items: Iterable[T], workers: int | None = None
             done = pending.popleft().result()
             pending.extend(pool.submit(work, item) for item in islice(rest, 1))
             yield done
-
-
-def forget_other_caches(stack: ParticleStack, preparation: Preparation, cache: Path, dtype: str) -> None:
-    """Remove from a run's own cache what was prepared from the stacks before they were moved or copied: nobody will open it again."""
-    kept = set(_cache_files(stack, preparation, cache, dtype).values())
-    for kind in ("images", "usable", "ctf", "sums"):
-        for file in set(cache.glob(f"{kind}_{'[0-9a-f]' * 16}.npy")) - kept:
-            file.unlink(missing_ok=True)
-
-
-def _is_sound(found: PreparedImages, files: dict[str, Path]) -> bool:
-    """Whether every row has the sum that was written with it."""
-    try:
-        sums = np.load(files["sums"], allow_pickle=False)
-    except (ValueError, EOFError, OSError):
-        return False
-    parts = [found.pixels] if found.ctf_power is None else [found.pixels, found.ctf_power]
-    if sums.shape != (len(parts) + 1, len(found)) or not np.array_equal(sums[-1], found.usable):
-        return False
-    for rows, known in zip(parts, sums, strict=False):
-        plain = np.asarray(rows)
-        for start in range(0, len(plain), SUMMED_ROWS):
-            some = plain[start : start + SUMMED_ROWS]
-            if known[start : start + SUMMED_ROWS].tolist() != [zlib.crc32(row) for row in some]:
-                return False
-            _forget(rows)
-    return True
-
-
-def _images_shape(stack: ParticleStack, preparation: Preparation) -> tuple[int, ...]:
-    channels = () if stack.channels == 1 else (stack.channels,)
-    return len(stack), *channels, preparation.box, preparation.box

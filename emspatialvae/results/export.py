@@ -8,13 +8,13 @@ file has some of its own. The names themselves stand in `emspatialvae.particles.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.config import Poses
-from emspatialvae.errors import EmsvaeError, RunFolderError
+from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
 from emspatialvae.io import cs, star
 from emspatialvae.io.atomic import atomic_path, check_writable
@@ -35,7 +35,7 @@ from emspatialvae.results.run_folder import RunDir
 
 if TYPE_CHECKING:
     import pandas as pd
-from emspatialvae.results.latents import known_scores, latents_table, read_csv
+from emspatialvae.results.latents import known_scores, latents_table, open_text, read_csv
 
 
 @dataclass(frozen=True)
@@ -252,37 +252,6 @@ def write_csv(
     table = latents_table(latents)
     with atomic_path(destination, overwrite=force) as temporary, open_text(temporary, "w") as stream:
         table.to_csv(stream, index=False, float_format="%.9g")
-
-
-def open_text(file: Path, mode: str) -> IO[str]:
-    """A table as a stream for pandas, which takes a ``~`` in a path for somebody's home; bytes of a name that are no UTF-8 stay as they are."""
-    return file.open(mode, encoding="utf-8", errors="surrogateescape", newline="")
-
-
-def results_of(run: RunDir) -> Latents:
-    """The results of a run.
-
-    Raises
-    ------
-    RunFolderError
-        There are none yet, or they are damaged, or not as many as the run has particles.
-    """
-    manifest = run.manifest
-    latents = read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
-    if len(latents) != manifest.n_particles:
-        raise RunFolderError(
-            f"{run.latents} is damaged ({len(latents):,} rows for {manifest.n_particles:,} particles); run `emsvae train ... --resume` "
-            "to write it again"
-        )
-    return latents
-
-
-def _numbers(table: "pd.DataFrame", name: str, *, whole: bool = False) -> NDArray[Any]:
-    """A column of finite numbers; ValueError where it holds anything else."""
-    values = table[name].to_numpy()
-    if values.dtype.kind not in ("i" if whole else "iuf") or not np.isfinite(values).all():
-        raise ValueError(f"{name} holds what is no {'whole ' if whole else ''}number")
-    return values if whole else values.astype(np.float64)
 
 
 WRITERS = {".star": write_star, ".cs": write_cs, ".csv": write_csv}

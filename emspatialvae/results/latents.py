@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,7 @@ from numpy.typing import NDArray
 from emspatialvae.errors import RunFolderError
 from emspatialvae.imaging.arrays import Floats
 from emspatialvae.imaging.geometry import Pose2D
-<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
 from emspatialvae.particles.columns import SCORES, Names
-=======
-from emspatialvae.particles.columns import (
-    SCORES,
-    Names,
-)
-from emspatialvae.results.export import _numbers
-from emspatialvae.results.latents import Latents
->>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,91 +20,6 @@ CLASS_POSE = ("class_theta_rad", "class_shift_x_A", "class_shift_y_A")
 """Columns of ``latents.csv`` with `Latents.class_pose`."""
 
 
-<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
-=======
-def known_scores(latents: Latents) -> list[tuple[Names, NDArray[Any]]]:
-    """Those of `labels.SCORES` that are known, [n] each."""
-    found = ((names, getattr(latents, field)) for field, names in SCORES.items())
-    return [(names, values) for names, values in found if values is not None]
-
-
-def latents_table(latents: Latents) -> "pd.DataFrame":
-    """The results as a table; theta and shift in our own convention (see `emspatialvae.imaging.geometry`)."""
-    import pandas as pd
-
-    shift_A, shift_sd_A = latents.pose.shift_px * latents.pixel_size_A, latents.shift_sd_px * latents.pixel_size_A
-    # As objects: pandas' own kind of text refuses bytes that are no UTF-8.
-    columns: dict[str, Any] = {"image_name": pd.Series(latents.names, dtype=object), "used": latents.used.astype(int)}
-    columns |= {f"z{k + 1}": z for k, z in enumerate(latents.z.T)}
-    columns |= {f"z{k + 1}_sd": sd for k, sd in enumerate(latents.z_sd.T)}
-    columns |= {"theta_rad": latents.pose.theta_rad, "theta_sd_rad": latents.theta_sd_rad}
-    columns |= {"shift_x_A": shift_A[:, 0], "shift_y_A": shift_A[:, 1]}
-    columns |= {"shift_x_sd_A": shift_sd_A[:, 0], "shift_y_sd_A": shift_sd_A[:, 1]}
-    columns["log_likelihood"] = latents.log_likelihood
-    columns |= {names.csv: values for names, values in known_scores(latents)}
-    if latents.class_pose is not None:
-        on_class_A = latents.class_pose.shift_px * latents.pixel_size_A
-        values = (latents.class_pose.theta_rad, on_class_A[:, 0], on_class_A[:, 1])
-        columns |= dict(zip(CLASS_POSE, values, strict=True))
-    return pd.DataFrame(columns)
-
-
-def read_csv(file: Path, z_dim: int | None, pixel_size_A: float) -> Latents:
-    """What `write_csv` wrote; ``z_dim`` None: with as many coordinates as there are.
-
-    Raises
-    ------
-    RunFolderError
-        The table is missing or damaged.
-    """
-    import pandas as pd
-
-    if not file.is_file():
-        raise RunFolderError(
-            f"{file} is missing: the run has no results yet; finish it with `emsvae train ... --resume`"
-        )
-    try:
-        with file.open("rb") as stream:  # see `open_text`
-            table = pd.read_csv(
-                stream, dtype={"image_name": object}, keep_default_na=False, encoding_errors="surrogateescape"
-            )
-        count = z_dim or sum(bool(re.fullmatch(r"z\d+", name)) for name in table)
-        z, z_sd = ([_numbers(table, f"z{k + 1}{end}") for k in range(count)] for end in ("", "_sd"))
-        shift, shift_sd = (
-            np.stack([_numbers(table, name) for name in names], 1)
-            for names in (("shift_x_A", "shift_y_A"), ("shift_x_sd_A", "shift_y_sd_A"))
-        )
-        return Latents(
-            names=table["image_name"].to_numpy(dtype=object),
-            used=_numbers(table, "used").astype(bool),
-            z=np.stack(z, 1),
-            z_sd=np.stack(z_sd, 1),
-            pose=geometry.Pose2D(_numbers(table, "theta_rad"), shift / pixel_size_A),
-            theta_sd_rad=_numbers(table, "theta_sd_rad"),
-            shift_sd_px=shift_sd / pixel_size_A,
-            log_likelihood=_numbers(table, "log_likelihood"),
-            pixel_size_A=pixel_size_A,
-            class_pose=_class_pose(table, pixel_size_A),
-            **{
-                field: _numbers(table, names.csv, whole=field == "class_number")
-                for field, names in SCORES.items()
-                if names.csv in table
-            },
-        )
-    except (KeyError, ValueError, OverflowError) as error:
-        raise RunFolderError(
-            f"{file} is damaged ({str(error)[:200]}); run `emsvae train ... --resume` to write it again"
-        ) from None
-
-
-def _class_pose(table: "pd.DataFrame", pixel_size_A: float) -> geometry.Pose2D | None:
-    if CLASS_POSE[0] not in table:
-        return None
-    shift_A = np.stack([_numbers(table, name) for name in CLASS_POSE[1:]], 1)
-    return geometry.Pose2D(_numbers(table, CLASS_POSE[0]), shift_A / pixel_size_A)
-
-
->>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
 @dataclass(frozen=True, eq=False)
 class Latents:
     """z, theta and shift of n particles, in the order of their metadata file."""
@@ -180,7 +86,8 @@ def latents_table(latents: Latents) -> "pd.DataFrame":
     import pandas as pd
 
     shift_A, shift_sd_A = latents.pose.shift_px * latents.pixel_size_A, latents.shift_sd_px * latents.pixel_size_A
-    columns: dict[str, Any] = {"image_name": latents.names, "used": latents.used.astype(int)}
+    # As objects: pandas' own kind of text refuses bytes that are no UTF-8.
+    columns: dict[str, Any] = {"image_name": pd.Series(latents.names, dtype=object), "used": latents.used.astype(int)}
     columns |= {f"z{k + 1}": z for k, z in enumerate(latents.z.T)}
     columns |= {f"z{k + 1}_sd": sd for k, sd in enumerate(latents.z_sd.T)}
     columns |= {"theta_rad": latents.pose.theta_rad, "theta_sd_rad": latents.theta_sd_rad}
@@ -210,31 +117,54 @@ def read_csv(file: Path, z_dim: int | None, pixel_size_A: float) -> Latents:
             f"{file} is missing: the run has no results yet; finish it with `emsvae train ... --resume`"
         )
     try:
-        table = pd.read_csv(file, dtype={"image_name": str})
+        with file.open("rb") as stream:  # see `open_text`
+            table = pd.read_csv(
+                stream, dtype={"image_name": object}, keep_default_na=False, encoding_errors="surrogateescape"
+            )
         count = z_dim or sum(bool(re.fullmatch(r"z\d+", name)) for name in table)
-        z, z_sd = ([table[f"z{k + 1}{end}"] for k in range(count)] for end in ("", "_sd"))
-        shift, shift_sd = table[["shift_x_A", "shift_y_A"]], table[["shift_x_sd_A", "shift_y_sd_A"]]
+        z, z_sd = ([_numbers(table, f"z{k + 1}{end}") for k in range(count)] for end in ("", "_sd"))
+        shift, shift_sd = (
+            np.stack([_numbers(table, name) for name in names], 1)
+            for names in (("shift_x_A", "shift_y_A"), ("shift_x_sd_A", "shift_y_sd_A"))
+        )
         return Latents(
             names=table["image_name"].to_numpy(dtype=object),
-            used=table["used"].to_numpy(dtype=bool),
+            used=_numbers(table, "used").astype(bool),
             z=np.stack(z, 1),
             z_sd=np.stack(z_sd, 1),
-            pose=Pose2D(table["theta_rad"].to_numpy(), shift.to_numpy() / pixel_size_A),
-            theta_sd_rad=table["theta_sd_rad"].to_numpy(),
-            shift_sd_px=shift_sd.to_numpy() / pixel_size_A,
-            log_likelihood=table["log_likelihood"].to_numpy(),
+            pose=Pose2D(_numbers(table, "theta_rad"), shift / pixel_size_A),
+            theta_sd_rad=_numbers(table, "theta_sd_rad"),
+            shift_sd_px=shift_sd / pixel_size_A,
+            log_likelihood=_numbers(table, "log_likelihood"),
             pixel_size_A=pixel_size_A,
             class_pose=_class_pose(table, pixel_size_A),
-            **{field: table[names.csv].to_numpy() for field, names in SCORES.items() if names.csv in table},
+            **{
+                field: _numbers(table, names.csv, whole=field == "class_number")
+                for field, names in SCORES.items()
+                if names.csv in table
+            },
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise RunFolderError(
-            f"{file} is damaged ({error}); run `emsvae train ... --resume` to write it again"
+            f"{file} is damaged ({str(error)[:200]}); run `emsvae train ... --resume` to write it again"
         ) from None
 
 
 def _class_pose(table: "pd.DataFrame", pixel_size_A: float) -> Pose2D | None:
     if CLASS_POSE[0] not in table:
         return None
-    shift_A = table[list(CLASS_POSE[1:])].to_numpy()
-    return Pose2D(table[CLASS_POSE[0]].to_numpy(), shift_A / pixel_size_A)
+    shift_A = np.stack([_numbers(table, name) for name in CLASS_POSE[1:]], 1)
+    return Pose2D(_numbers(table, CLASS_POSE[0]), shift_A / pixel_size_A)
+
+
+def _numbers(table: "pd.DataFrame", name: str, *, whole: bool = False) -> NDArray[Any]:
+    """A column of finite numbers; ValueError where it holds anything else."""
+    values = table[name].to_numpy()
+    if values.dtype.kind not in ("i" if whole else "iuf") or not np.isfinite(values).all():
+        raise ValueError(f"{name} holds what is no {'whole ' if whole else ''}number")
+    return values if whole else values.astype(np.float64)
+
+
+def open_text(file: Path, mode: str) -> IO[str]:
+    """A table as a stream for pandas, which takes a ``~`` in a path for somebody's home; bytes of a name that are no UTF-8 stay as they are."""
+    return file.open(mode, encoding="utf-8", errors="surrogateescape", newline="")

@@ -7,18 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
-from emspatialvae.particles.load import load_particles
-=======
-from emspatialvae.errors import EmsvaeError, ParticleFileError
-from emspatialvae.identity import check_stacks, rows_of
 from emspatialvae.particles.load import find_stack, load_particles
->>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.preparation import Preparation, check_ctf
-from emspatialvae.results import export
-from emspatialvae.results.latents import Latents
+from emspatialvae.results.identity import check_stacks, rows_of
+from emspatialvae.results.latents import Latents, read_csv
 from emspatialvae.results.run_folder import RunDir
 
 
@@ -40,7 +34,7 @@ def read_run(path: Path, project_dir: Path | None = None) -> tuple[RunDir, Laten
 def read_latents(path: Path) -> tuple[RunDir, Latents]:
     """A run with its results, in the order of ``latents.csv``; of its particles it looks at nothing."""
     run = RunDir(path)
-    return run, export.results_of(run)
+    return run, latents_of(run)
 
 
 def read_particles(run: RunDir, latents: Latents, project_dir: Path | None = None) -> ParticleStack:
@@ -74,16 +68,34 @@ def _particles(
     return stack, order
 
 
+def latents_of(run: RunDir) -> Latents:
+    """The results of a run.
+
+    Raises
+    ------
+    RunFolderError
+        There are none yet, or they are damaged, or not as many as the run has particles.
+    """
+    manifest = run.manifest
+    latents = read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    if len(latents) != manifest.n_particles:
+        raise RunFolderError(
+            f"{run.latents} is damaged ({len(latents):,} rows for {manifest.n_particles:,} particles); run `emsvae train ... --resume` "
+            "to write it again"
+        )
+    return latents
+
+
 def results_of(run: RunDir) -> Latents:
-    """The run's results, without a look at its particles' files.
+    """The run's results, of which there is something to draw, without a look at its particles' files.
 
     Raises
     ------
     EmsvaeError
-        There are none yet, or no particle could be used.
+        There are none yet, they are not those of the model, or no particle could be used.
     """
-    manifest = run.manifest
-    latents = read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    latents = latents_of(run)
+    run.check_results_belong()
     if not latents.used.any():
         raise EmsvaeError(f"{run.path}: none of its particles could be used, so there is no content to draw")
     return latents

@@ -30,15 +30,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emspatialvae import __version__, own_files
+from emspatialvae import __version__
 from emspatialvae.config import RunConfig
 from emspatialvae.errors import EmsvaeError, RunFolderError
-from emspatialvae.identity import Identity
 from emspatialvae.io import leftovers, lock, switch
 from emspatialvae.io.atomic import atomic_path, place_new, replace_folder, sync_tree
 from emspatialvae.io.fingerprint import Fingerprint
 from emspatialvae.io.json_dataclass import from_json, to_json
 from emspatialvae.preprocess.preparation import Preparation
+from emspatialvae.results import own_files
+from emspatialvae.results.identity import Identity
 
 if TYPE_CHECKING:
     from emspatialvae.model.interface import ImageSpec
@@ -175,13 +176,8 @@ class RunDir:
 
         file = self.path / "config.json"
         try:
-<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
-            content = json.loads(file.read_text())
-        except (ValueError, OSError) as error:
-=======
             content = json.loads(file.read_bytes())
-        except (ValueError, RecursionError) as error:
->>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
+        except (ValueError, OSError, RecursionError) as error:
             raise RunFolderError(f"{file} is damaged ({error}); train again") from None
         if not (isinstance(content, dict) and type(content.get("format")) is int):
             raise RunFolderError(f"{file} is damaged (it has no format number); train again")
@@ -203,9 +199,6 @@ class RunDir:
                 assumed=_texts(content["assumed"], "assumed"),
                 optics=_texts(content.get("optics", []), "optics"),
             )
-<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
-        except (KeyError, TypeError, AttributeError, EmsvaeError) as error:
-=======
             for name, largest in LARGEST.items():
                 value: Any = manifest
                 for part in name.split("."):
@@ -215,7 +208,6 @@ class RunDir:
         except KeyError as error:
             raise RunFolderError(f"{file} is damaged (it has no {error}); train again") from None
         except (TypeError, AttributeError, RecursionError, EmsvaeError) as error:
->>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
             raise RunFolderError(f"{file} is damaged ({error}); train again") from None
         return manifest
 

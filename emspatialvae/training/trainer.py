@@ -140,15 +140,10 @@ class Trainer:
     def fit(self, workers: Workers = ALONE) -> bool:
         """Train until the epochs are done or the ELBO has settled; False when the user interrupted.
 
-<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
         ``workers`` share each batch; the numbers are the same however many they are.
 
-        An interrupt (Ctrl-C) ends the training after the current step, so that the checkpoint is one of a whole step; a second
-        one ends the program.
-=======
-        An interrupt (Ctrl-C, or a signal that `interruption.noticed_by_training` has noticed) ends the training after the current
+        An interrupt (Ctrl-C, or a signal that `jobs.interrupt.noticed_by_training` has noticed) ends the training after the current
         step, so that the checkpoint is one of a whole step; a second Ctrl-C ends the program.
->>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
         """
         self.save()
         self.workers = self.objective.workers = workers

@@ -17,8 +17,8 @@ from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.read_star import particle_block
-from emspatialvae.results import export
 from emspatialvae.results.latents import Latents
+from emspatialvae.results.read_run import latents_of
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.oracle import oracle_of_stack
 from emspatialvae.simulation.truth import load_simulation
@@ -83,7 +83,7 @@ def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[
         Also run the Bayes oracle on this many particles when ``simulation.json`` lies beside the truth; 0 = do not.
     """
     run = RunDir(path)
-    latents = export.results_of(run)
+    latents = latents_of(run)
     known = _read_truth(truth)
     row_of = {name: row for row, name in enumerate(known.names)}
     for table, where in ((known.names, truth), (latents.names, run.latents)):

@@ -11,10 +11,10 @@ from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.inference.infer import load_model
 from emspatialvae.io.atomic import check_outputs, check_writable
 from emspatialvae.io.mask import read_mask
-from emspatialvae.own_files import check_not_own
 from emspatialvae.particles.load import input_files
 from emspatialvae.results import export, export_aligned
 from emspatialvae.results.latents import Latents
+from emspatialvae.results.own_files import check_not_own
 from emspatialvae.results.read_run import read_run
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows.progress import Say, bar

@@ -10,17 +10,13 @@ from numpy.typing import NDArray
 from emspatialvae.config import Device, InputConfig, Poses
 from emspatialvae.inference.infer import infer, load_model
 from emspatialvae.io.atomic import check_outputs
-from emspatialvae.own_files import check_not_own
 from emspatialvae.particles.load import input_files, load_particles
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.preparation import Portion, file_poses, prepare
 from emspatialvae.results import export
-<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
 from emspatialvae.results.latents import Latents
-from emspatialvae.results.read_run import check_fits
-=======
+from emspatialvae.results.own_files import check_not_own
 from emspatialvae.results.read_run import check_fits, input_paths
->>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
 from emspatialvae.results.run_folder import Manifest, RunDir
 from emspatialvae.workflows.progress import Say, bar
 
@@ -37,6 +33,8 @@ def infer_other(
 ) -> None:
     """Infer the particles of another file with a trained model, prepared as the run's own were, and write them to ``out``."""
     export.check_destination(out, force=force)
+    check_not_own([out])
+    check_outputs([out], [*input_files(load_particles(source), source), *input_paths(run, source.project_dir)])
     latents, stack = inferred(run, source, device=device, say=say)
     if run.manifest.config.model.poses_fixed:
         poses = "keep" if poses == "auto" else poses
@@ -56,15 +54,9 @@ def inferred(
     """
     from emspatialvae.model.device import keep_freed_memory
 
-<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
-=======
-    export.check_destination(out, force=force)
-    check_not_own([out])
->>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
     keep_freed_memory()
     manifest, model = run.manifest, load_model(run)
     stack = load_particles(source)
-    check_outputs([out], [*input_files(stack, source), *input_paths(run, source.project_dir)])
     check_fits(stack, manifest.preparation, run)
     given = None
     if manifest.config.model.poses_fixed:

@@ -15,7 +15,8 @@ from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.particles.load import load_particles, missing_ctf_columns, open_stacks_of
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.plan import decide
-from emspatialvae.results import export, summary
+from emspatialvae.results import summary
+from emspatialvae.results.read_run import latents_of
 from emspatialvae.results.run_folder import Manifest, RunDir
 
 
@@ -135,7 +136,7 @@ def _results(run: RunDir, manifest: Manifest) -> Iterator[str]:
         yield _line("results", "no results yet: go on with --resume")
         return
     config = manifest.config.model
-    latents = export.results_of(run)
+    latents = latents_of(run)
     yield from summary.sureness(latents, config)
     if latents.junk is not None:
         above = int((latents.junk[latents.used] > LIKELY).sum())

@@ -10,12 +10,8 @@ from emspatialvae.inference.infer import load_model
 from emspatialvae.io.atomic import check_outputs, check_writable
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.model.render import canonical
-<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
-from emspatialvae.results.read_run import results_of
-=======
-from emspatialvae.own_files import check_not_own
-from emspatialvae.results import read_run
->>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
+from emspatialvae.results.own_files import check_not_own
+from emspatialvae.results.read_run import input_paths, results_of
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows.progress import Say
 
@@ -51,7 +47,7 @@ def write_manifold(
         raise EmsvaeError(f"--tiles is {tiles}; a map has at least 2 along an axis")
     check_writable(out, force)
     check_not_own([out])
-    check_outputs([out], read_run.input_paths(run))
+    check_outputs([out], input_paths(run))
     latents = results_of(run)
     _check_components(components, latents.z.shape[1])
     shown = manifold.zmap(latents.z[latents.used], tiles, components)

@@ -15,10 +15,10 @@ from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.io.atomic import check_outputs, check_writable
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.model.render import canonical
-from emspatialvae.own_files import check_not_own
 from emspatialvae.particles.find_particle import find_particle
 from emspatialvae.results import read_run
 from emspatialvae.results.latents import Latents
+from emspatialvae.results.own_files import check_not_own
 from emspatialvae.results.read_run import results_of
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows.progress import Say, bar

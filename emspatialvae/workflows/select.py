@@ -12,11 +12,11 @@ from emspatialvae.errors import EmsvaeError, NothingSelectedError, RunFolderErro
 from emspatialvae.imaging.arrays import Mask
 from emspatialvae.io import star
 from emspatialvae.io.atomic import atomic_path, check_outputs, check_writable
-from emspatialvae.own_files import check_not_own
 from emspatialvae.particles import duplicates, query
 from emspatialvae.particles.columns import USED, is_result
 from emspatialvae.particles.match import NOWHERE, Join, carried, join
 from emspatialvae.particles.table import ParticleTable, StarTable, ending, open_table
+from emspatialvae.results.own_files import check_not_own
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows.progress import Say
 

@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from emspatialvae import config as configuration
 from emspatialvae.config import InputConfig, RunConfig
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
-from emspatialvae.identity import Identity, check_stacks, rows_of
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io import leftovers, lock, switch
 from emspatialvae.io.mask import read_mask
 from emspatialvae.io.star_text import as_cells
 from emspatialvae.jobs.interrupt import noticed_by_training
-from emspatialvae.own_files import never_began
 from emspatialvae.particles.load import input_files, load_particles
 from emspatialvae.particles.stack import ParticleStack
-from emspatialvae.preprocess.cache import PreparedImages, prepared_images
+from emspatialvae.preprocess.cache import PreparedImages, forget_other_caches, prepared_images
 from emspatialvae.preprocess.plan import decide
-from emspatialvae.preprocess.preparation import Portion, Preparation, file_poses, forget_other_caches
+from emspatialvae.preprocess.preparation import Portion, Preparation, file_poses
 from emspatialvae.results import export
+from emspatialvae.results.identity import Identity, check_stacks, rows_of
+from emspatialvae.results.own_files import never_began
 from emspatialvae.results.run_folder import Manifest, RunDir
 from emspatialvae.workflows.progress import Say
 
@@ -200,33 +200,19 @@ def train_run(
     -------
     False when the user interrupted the training; the results are then those of the model so far.
     """
-<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
     from emspatialvae.model.device import keep_freed_memory, pick_device
     from emspatialvae.training.workers import at_most, worker_count
-=======
-    try:
-        lock.acquire(run.path)
-        with noticed_by_training():
-            return _train_run(run, stack, train, resume=resume and not never_began(run.path), figures=figures, say=say)
-    finally:
-        lock.release(run.path)
-
-
-def _train_run(
-    run: RunDir, stack: ParticleStack, train: configuration.TrainConfig, *, resume: bool, figures: bool, say: Say
-) -> bool:
-    import torch
-
-    from emspatialvae.model.device import keep_freed_memory
-    from emspatialvae.training.trainer import Trainer
->>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
 
     keep_freed_memory()
     count, sentence = worker_count(train.threads, pick_device(train.device))
     if sentence:
         _report(run, say, sentence)
-    with at_most(count):
-        return _train_run(run, stack, train, resume=resume, figures=figures, say=say)
+    try:
+        lock.acquire(run.path)
+        with noticed_by_training(), at_most(count):
+            return _train_run(run, stack, train, resume=resume and not never_began(run.path), figures=figures, say=say)
+    finally:
+        lock.release(run.path)
 
 
 def _train_run(

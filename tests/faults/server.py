@@ -151,20 +151,9 @@ def done(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Import, then serve."""
-    import emspatialvae.commands.analyze
-    import emspatialvae.commands.classes
-    import emspatialvae.commands.export
-    import emspatialvae.commands.info
-    import emspatialvae.commands.select
-    import emspatialvae.commands.simulate
-    import emspatialvae.commands.train
-
     import emspatialvae.analyze
     import emspatialvae.classify
-    import emspatialvae.cli
-    import emspatialvae.results
     import emspatialvae.selection
-    import emspatialvae.simulation.stack
     import emspatialvae.workflow  # noqa: F401
 
     for line in sys.stdin:

@@ -171,7 +171,7 @@ def test_rows_that_cannot_be_told_apart_are_not_followed(emsvae, project, easy_s
 
 
 def test_all_that_commands_write_is_known_as_the_runs_own(emsvae, tiny_run, tmp_path):
-    from emspatialvae.own_files import foreign
+    from emspatialvae.results.own_files import foreign
 
     run = shutil.copytree(tiny_run, tmp_path / "run")
     emsvae.done("analyze", run)

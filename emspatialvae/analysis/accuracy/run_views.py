@@ -16,7 +16,7 @@ from emspatialvae.imaging.geometry import from_relion
 from emspatialvae.io.star import StarBlock, StarFile
 from emspatialvae.particles.columns import ANGLE, CLASS, SCORES, USED, kept_apart
 from emspatialvae.particles.read_star import particle_block
-from emspatialvae.results import export
+from emspatialvae.results.read_run import latents_of
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.results.summary import ACTIVE_VARIANCE
 
@@ -174,7 +174,7 @@ def _key(name: str, short: bool) -> tuple[int, str]:
 
 def _of_run(path: Path) -> _Reported:
     run = RunDir(path)
-    latents = export.results_of(run)
+    latents = latents_of(run)
     latents = latents[latents.used]
     return _Reported(
         latents.names.tolist(),

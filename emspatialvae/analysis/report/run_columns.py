@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from emspatialvae.analysis.figures.scatter import Groups, Measure, colouring
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
-from emspatialvae.identity import plain_name
 from emspatialvae.particles.find_column import find_column
 from emspatialvae.particles.table import ParticleTable, open_table
+from emspatialvae.results.identity import plain_name
 from emspatialvae.results.latents import Latents
 from emspatialvae.results.run_folder import RunDir
 

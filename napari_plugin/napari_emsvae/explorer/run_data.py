@@ -115,11 +115,7 @@ class RunData:
         from emspatialvae.results.read_run import read_particles
 
         try:
-<<<<<<< 4c16a55bcebe315a00b63c70b60a96fd2a9ff943
-            return read_particles(self.run, len(self), self.project_dir)
-=======
-            return read_particles(self.run, self.latents)
->>>>>>> 3035a19a38edd60558788c21b65dfae453d7ca54
+            return read_particles(self.run, self.latents, self.project_dir)
         except EmsvaeError as error:
             return error
 
@@ -139,7 +135,7 @@ class RunData:
         from emspatialvae.io.atomic import atomic_path
         from emspatialvae.results.read_run import read_particles
 
-        stack = read_particles(self.run, len(self), folder)
+        stack = read_particles(self.run, self.latents, folder)
         self.project_dir = folder
         for name in ("_stack", "images", "_own_columns"):
             self.__dict__.pop(name, None)

@@ -73,7 +73,7 @@ class Stage:
         layer = self.find(group, name)
         if layer is None or layer.data.shape != image.shape:
             return False
-        layer.data = image
+        layer.data = cast(Any, image)  # napari asks for a protocol that arrays of numpy have
         return True
 
     def find(self, group: str, name: str) -> Image | None:
@@ -106,7 +106,7 @@ class Stage:
     def _put(self, group: str, picture: Picture, pixel: float, corner: tuple[float, float]) -> Image:
         layer = self.find(group, picture.name)
         if layer is not None and layer.data.shape == picture.image.shape and layer.scale[-1] == pixel:
-            layer.data = picture.image
+            layer.data = cast(Any, picture.image)
             if not picture.over:
                 layer.contrast_limits = picture.limits
             layer.translate = (*[0] * (layer.ndim - 2), *corner)

@@ -24,6 +24,7 @@ OWN = (
     *("analysis/report.html", "analysis/figures/*.png"),
     *(f"figures/{name}.png" for name in ("learning_curve", "z_scatter", "reconstructions", "manifold")),
     *(f"figures/{name}.png" for name in ("particle_size", "averages", "poses", "spectra")),
+    *("selections.npz", "umap.npz", "located.json"),  # of the napari plugin
     *(f"cache/{kind}_*.npy" for kind in ("images", "usable", "ctf", "sums")),
 )
 """All that our commands write into a run folder; anything else in it is somebody's own, and is never removed."""
@@ -104,7 +105,7 @@ def check_not_own(outputs: Iterable[Path], allowed: Iterable[Path] = ()) -> None
 def _is_run(folder: Path) -> bool:
     """Many programs keep a config.json. One of ours is known by our name in it, even where it is cut short."""
     config = folder / "config.json"
-    return config.is_file() and f'"{__package__}"' in config.read_text(errors="replace")
+    return config.is_file() and '"emspatialvae"' in config.read_text(errors="replace")
 
 
 def _is_ours(inside: PurePosixPath) -> bool:
