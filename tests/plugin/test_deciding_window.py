@@ -13,11 +13,11 @@ pytest.importorskip("pytestqt")
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QAbstractButton, QApplication, QComboBox, QLabel, QLineEdit, QMessageBox
-from test_explorer_widgets import PARTICLES, PATIENCE_MS, drag, groups, left_half, mouse, quiet
 
 from napari_emsvae.qt import palette
 from napari_emsvae.qt.background_work import Background
 from napari_emsvae.qt.controls import Choice, Entries
+from tests.tools.window import PARTICLES, PATIENCE_MS, drag, groups, left_half, mouse, quiet
 
 
 @pytest.fixture
