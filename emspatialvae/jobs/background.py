@@ -81,15 +81,15 @@ def start(config: RunConfig, out: Path, *, force: bool = False, resume: bool = F
     configuration.check(config)
     if force and resume:
         raise EmsvaeError("to go on with a run and to replace it exclude each other; choose one")
-    if resume:
-        RunDir(out)
-    else:
-        RunDir.check_free(out, force=force)
     earlier = attach(out)
     if earlier is not None and earlier.poll().kind == "running":
         raise EmsvaeError(
             f"{out} is being trained already; wait until it has ended, cancel it, or choose another folder"
         )
+    if resume:
+        RunDir(out)
+    else:
+        RunDir.check_free(out, force=force)
     words = ["train", *argv_of(config), f"--out={out}", *(["--force"] * force), *(["--resume"] * resume)]
     folder = _folder_of(out)
     shutil.rmtree(folder, ignore_errors=True)

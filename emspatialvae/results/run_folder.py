@@ -394,12 +394,15 @@ class RunDir:
     # ------------------------------------------------------------------------------------------------ checkpoints
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Write ``checkpoint.pt`` whole or not at all; ``state`` holds tensors, numbers, strings, lists and dicts only."""
+        """Write ``checkpoint.pt`` whole or not at all; ``state`` holds tensors, numbers, strings, lists and dicts only.
+
+        Tensors are written as those of the CPU, whatever device they lie on, so that any machine can go on with the run.
+        """
         import torch
 
         # Through memory: on a full disk torch raises a RuntimeError about positions, a plain write says what is the matter.
         whole = io.BytesIO()
-        torch.save({"format": FORMAT, **state}, whole)
+        torch.save({"format": FORMAT, **_on_cpu(state)}, whole)
         with atomic_path(self.path / "checkpoint.pt", overwrite=True) as temporary:
             temporary.write_bytes(whole.getbuffer())
 
@@ -480,3 +483,16 @@ def load_state(module: Any, state: dict[str, Any], where: Path) -> None:
 def default_out(particles: Path) -> Path:
     """``particles.star`` in any folder is trained into ``particles_emsvae`` in the current one."""
     return Path(f"{particles.stem}_emsvae")
+
+
+def _on_cpu(value: Any) -> Any:
+    """The same with all its tensors on the CPU."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_on_cpu(inside) for inside in value)
+    return value

@@ -1,4 +1,4 @@
-"""The whole campaign of faults: ``python tests/faults/campaign.py docs/faults.md`` writes a table of tries, survived, lost.
+"""The whole campaign of faults: ``python -m tests.faults.campaign docs/faults.md`` writes a table of tries, survived, lost.
 
 Every command is killed at each of its file events (``--every 3``: at each third) and at random times, run with files that cannot grow beyond
 a size, and run beside another one that is done while it stands still at an event. After each try the inputs must be untouched, results
@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import harness
+from tests.faults import harness
 
 SIZES = (0, 1, 60, 300, 1_000, 3_000, 10_000, 20_000, 40_000, 60_000, 100_000, 150_000, 200_000, 250_000, 300_000)
 PAIRS = (
@@ -98,7 +98,7 @@ def main() -> int:
         [
             "# Faults",
             "",
-            f"`python tests/faults/campaign.py docs/faults.md --every {asked.every}`, {time.strftime('%Y-%m-%d')}, {platform.system()}, Python "
+            f"`python -m tests.faults.campaign docs/faults.md --every {asked.every}`, {time.strftime('%Y-%m-%d')}, {platform.system()}, Python "
             f"{platform.python_version()}.{ended}",
             "",
             "A try survives if the inputs are untouched, results are complete or absent and belong together, the command can be repeated (or",

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-import harness
 import pytest
+
+from tests.faults import harness
 
 pytestmark = pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="children are forked")
 

@@ -618,7 +618,7 @@ def test_a_cache_is_read_and_not_made_again(tmp_path, monkeypatch):
                 other()
     inverted = prepared_images(stack, replace(preparation, invert=True), tmp_path / "cache")
     np.testing.assert_array_equal(inverted.pixels, -first.pixels)
-    assert len(list((tmp_path / "cache").iterdir())) == 4
+    assert len(list((tmp_path / "cache").iterdir())) == 6  # images, who is usable, and sums, of each of the two
 
 
 def test_a_changed_stack_makes_a_new_cache(tmp_path, monkeypatch):

@@ -205,7 +205,7 @@ def test_another_stack_of_the_same_name_is_not_averaged(run, emsvae, tmp_path):
     """Paths are looked for in the current folder first, where something else may lie."""
     with StackWriter(tmp_path / "particles.mrcs", 48, 20, 4.0) as writer:
         writer.append(np.random.default_rng(0).normal(size=(48, 20, 20)))
-    assert "80 A across" in emsvae.refused("classes", "run", "--k", "3")
+    assert "now has images of 20 px, the run was trained on 24 px" in emsvae.refused("classes", "run", "--k", "3")
 
 
 def load_run_input(run):

@@ -48,8 +48,9 @@ MODE_KEYS: dict[str, Mode] = {"L": "lasso", "B": "box", "N": "line", "Escape": "
 class LatentExplorer(QWidget):
     """See the module. Keys: L lasso, B box, N line, Esc look; I invert, Ctrl+Z undo, Ctrl+Shift+Z redo; Home all particles."""
 
-    def __init__(self, viewer: napari.Viewer) -> None:
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__()
+        viewer = napari_viewer
         # torch takes a second or two to import: that goes on while the widget is built and a folder chosen.
         Thread(target=import_module, args=("emspatialvae.inference.infer",), name="emsvae-import", daemon=True).start()
         self.session = Session(viewer, self)

@@ -36,9 +36,9 @@ STOP, REPLACE, GO_ON = "stop", "replace the run", "go on with the run"
 class TrainForm(QWidget):
     """See the module. The training outlives the form and napari: choose its run folder again to see how it is doing."""
 
-    def __init__(self, viewer: napari.Viewer) -> None:
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__()
-        self.viewer = viewer
+        self.viewer = viewer = napari_viewer
         self._base = RunConfig(InputConfig(Path()))
         self._out_is_default = True
         self._folded: list[int] = []
