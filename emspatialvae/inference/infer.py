@@ -22,6 +22,9 @@ from emspatialvae.preprocess.preparation import Portion, ahead
 from emspatialvae.results.latents import Latents
 from emspatialvae.results.run_folder import RunDir, load_state
 
+GPU_PART = 4096
+"""Particles that are looked at together on a GPU."""
+
 
 def load_model(run: RunDir) -> ParticleVAE:
     """The trained model of a run.
@@ -67,7 +70,8 @@ def infer(
     device = pick_device(config.device)
     dtype = pick_precision(config.precision, device) if model.half_precision else torch.float32
     model = model.to(device).eval()
-    part = part_size(max(config.batch_size or 256, 256), model.floats_per_particle, device, dtype)
+    least = 256 if device.type == "cpu" else GPU_PART
+    part = part_size(max(config.batch_size or 256, least), model.floats_per_particle, device, dtype)
     n = len(names)
     columns: dict[str, Any] = {name: np.zeros((n, *shape)) for name, shape in _column_shapes(model.z_dim).items()}
     used = np.zeros(n, dtype=np.bool_)

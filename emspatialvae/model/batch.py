@@ -48,9 +48,13 @@ class Batch:
     def __getitem__(self, rows: Any) -> "Batch":
         return self._each(lambda values: values[rows])
 
-    def to(self, device: torch.device | str) -> "Batch":
-        """The same on another device."""
-        return self._each(lambda values: values.to(device))
+    def to(self, device: torch.device | str, *, waits: bool = True) -> "Batch":
+        """The same on another device; without ``waits`` the copy from pinned memory goes on while the program does."""
+        return self._each(lambda values: values.to(device, non_blocking=not waits))
+
+    def pinned(self) -> "Batch":
+        """The same in memory that a GPU can read by itself."""
+        return self._each(lambda values: values.pin_memory())
 
     def _each(self, done: Callable[[Tensor], Tensor]) -> "Batch":
         fields: dict[str, Any] = {name: None if values is None else done(values) for name, values in vars(self).items()}

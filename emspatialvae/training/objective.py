@@ -42,7 +42,7 @@ SEARCH_EPOCHS = (0, 2, 4)
 """Poses are searched everywhere before these epochs: with the consensus, then with contents as soon as there are some,"""
 SEARCH_EVERY = 8
 """and every so many epochs later."""
-SEARCH_BATCH = 512
+SEARCH_BATCH, GPU_SEARCH_BATCH = 512, 8192
 PARTS_OF_A_BATCH = 4
 """On a CPU. The number is fixed, so that results do not depend on the number of threads."""
 NOISE_EPOCHS = 6
@@ -252,6 +252,10 @@ class SearchedObjective(Objective):
     def _observe(self, rows: Rows) -> Observation:
         return self.model.observe(self.load(rows), self._scale(rows))
 
+    def _parts(self, rows: Rows) -> Iterator[Rows]:
+        size = SEARCH_BATCH if self.device.type == "cpu" else GPU_SEARCH_BATCH
+        yield from np.split(rows, range(size, len(rows), size))
+
     def _keep(self, rows: Rows, found: Settled) -> None:
         index = torch.from_numpy(rows)
         self.table.theta_rad[index] = found.near.mean.theta_rad.cpu()
@@ -364,7 +368,7 @@ class SearchedObjective(Objective):
     def _choose_draws(self, rows: Rows) -> None:
         """Many contents where the consensus alone explains little."""
         total = 0.0
-        for part in _parts(rows):
+        for part in self._parts(rows):
             observation = self._observe(part)
             known = self.model.decoder(self.z(part))
             total += float(self.model.search.nearby(observation, self.poses(part), known).log_evidence.sum())
@@ -556,7 +560,7 @@ class SearchedObjective(Objective):
             return found
 
         squares, count = 0.0, 0
-        parts = list(_parts(rows))
+        parts = list(self._parts(rows))
         for part, found in zip(parts, self.workers.each(look, parts), strict=True):
             self._keep(part, found)
             squares, count = squares + float(found.near.shift_square.sum()), count + 2 * len(part)
@@ -567,7 +571,7 @@ class SearchedObjective(Objective):
     def _search_contents(self, rows: Rows) -> None:
         """The best z at the poses of the table, wherever it is."""
         model = self.model
-        for part in _parts(rows):
+        for part in self._parts(rows):
             observation, poses = self._observe(part), self.poses(part)
             _, z, evidence = model.inference.known(observation, poses, model.anchors, self.z(part))
             near = model.search.nearby(observation, poses, model.decoder(z[:, 0]))
@@ -577,7 +581,7 @@ class SearchedObjective(Objective):
         """Noise power from what the model leaves unexplained."""
         model = self.model
         residuals = []
-        for part in _parts(rows):
+        for part in self._parts(rows):
             batch = self.load(part)
             poses = self.poses(part)
             drawn = model.drawn(self.z(part), poses, batch)
@@ -587,7 +591,3 @@ class SearchedObjective(Objective):
         noise = model.residual_noise(residuals)
         # What is left of the signal early on is not noise: there is none of it outside the particles.
         model.spectra.set_noise(noise.clamp(min=LEAST_NOISE).minimum(model.spectra.outside))
-
-
-def _parts(rows: Rows) -> Iterator[Rows]:
-    yield from np.split(rows, range(SEARCH_BATCH, len(rows), SEARCH_BATCH))

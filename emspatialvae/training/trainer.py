@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from emspatialvae.model.interface import Elbo, ParticleVAE
 from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.results.run_folder import RunDir, load_state
+from emspatialvae.training.loader import Loader
 from emspatialvae.training.objective import AmortisedObjective, Objective, SearchedObjective
 from emspatialvae.training.workers import ALONE, Workers
 
@@ -100,6 +102,7 @@ class Trainer:
         self.config, self.run, self.images, self.names, self.show = config, run, images, names, show
         self.device = device.pick_device(config.device)
         self.model = model.to(self.device)
+        self._loader = Loader(images, self.device)
         self.objective = self._objective(start, learn_shift_prior)
         self.workers = ALONE
         self.optimiser = self._new_optimiser()
@@ -134,8 +137,7 @@ class Trainer:
 
     def load(self, rows: NDArray[np.int64]) -> Batch:
         """Particles as the model sees them, on the device."""
-        some = self.images.portion(rows)
-        return Batch.of(some.images, some.group, some.ctf_power).to(self.device)
+        return self._loader.load(rows)
 
     def fit(self, workers: Workers = ALONE) -> bool:
         """Train until the epochs are done or the ELBO has settled; False when the user interrupted.
@@ -158,7 +160,10 @@ class Trainer:
         with asked_to_end() as interrupted:
             while not self.progress.stopped:
                 self._begin_epoch()
-                for rows in self._batches(self.progress.epoch)[self.progress.step :]:
+                batches = self._batches(self.progress.epoch)[self.progress.step :]
+                for rows, coming in zip_longest(batches, batches[1:]):
+                    if coming is not None:
+                        self._loader.expect(coming)
                     self._step(rows)
                     if interrupted() or time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
                         self.save()

@@ -12,6 +12,7 @@ Everything is done with the *whitened* object ``x' = g x``, where g^2 is the ave
 information ``CTF^2 / (N g^2)`` of a particle scatters about 1.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,12 @@ class Observation:
 
     def __len__(self) -> int:
         return len(self.plane)
+
+    def parts(self, on_cpu: int, on_gpu: int) -> Iterator["Observation"]:
+        """So many images at a time, by the device they lie on."""
+        size = on_cpu if self.plane.device.type == "cpu" else on_gpu
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
 
     def scaled(self, scale: Tensor, prior: Tensor) -> "Observation":
         """The same images of particles that are ``scale`` [n] times as strong; ``prior`` [rings]: power of the whitened object."""

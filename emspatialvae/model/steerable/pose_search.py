@@ -34,8 +34,10 @@ ANGLES_NEARBY = 32
 ANGLES_JOINTLY = 20
 COARSE_STEP_PX = 2.0
 """Spacing of the triangular lattice of shifts in the global search: none is farther than 1.2 px from one of them."""
-CELLS, SMALLEST_PART = 3_000_000, 32
-"""Hypotheses held in memory at once, and images that are looked at together at least."""
+CELLS, GPU_CELLS = 3_000_000, 200_000_000
+"""Hypotheses held in memory at once."""
+SMALLEST_PART = 32
+"""Images that are looked at together at least."""
 APART_RAD = math.pi / 6
 """Candidates of one template differ by at least this much in angle."""
 HEX_AREA = math.sqrt(3) / 2
@@ -324,11 +326,16 @@ class PoseSearch(nn.Module):
         """
         coarse = self._coarse(templates, radius_px)
         parts = []
-        size = max(SMALLEST_PART, CELLS // coarse.hypotheses)
+        size = max(SMALLEST_PART, self._cells // coarse.hypotheses)
         for start in range(0, len(observation), size):
             parts.append(self._best_of(coarse, observation[start : start + size], modes, min(others, len(templates))))
         theta, shift, template, score = (torch.cat(column) for column in zip(*parts, strict=True))
         return Candidates(Poses(theta, shift), template, score)
+
+    @property
+    def _cells(self) -> int:
+        """Hypotheses that a global search works on at once: as many as stay in a CPU's cache, or keep a GPU busy."""
+        return CELLS if self.shift_sd_px.device.type == "cpu" else GPU_CELLS
 
     def _coarse(self, templates: Tensor, radius_px: float) -> "_Coarse":
         """What a global search needs of templates [J, 2 R], worked out once."""
@@ -382,7 +389,7 @@ class PoseSearch(nn.Module):
         images = (some.plane[:, coarse.frequencies] @ coarse.matrix).view(n, moves, -1)
         by_move = images.transpose(0, 1).reshape(moves * n, -1)
         of_move = images.new_empty(count, n, len(coarse.angles))
-        size = max(1, count * CELLS // (coarse.hypotheses * n))
+        size = max(1, count * self._cells // (coarse.hypotheses * n))
         for start in range(0, count, size):
             some_templates = slice(start, start + size)
             fit = _fits_by_order(by_move, coarse.templates[some_templates], coarse.order, coarse.angles)

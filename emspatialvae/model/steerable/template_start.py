@@ -28,8 +28,8 @@ MOST_TEMPLATES = 128
 FEWEST_TEMPLATES = 8
 ROUNDS = 6
 """Of alignment and averaging."""
-PART = 512
-"""Particles looked at at a time."""
+PART, GPU_PART = 512, 8192
+"""Particles looked at at a time, on a CPU and on a GPU."""
 LEAST_SHIFT_SD_PX = 0.5
 """Of the prior of shifts between rounds."""
 ROUGH_ROUNDS = 1
@@ -110,8 +110,7 @@ def _summed(
     information = templates.new_zeros(len(templates), rings)
     counts = torch.zeros(len(templates))
     square = 0.0
-    for start in range(0, len(observation), PART):
-        some = observation[start : start + PART]
+    for some in observation.parts(PART, GPU_PART):
         found = search.everywhere(some, templates, model.search_radius_px)
         poses, template = found.poses[:, 0], found.template[:, 0]
         if not rough:
@@ -133,8 +132,8 @@ class _Restoration:
     def __init__(self, model: SteerableVAE, observation: Observation) -> None:
         self.metric, self.rings = model.search.metric, model.plane.rings
         total, n = torch.zeros_like(model.basis.live), 0
-        for start in range(0, len(observation), PART):
-            seen = model.search.coefficients(observation[start : start + PART].plane)[0][:, 0]
+        for some in observation.parts(PART, GPU_PART):
+            seen = model.search.coefficients(some.plane)[0][:, 0]
             total, n = total + (seen**2).sum(0), n + len(seen)
         live = model.basis.live
         self.prior = torch.where(live > 0, (total / n - 1).clamp(min=0.01), torch.full_like(live, 1e-6))
@@ -152,8 +151,7 @@ class _Restoration:
 def mean_evidence(model: SteerableVAE, observation: Observation, templates: Tensor) -> float:
     """Mean log evidence, in nats, of images that the K templates [K, 2 R] were not made of, all of them as likely beforehand."""
     total = 0.0
-    for start in range(0, len(observation), PART):
-        some = observation[start : start + PART]
+    for some in observation.parts(PART, GPU_PART):
         found = model.search.everywhere(some, templates, model.search_radius_px)
         near = model.search.nearby(some, found.poses[:, 0], templates[found.template[:, 0]], zoom=2.0)
         near = model.search.nearby(some, near.mean, templates[found.template[:, 0]])
@@ -200,8 +198,7 @@ def shared_particles(
     """
     count = len(templates)
     relation, shared = np.zeros((count, count), np.complex128), np.zeros(count)
-    for start in range(0, len(observation), PART):
-        some = observation[start : start + PART]
+    for some in observation.parts(PART, GPU_PART):
         found = model.search.everywhere(some, templates, model.search_radius_px, 1, OTHERS)
         weight = torch.softmax(found.score / nats, 1).double().cpu().numpy()
         wave = weight * np.exp(1j * found.poses.theta_rad.double().cpu().numpy())
