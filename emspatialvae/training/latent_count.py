@@ -20,6 +20,9 @@ FEWEST_EPOCHS = FIRST_EPOCHS + TRIAL_EPOCHS + LEARNING_EPOCHS
 """Of a training with trials; a shorter one has no time for them."""
 LEAST_GAIN_NATS, LEAST_GAIN_SD = 0.05, 3.0
 """By how much held-out particles must become more likely on average, in nats and in standard errors of that mean."""
+LEAST_GAIN_SHARE = 2e-3
+"""The same as a share of their ELBO: what ends a training, too. Where images say much, a second coordinate gains a little for as long as the
+first has not settled, although there is one motion only."""
 
 
 @dataclass
@@ -48,7 +51,7 @@ class LatentTrials:
     (False, True)
     >>> trials.begin(8), trials.size
     (None, 2)
-    >>> trials.judge(np.array([0.1, -0.2, -0.1]))
+    >>> trials.judge(np.array([0.1, -0.2, -0.1]), elbo=60.0)
     False
     >>> trials.kept, trials.over
     (1, True)
@@ -74,12 +77,12 @@ class LatentTrials:
         self.size = min(2 * self.kept, self.most)
         self.ends_after = epoch + TRIAL_EPOCHS
 
-    def judge(self, gain: NDArray[np.float64]) -> bool:
-        """Whether the new coordinates stay, by the gain in log-likelihood of each held-out particle [n] in nats."""
+    def judge(self, gain: NDArray[np.float64], elbo: float) -> bool:
+        """Whether the new coordinates stay, by the gain in ELBO of each held-out particle [n] and the mean of these ELBOs, in nats."""
         mean = float(gain.mean())
         error = float(gain.std()) / max(len(gain), 1) ** 0.5
         self.story.append((self.size, mean))
-        if mean > max(LEAST_GAIN_NATS, LEAST_GAIN_SD * error):
+        if mean > max(LEAST_GAIN_NATS, LEAST_GAIN_SHARE * abs(elbo), LEAST_GAIN_SD * error):
             self.kept = self.size
             return True
         self.over, self.size = True, self.kept

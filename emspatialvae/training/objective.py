@@ -448,7 +448,7 @@ class SearchedObjective(Objective):
             new = bound()
             networks, table = self.model.networks, self.table
             self._set_z_dim(trials.kept)
-            if trials.judge(new - bound()):
+            if trials.judge(new - bound(), float(new.mean())):
                 self.model.networks, self.table = networks, table
         if not trials.over:
             trials.begin(epoch)

@@ -151,10 +151,10 @@ def done(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Import, then serve."""
-    import emspatialvae.analyze
-    import emspatialvae.classify
-    import emspatialvae.selection
-    import emspatialvae.workflow  # noqa: F401
+    import emspatialvae.workflows.analyze
+    import emspatialvae.workflows.classes
+    import emspatialvae.workflows.select
+    import emspatialvae.workflows.train  # noqa: F401
 
     for line in sys.stdin:
         print(json.dumps(done(json.loads(line))), flush=True)

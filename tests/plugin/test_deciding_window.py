@@ -195,8 +195,9 @@ def test_every_list_of_the_explorer_keeps_its_letters(explorer):
 
 def test_the_field_names_the_run_that_is_open(explorer, run, tmp_path, errors, qtbot):
     explorer.open(tmp_path / "nothing")
+    qtbot.waitUntil(lambda: bool(errors), timeout=PATIENCE_MS)
     quiet(explorer, qtbot)
-    assert errors and explorer.folder.text() == str(run) and explorer.session.is_open
+    assert explorer.folder.text() == str(run) and explorer.session.is_open
 
 
 def test_long_work_shows_a_sign_of_life(explorer, qtbot):

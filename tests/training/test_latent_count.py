@@ -29,7 +29,7 @@ def decided(gains, most=8, epochs=1000):
         if not trials.due(epoch):
             continue
         if trials.size > trials.kept:
-            trials.judge(gain(gains[trials.size]))
+            trials.judge(gain(gains[trials.size]), elbo=20.0)
         if not trials.over:
             trials.begin(epoch)
     return trials.kept, epoch
@@ -52,9 +52,15 @@ def test_coordinates_stay_where_held_out_particles_profit(gains, kept, trials):
 
 def test_a_small_gain_counts_where_it_is_sure():
     trials = LatentTrials(8, size=2)
-    assert trials.judge(np.full(5000, 0.06))
+    assert trials.judge(np.full(5000, 0.06), elbo=20.0)
     trials = LatentTrials(8, size=2)
-    assert not trials.judge(np.full(5000, 0.04))
+    assert not trials.judge(np.full(5000, 0.04), elbo=20.0)
+
+
+def test_a_gain_that_is_nothing_beside_what_images_say_does_not_count():
+    """Measured: one hinge at SNR 1, where the first coordinate has not settled yet."""
+    assert not LatentTrials(8, size=2).judge(np.full(5000, 0.09), elbo=784.0)
+    assert LatentTrials(8, size=2).judge(np.full(5000, 0.46), elbo=70.0)  # two hinges at SNR 0.1
 
 
 def test_trials_end_where_too_few_epochs_are_left():

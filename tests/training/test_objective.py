@@ -522,7 +522,7 @@ def _early(init, epochs=26, ends_after=2):
 
 def test_more_coordinates_are_learned_together_from_the_poses_that_are_known(tmp_path, images, monkeypatch):
     monkeypatch.setattr(LatentTrials, "__init__", _early(LatentTrials.__init__, epochs=20))
-    monkeypatch.setattr(LatentTrials, "judge", lambda self, gain: setattr(self, "kept", self.size) or True)
+    monkeypatch.setattr(LatentTrials, "judge", lambda self, gain, elbo: setattr(self, "kept", self.size) or True)
     made = trainer(tmp_path / "run", images, fresh_model(images, dataclasses.replace(MODEL, z_dim=None)), epochs=24)
     made.limit = 8
     made.fit()

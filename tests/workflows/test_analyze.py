@@ -197,6 +197,9 @@ def test_a_report_of_100_000_particles_stays_small(run):
             many[column] += rng.normal(size=n) * (many[column].std() + 0.1)
     many["image_name"] = [f"{i % 200 + 1:06d}@Extract/job042/Movies/stack_{i // 200:05d}.mrcs" for i in range(n)]
     many.to_csv(run / "latents.csv", index=False)
+    classes = pd.read_csv(run / "classes" / "classes.csv")
+    classes["particles"] = np.bincount(many["class_number"])[classes["class"]]
+    classes.to_csv(run / "classes" / "classes.csv", index=False)
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"n_particles": n}))
     lines = (run / "particles.star").read_text().splitlines()
