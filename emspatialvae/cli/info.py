@@ -15,7 +15,7 @@ class InfoCommand:
     """What is in a particle file, what is odd about it, and what `emsvae train` would do with it; or what a run holds."""
 
     source: Annotated[Positional[Path], arg(metavar="PATH")]
-    """Particle file, or run folder."""
+    """Particle file, folder of pictures, or run folder."""
     project_dir: Path | None = None
     """As in `emsvae train`."""
     passthrough: Path | None = None
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     asked = parse(InfoCommand, argv)
     from emspatialvae.workflows import info
 
-    if asked.source.is_dir():
+    if (asked.source / "config.json").is_file():
         print(info.run_text(asked.source))
     else:
         source = InputConfig(asked.source, asked.project_dir, asked.passthrough, asked.pixel_size_A)

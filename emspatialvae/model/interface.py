@@ -25,25 +25,21 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class Elbo:
-    """``log_likelihood - kl_z - kl_theta - kl_shift <= log p(y)``, in nats; each of shape [n].
+    """A lower bound of ``log p(y)``, in nats, and the KL divergences that were subtracted in it; each of shape [n].
 
-    The steerable engine sums the pose out, so its KL is in the likelihood already; and it gives the logarithm of a likelihood
+    The steerable engine sums the pose out, so its KL is no term of its own; with several samples of z for each particle its bound is
+    tighter than a mean log-likelihood minus ``kl_z``, which then only tells how much z says. It gives the logarithm of a likelihood
     *ratio*, against noise alone: above 0 the model says more of the image than noise does.
     """
 
-    log_likelihood: Tensor
+    bound: Tensor
     kl_z: Tensor
     kl_theta: Tensor
     kl_shift: Tensor
 
-    @property
-    def total(self) -> Tensor:
-        """The bound itself; shape [n]."""
-        return self.weighted(1.0)
-
     def weighted(self, kl_weight: float) -> Tensor:
         """The bound with the KL terms taken ``kl_weight`` times; shape [n]."""
-        return self.log_likelihood - kl_weight * (self.kl_z + self.kl_theta + self.kl_shift)
+        return self.bound + (1 - kl_weight) * (self.kl_z + self.kl_theta + self.kl_shift)
 
 
 @dataclass(frozen=True)

@@ -332,7 +332,7 @@ class RunDir:
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add the row of one epoch to ``metrics.csv``; a full disk leaves the file as it was."""
         rows = self._metrics_rows()
-        if rows and rows[0].keys() != row.keys():
+        if rows and not row.keys() <= rows[0].keys():  # an older version wrote one column more
             raise self._damaged_metrics(f"columns {', '.join(rows[0])}"[:100])
         self._write_metrics([*rows, row])
 

@@ -31,7 +31,7 @@ LEAST_GAIN = 2e-3
 """By this share the ELBO must have risen to count as better: creeping on for a hundred epochs changes nothing that one can see."""
 COOLING_PATIENCE = 3
 """Epochs without a better ELBO after which a run that is cooling down ends."""
-PARTS = ("elbo", "log_likelihood", "kl_z", "kl_theta", "kl_shift")
+PARTS = ("elbo", "kl_z", "kl_theta", "kl_shift")
 
 
 @dataclass
@@ -203,7 +203,7 @@ class Trainer:
         def differentiated(part: tuple[NDArray[np.int64], int]) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
             elbo = self._elbo(part[0], torch.Generator().manual_seed(part[1]), training=True)
             loss = -elbo.weighted(kl_weight).sum() / len(rows)
-            sums = torch.stack([elbo.total, *vars(elbo).values()]).detach().sum(1)
+            sums = torch.stack(list(vars(elbo).values())).detach().sum(1)
             return sums, torch.autograd.grad(loss, weights, allow_unused=True)
 
         found = self.workers.each(differentiated, list(zip(parts, seeds, strict=True)))
@@ -284,7 +284,7 @@ class Trainer:
         def look(part: tuple[int, NDArray[np.int64]]) -> torch.Tensor:
             generator = torch.Generator().manual_seed(self.config.seed + part[0])
             elbo = self._elbo(part[1], generator, training=False, keep=keep)
-            return torch.stack([elbo.total, *vars(elbo).values()]).cpu().double()
+            return torch.stack(list(vars(elbo).values())).cpu().double()
 
         parts = np.split(rows, range(self.batch_size, len(rows), self.batch_size))
         return torch.cat(self.workers.each(look, list(enumerate(parts))), 1)
@@ -308,7 +308,7 @@ class Trainer:
 
     def _raise_not_finite(self, rows: NDArray[np.int64]) -> None:
         with torch.no_grad():
-            elbo = self._elbo(rows, torch.Generator().manual_seed(0), training=False).total.cpu().numpy()
+            elbo = self._elbo(rows, torch.Generator().manual_seed(0), training=False).bound.cpu().numpy()
         names = (
             ", ".join(str(name) for name in self.names[rows[~np.isfinite(elbo)]][:5])
             or "no single particle of the batch"

@@ -60,8 +60,13 @@ class TrainingBar:
             self.epoch, self.seen, self.began = epoch, -particles, time.monotonic()
         self.seen, self.stepped = self.seen + particles, time.monotonic()
         self.bar.update(particles)
-        elbo, fit, kl_z, kl_theta, kl_shift = means
-        self.line = f"ELBO {elbo:.2f} = {fit:.2f} - KL {kl_z:.2f} z, {kl_theta:.2f} theta, {kl_shift:.2f} shift"
+        elbo, kl_z, kl_theta, kl_shift = means
+        kl = ", ".join(
+            f"{value:.2f} {name}"
+            for name, value in (("z", kl_z), ("theta", kl_theta), ("shift", kl_shift))
+            if value or name == "z"  # where poses are summed out they have none of their own
+        )
+        self.line = f"ELBO {elbo:.2f}, KL {kl}"
         self.bar.set_description(f"epoch {epoch + 1}{', until settled' if self.open_end else ''}", refresh=False)
         self.bar.set_postfix_str(self.line, refresh=False)
 

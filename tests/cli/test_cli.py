@@ -331,8 +331,8 @@ def test_simulate_train_evaluate_recovers_the_angle(emsvae, no_figures):
     found = strict_json(
         emsvae.done("evaluate", "run", "--truth", "sim/truth.star", "--json", "--oracle-particles", "0").out
     )
-    assert found["theta_gauge_rms_deg"] < 20
-    assert found["shift_gauge_rms_px"] < 1
+    assert found["theta_gauge_rms_deg"] < 4  # measured: 1.5; random angles: 104
+    assert found["shift_gauge_rms_px"] < 0.25  # measured: 0.13; an estimator that answers 0: 0.5
 
 
 @pytest.mark.slow

@@ -71,11 +71,11 @@ def test_contract(made, name, kind):
     observation = model.observe(batch)
     start = 0.1 * torch.arange(6.0)[:, None].expand(-1, model.z_dim)
     elbo, found = model.elbo(observation, poses, start, seeded())
-    assert elbo.total.shape == elbo.kl_z.shape == elbo.kl_theta.shape == elbo.kl_shift.shape == (6,)
+    assert elbo.bound.shape == elbo.kl_z.shape == elbo.kl_theta.shape == elbo.kl_shift.shape == (6,)
     assert found.near.mean.theta_rad.shape == (6,) and found.near.mean.shift_px.shape == (6, 2)
-    assert found.z.shape == (6, config.z_dim) and torch.allclose(found.log_evidence, elbo.total, rtol=1e-5, atol=1e-3)
-    assert torch.isfinite(elbo.total).all()
-    (-elbo.total.mean()).backward()
+    assert found.z.shape == (6, config.z_dim) and torch.allclose(found.log_evidence, elbo.bound, rtol=1e-5, atol=1e-3)
+    assert torch.isfinite(elbo.bound).all()
+    (-elbo.bound.mean()).backward()
     learned = {key: p for key, p in model.named_parameters() if p.requires_grad}
     assert any(key.startswith("encoder") for key in learned) and any(key.startswith("decoder") for key in learned)
     assert not [key for key, p in learned.items() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -85,7 +85,7 @@ def test_contract(made, name, kind):
     assert isinstance(again, SteerableVAE)
     again.eval()
     other, _ = again.elbo(again.observe(batch), poses, start, seeded())
-    assert torch.equal(other.total, elbo.total)
+    assert torch.equal(other.bound, elbo.bound)
 
     estimate = again.infer(batch)
     assert estimate.mean.z.shape == estimate.sd.z.shape == (6, config.z_dim)
@@ -136,7 +136,7 @@ def test_frozen_z_is_out_of_the_bound(made):
     frozen, found = model.elbo(model.observe(batch), poses, torch.ones(6, 2), seeded(), freeze_z=True)
     assert not frozen.kl_z.any() and not found.z.any()
     expected = model.search.nearby(model.observe(batch), poses, model.decoder(torch.zeros(6, 2))).log_evidence
-    assert torch.allclose(frozen.log_likelihood, expected, atol=1e-4)
+    assert torch.allclose(frozen.bound, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("decoder", ["coefficients", "spatial"])
@@ -308,10 +308,10 @@ def test_jitter_looks_elsewhere_but_not_far(made):
     for jitter in (False, True):
         bound = model.elbo(observation, poses, start, seeded(), jitter=jitter)[0]
         bounds.append(bound)
-        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(bound.total.sum(), learned)]))
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(bound.bound.sum(), learned)]))
     calm, shaken = bounds
     assert torch.equal(calm.kl_z, shaken.kl_z)
-    assert torch.allclose(calm.total, shaken.total, atol=1e-4)
+    assert torch.allclose(calm.bound, shaken.bound, atol=1e-4)
     assert not torch.equal(*gradients)
     cosine = torch.nn.functional.cosine_similarity(*gradients, dim=0)
     assert float(cosine) > 0.5
@@ -322,7 +322,7 @@ def test_the_encoder_learns_to_propose_what_the_decoder_says(made):
     model, batch = made("coefficients"), batch_of()
     observation, poses, start = model.observe(batch), Poses(torch.zeros(6), torch.zeros(6, 2)), torch.zeros(6, 2)
     learned = list(model.encoder.parameters())
-    bound = model.elbo(observation, poses, start, seeded(), jitter=False)[0].total.sum()
+    bound = model.elbo(observation, poses, start, seeded(), jitter=False)[0].bound.sum()
     found = torch.autograd.grad(bound, learned)
     q = model.inference.q(observation, poses, start, STEPS_IN_TRAINING)
     z, _ = q.samples(standard_normal((6, 1, 2), seeded(), observation.plane))
@@ -335,7 +335,7 @@ def test_the_encoder_learns_to_propose_what_the_decoder_says(made):
     with torch.no_grad():
         for p in other.encoder.parameters():
             p.mul_(0.3)
-        again = other.elbo(observation, poses, start, seeded(), jitter=False)[0].total.sum()
+        again = other.elbo(observation, poses, start, seeded(), jitter=False)[0].bound.sum()
     assert float(again) == pytest.approx(float(bound), rel=1e-5)
 
 
@@ -364,7 +364,7 @@ def mean_bound(question: tuple[SteerableVAE, Observation, Poses], draws: int, n:
     """Mean of n estimates of the bound, and its standard error."""
     model, observation, _ = question
     many, still = observation[torch.zeros(n, dtype=torch.long)], Poses(torch.zeros(n), torch.zeros(n, 2))
-    found = model.elbo(many, still, torch.zeros(n, 1), seeded(), jitter=False, draws=draws)[0].total
+    found = model.elbo(many, still, torch.zeros(n, 1), seeded(), jitter=False, draws=draws)[0].bound
     return float(found.mean()), float(found.std()) / math.sqrt(n)
 
 
@@ -407,7 +407,7 @@ def test_the_bound_of_several_draws_by_hand(open_question):
             log_p = model.search.nearby(observation, poses, model.decoder(z)).log_evidence
             weights.append(log_p + (prior.log_prob(z) - ours.log_prob(z)).sum(1))
         expected = torch.logsumexp(torch.stack(weights), 0) - math.log(3)
-    assert torch.allclose(found.total, expected, atol=2e-3)
+    assert torch.allclose(found.bound, expected, atol=2e-3)
     assert torch.allclose(found.kl_z, q.kl_to_normal())
     assert torch.equal(settled.z, q.mean)
 
@@ -422,8 +422,8 @@ def test_one_draw_is_the_bound_with_its_kl_in_closed_form(open_question):
         q = model.inference.q(observation, poses, start, STEPS_IN_TRAINING)
         z = q.mean + q.sd * standard_normal((1, 1, 1), seeded(), observation.plane)[:, 0]
         expected = model.search.nearby(observation, poses, model.decoder(z)).log_evidence - q.kl_to_normal()
-    assert torch.equal(one.total, plain.total)
-    assert torch.allclose(one.total, expected, atol=1e-3)
+    assert torch.equal(one.bound, plain.bound)
+    assert torch.allclose(one.bound, expected, atol=1e-3)
 
 
 @pytest.fixture
@@ -448,7 +448,7 @@ def test_gradients_of_the_bound_are_those_of_finite_differences(open_question, d
     monkeypatch.setattr(Inference, "q", lambda *_: q)
 
     def bound() -> torch.Tensor:
-        return model.elbo(observation, poses, start, seeded(), jitter=False, draws=draws)[0].total.sum()
+        return model.elbo(observation, poses, start, seeded(), jitter=False, draws=draws)[0].bound.sum()
 
     gradient = torch.autograd.grad(bound(), learned)
     for direction in range(3):
@@ -472,7 +472,7 @@ def test_no_draws_for_a_frozen_z(made):
     model, batch = made("coefficients"), batch_of()
     poses = Poses(torch.zeros(6), torch.zeros(6, 2))
     one, four = (
-        model.elbo(model.observe(batch), poses, torch.zeros(6, 2), seeded(), freeze_z=True, draws=draws)[0].total
+        model.elbo(model.observe(batch), poses, torch.zeros(6, 2), seeded(), freeze_z=True, draws=draws)[0].bound
         for draws in (1, 4)
     )
     assert torch.equal(one, four)

@@ -60,8 +60,11 @@ def test_another_part_changes_poses_with_z_only(tiny_run, masks, emsvae, tmp_pat
     same = exported(emsvae, tiny_run, tmp_path / "again.csv", "--hold-still", masks["left"])
     assert np.array_equal(same.pose.theta_rad, left.pose.theta_rad)
     nearest = np.argsort(np.linalg.norm(plain.z[:, None] - plain.z[None], axis=2), axis=1)[:, 1]
-    assert np.median(np.abs(geometry.wrap_rad(turn - turn[nearest]))) <= np.ptp(turn) / 4 + 1e-6
-    assert np.median(np.abs(moved - moved[nearest])) <= np.abs(moved - moved.mean()).max() / 2 + 1e-6
+    # Random turns would be as far apart between neighbours in z as between any two particles; measured: 0.18 and 0.12 of that.
+    apart = np.abs(geometry.wrap_rad(turn[:, None] - turn))
+    assert np.median(np.abs(geometry.wrap_rad(turn - turn[nearest]))) < 0.5 * np.median(apart)
+    assert np.median(np.abs(moved - moved[nearest])) < 0.5 * np.median(np.abs(moved[:, None] - moved))
+    assert np.median(apart) > 0
 
 
 @pytest.mark.parametrize(("name", "word"), [("empty", "empty"), ("large", "consensus.mrc")])

@@ -5,7 +5,7 @@ import pytest
 from emspatialvae.workflows import progress
 from emspatialvae.workflows.progress import TrainingBar
 
-MEANS = [5.0, 7.0, 2.0, 0.0, 0.0]
+MEANS = [5.0, 2.0, 0.0, 0.0]
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_epochs_are_told_when_they_are_over(clock):
         clock[0] += 60  # search
         assert said == []
         steps(shown, clock, 1, 1.0, [4.0, 5.0])
-    assert said == ["epoch 1: ELBO 3.00 = 7.00 - KL 2.00 z, 0.00 theta, 0.00 shift; 100 particles/s"]
+    assert said == ["epoch 1: ELBO 3.00, KL 2.00 z; 100 particles/s"]
 
 
 def test_quick_epochs_are_not_all_told(clock):
@@ -48,4 +48,4 @@ def test_an_epoch_of_one_step_has_no_rate(clock):
     with TrainingBar(10_000, open_end=False, say=said.append) as shown:
         steps(shown, clock, 0, 20.0, [1.0])
         steps(shown, clock, 1, 20.0, [1.0])
-    assert said == ["epoch 1: ELBO 1.00 = 7.00 - KL 2.00 z, 0.00 theta, 0.00 shift"]
+    assert said == ["epoch 1: ELBO 1.00, KL 2.00 z"]

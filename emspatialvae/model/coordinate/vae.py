@@ -94,7 +94,8 @@ class SpatialVAE(ParticleVAE):
         if freeze_z:
             content = Content(torch.zeros_like(content.z), content.theta_rad, content.shift_px)
         log_likelihood = self.likelihood.log_prob(self.decode(content), self._pixels(images))
-        return Elbo(log_likelihood, torch.zeros_like(kl.z) if freeze_z else kl.z, kl.theta, kl.shift)
+        kl_z = torch.zeros_like(kl.z) if freeze_z else kl.z
+        return Elbo(log_likelihood - kl_z - kl.theta - kl.shift, kl_z, kl.theta, kl.shift)
 
     @torch.no_grad()
     def infer(self, batch: Batch, turns: int = 1) -> Estimate:

@@ -200,7 +200,7 @@ class SteerableVAE(ParticleVAE):
         bound = near.log_evidence if draws > 1 else near.log_evidence - kl
         learned = self._proposal_density(observation, poses, z, generator, jitter=jitter)
         zero = torch.zeros_like(kl)
-        return Elbo(bound + kl + learned - learned.detach(), kl, zero, zero), Settled(near, q.mean, bound.detach())
+        return Elbo(bound + learned - learned.detach(), kl, zero, zero), Settled(near, q.mean, bound.detach())
 
     def _proposal_density(
         self, observation: Observation, poses: Poses, z: Tensor, generator: torch.Generator | None, *, jitter: bool
