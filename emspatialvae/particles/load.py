@@ -99,16 +99,16 @@ def _notes_on_names(stack: ParticleStack) -> Iterable[str]:
 
 
 def find_stack(spelled: str, config: InputConfig) -> Path:
-    """Where a stack lies: as given, in --project-dir, beside the metadata file, in the folders above it.
+    """Where a stack lies: in --project-dir, beside the metadata file, in the folders above it, in the current one.
+
+    What stands with the metadata goes before the current folder: a file of that name there may be another data set's.
 
     Raises
     ------
     ParticleFileError
         Nowhere; the message lists every place that was tried.
     """
-    home = config.particles.absolute().parent
-    roots = [Path.cwd(), *([config.project_dir] if config.project_dir else []), home, *home.parents]
-    tried = list(dict.fromkeys(root / spelled for root in roots))
+    tried = _places(spelled, config)
     for place in tried:
         if place.is_file():
             return place
@@ -116,6 +116,25 @@ def find_stack(spelled: str, config: InputConfig) -> Path:
     raise ParticleFileError(
         f"{config.particles}: stack {spelled} not found; tried {places}; say where the project lies with --project-dir"
     )
+
+
+def _places(spelled: str, config: InputConfig) -> list[Path]:
+    home = config.particles.absolute().parent
+    roots = [*([config.project_dir] if config.project_dir else []), home, *home.parents, Path.cwd()]
+    return list(dict.fromkeys(root / spelled for root in roots))
+
+
+def _notes_on_places(stack: ParticleStack) -> Iterable[str]:
+    """Where a file of the same name, but another one, lies in the current folder."""
+    others = [
+        (file.path, here)
+        for spelled, file in zip(stack.paths, stack.files, strict=True)
+        if (here := Path.cwd() / spelled).is_file() and not here.samefile(file.path)
+    ]
+    if others:
+        found, here = others[0]
+        more = f" (so do {len(others) - 1:,} others)" if len(others) > 1 else ""
+        yield f"{found} is read, not {here}, which has the same name{more}; --project-dir decides otherwise"
 
 
 def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
@@ -153,7 +172,7 @@ def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
             raise ParticleFileError(
                 f"{file.path}: images of {channels_of(file)} channel(s) beside others of {stack.channels}; take them apart"
             )
-    return stack
+    return replace(stack, notes=(*stack.notes, *_notes_on_places(stack)))
 
 
 def input_files(stack: ParticleStack, config: InputConfig) -> list[Path]:
