@@ -18,7 +18,7 @@ from emspatialvae.io.images import channels_of, open_images
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.read_cs import CS_CTF, read_cs_source
 from emspatialvae.particles.read_images import read_folder_source, read_npy_source, read_stack_source
-from emspatialvae.particles.read_star import BEAM, STAR_CTF, particle_block, read_star_source
+from emspatialvae.particles.read_star import BEAM, STAR_CTF, particle_block, read_star_source, subtomograms, tilt_stacks
 from emspatialvae.particles.stack import ParticleStack
 
 
@@ -163,6 +163,8 @@ def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
             f"{stack.source}: particle {row + 1} is image {stack.index_of[row] + 1} of {stack.paths[stack.file_of[row]]}, "
             f"which holds {sizes[stack.file_of[row]]}; the stack and the file do not belong together"
         )
+    if stack.kind == "star":
+        _check_are_images(stack)
     for file in files:
         if file.width != file.height:
             raise ParticleFileError(
@@ -173,6 +175,31 @@ def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
                 f"{file.path}: images of {channels_of(file)} channel(s) beside others of {stack.channels}; take them apart"
             )
     return replace(stack, notes=(*stack.notes, *_notes_on_places(stack)))
+
+
+def _check_are_images(stack: ParticleStack) -> None:
+    """Refuse volumes and tilt stacks that a STAR file lists as if they were images.
+
+    Raises
+    ------
+    ParticleFileError
+        A name without a number before ``@`` of a file with several images; a volume under an image name.
+    """
+    counted = np.array(["@" in name for name in stack.names.tolist()])
+    for number, file in enumerate(stack.files):
+        here = np.flatnonzero(stack.file_of == number)
+        cubic = 1 < file.n_images == file.width == file.height
+        whole = here[~counted[here]]
+        if cubic and (len(whole) or (file.path.suffix == ".mrc" and not stack.index_of[here].any())):
+            raise subtomograms(stack.source, f"{file.path} is {file.width} x {file.height} x {file.n_images}")
+        if len(whole) and file.n_images > 1:
+            name = str(stack.names[whole[0]])
+            if "stack2d" in name:
+                raise tilt_stacks(stack.source, name)
+            raise ParticleFileError(
+                f"{stack.source}: image name {name!r} of particle {whole[0] + 1} says no number, and the file holds {file.n_images} images; "
+                "expected N@stack.mrcs with N counted from 1"
+            )
 
 
 def input_files(stack: ParticleStack, config: InputConfig) -> list[Path]:

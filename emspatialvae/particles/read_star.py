@@ -18,9 +18,11 @@ Numbers = dict[str, NDArray[np.float64]]
 
 PARTICLE_BLOCKS = ("particles", "images", "")
 BEAM = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+FLAT_TOMO = "rlnTomoSubTomosAre2DStacks"
 OPTICS_NUMBERS = (
     "rlnOpticsGroup",
     "rlnImagePixelSize",
+    "rlnImageDimensionality",
     "rlnCtfDataArePhaseFlipped",
     "rlnCtfDataAreCtfPremultiplied",
     *BEAM,
@@ -45,16 +47,24 @@ STAR_CTF = {
 
 
 def particle_block(star: StarFile) -> StarBlock:
-    """The block that lists particle images.
+    """The block that lists particle images: one of RELION's names, else the only one with ``rlnImageName``, as RELION reads it.
 
     Raises
     ------
     ParticleFileError
-        There is none.
+        There is none, or there are several under other names.
     """
-    for block in star.blocks:
-        if block.name in PARTICLE_BLOCKS and "rlnImageName" in block.labels:
+    with_images = [block for block in star.blocks if "rlnImageName" in block.labels]
+    for block in with_images:
+        if block.name in PARTICLE_BLOCKS:
             return block
+    if len(with_images) == 1:
+        return with_images[0]
+    if with_images:
+        names = ", ".join(f"data_{block.name}" for block in with_images)
+        raise ParticleFileError(
+            f"{star.path}: several blocks list images ({names}); expected one, or one of the name data_particles; rename it"
+        )
     found = ", ".join(f"data_{block.name} with {len(block.labels)} labels" for block in star.blocks) or "nothing"
     raise ParticleFileError(
         f"{star.path}: no block of particles; found {found}, expected data_particles (or data_images, data_) "
@@ -70,6 +80,7 @@ def read_star_source(config: InputConfig) -> ParticleStack:
     # One pass over the file for all that is wanted of a million rows.
     texts, numbers = block.read(["rlnImageName"], [label for label in NUMBERS if label in block.labels])
     names, paths, file_of, index_of = _split_image_names(texts["rlnImageName"], star.path)
+    _check_no_subtomograms(star, block, texts["rlnImageName"])
     table = next((b for b in star.blocks if b.name == "optics"), None)
     if table is None:
         optics, optics_of, beam = _star_without_optics(block, numbers, config)
@@ -98,15 +109,44 @@ def read_star_source(config: InputConfig) -> ParticleStack:
     )
 
 
+def subtomograms(source: Path, how: str) -> ParticleFileError:
+    """Particles are volumes; ``how`` says what shows it."""
+    return ParticleFileError(
+        f"{source}: the particles are subtomograms, volumes ({how}); expected 2-D images; project each volume into one image of a "
+        "stack, and give a STAR file that names these (N@stack.mrcs)"
+    )
+
+
+def tilt_stacks(source: Path, name: str) -> ParticleFileError:
+    """Each particle is a stack of its own."""
+    return ParticleFileError(
+        f"{source}: each particle is a 2-D tilt stack of its own (a pseudo-subtomogram of RELION 4 or 5, the first is {name}); expected "
+        "one image per particle: average the tilts of each, or take one, into one stack, and name the images N@stack.mrcs"
+    )
+
+
+def _check_no_subtomograms(star: StarFile, block: StarBlock, names: list[str]) -> None:
+    """Refuse what the tables already say: RELION 4 and 5 list subtomograms without ``N@``, as volumes or as tilt stacks."""
+    whole = next((name for name in names if "@" not in name), None)
+    if whole is None or not any(label.startswith("rlnTomo") for label in block.labels):
+        return
+    general = next((b for b in star.blocks if b.name == "general" and FLAT_TOMO in b.labels), None)
+    flat = general.read(numbers=[FLAT_TOMO])[1][FLAT_TOMO].any() if general else "stack2d" in whole
+    raise tilt_stacks(star.path, whole) if flat else subtomograms(star.path, f"as {whole}")
+
+
 def _split_image_names(
     image_names: list[str], source: Path
 ) -> tuple[NDArray[Any], tuple[str, ...], NDArray[np.int32], NDArray[np.int64]]:
-    """``N@path`` to names, the paths that occur, and for each row the path's number and the 0-based image index."""
+    """``N@path`` to names, the paths that occur, and for each row the path's number and the 0-based image index.
+
+    A name without ``@`` is that of a file of one image: `load` looks whether it holds no more.
+    """
     codes: dict[str, int] = {}
     file_of, index_of = np.empty(len(image_names), np.int32), np.empty(len(image_names), np.int64)
     for row, name in enumerate(image_names):
-        number, at, path = name.partition("@")
-        if not (at and path and number.isdecimal() and int(number) > 0):
+        number, at, path = name.partition("@") if "@" in name else ("1", "", name)  # a file of one image, as in RELION
+        if not (path and number.isdecimal() and int(number) > 0):
             raise ParticleFileError(
                 f"{source}: image name {name!r} of particle {row + 1}; expected N@stack.mrcs with N counted from 1"
             )
@@ -127,6 +167,8 @@ def _star_optics(
     if len(row_of) < table.n_rows:
         twice = next(n for n in row_of if np.count_nonzero(optics["rlnOpticsGroup"] == n) > 1)
         raise ParticleFileError(f"{block.path}: data_optics lists optics group {twice} twice; repair the file")
+    if "rlnImageDimensionality" in optics and np.any(optics["rlnImageDimensionality"] == 3):
+        raise subtomograms(block.path, "rlnImageDimensionality is 3")
     if "rlnOpticsGroup" in numbers:
         group_of = numbers["rlnOpticsGroup"].astype(int)
     elif len(row_of) == 1:

@@ -585,7 +585,7 @@ def test_no_such_file(tmp_path):
     [
         ("3@sub", "4@sub", ["particle 3 is image 4 of sub/b.mrcs", "holds 3", "do not belong together"]),
         ("3@sub", "0@sub", ["'0@sub/b.mrcs' of particle 3", "expected N@stack.mrcs"]),
-        ("3@sub/b.mrcs", "b.mrcs", ["'b.mrcs' of particle 3", "expected N@stack.mrcs"]),
+        ("3@sub/b.mrcs", "sub/b.mrcs", ["'sub/b.mrcs' of particle 3", "expected N@stack.mrcs"]),
         ("3@sub/b.mrcs 1", "3@sub/b.mrcs 5", ["optics group 5", "[1, 7]", "repair"]),
         ("3@sub/b.mrcs 1", "3@sub/b.mrcs x", ["rlnOpticsGroup", "data_particles", "expected numbers"]),
         ("17000 17000", "17000 here", ["rlnDefocusV", "here", "expected numbers"]),
