@@ -97,9 +97,9 @@ def _shifts(table: ParticleTable) -> tuple[Floats, Floats]:
     if set(PROTECTED_SHIFT) <= set(table.names):
         moved = np.stack([table.read(numbers=PROTECTED_SHIFT)[1][name] for name in PROTECTED_SHIFT], 1)
         return geometry.from_relion(np.zeros(len(table)), moved, 1.0).shift_px, stack.pixel_size_A
-    if stack.pose is None or not np.any(stack.pose.shift_px):
+    if stack.pose is None or not np.any(np.nan_to_num(stack.pose.shift_px)):
         return np.zeros((len(table), 2)), stack.pixel_size_A
-    return stack.pose.scaled(stack.pixel_size_A).shift_px, stack.pixel_size_A
+    return np.nan_to_num(stack.pose.scaled(stack.pixel_size_A).shift_px), stack.pixel_size_A
 
 
 def ranks(table: ParticleTable) -> tuple[NDArray[np.intp], str]:

@@ -73,7 +73,7 @@ def load_particles(config: InputConfig, *, open_stacks: bool = True) -> Particle
     stack = read_folder_source(config) if path.is_dir() else READERS[path.suffix.lower()](config)
     if len(stack) == 0:
         raise ParticleFileError(f"{path}: the particle table is empty; expected at least one row")
-    stack = replace(stack, notes=(*stack.notes, *_notes_on_names(stack)))
+    stack = replace(stack, notes=(*stack.notes, *_notes_on_names(stack), *_notes_on_ctf(stack)))
     if config.limit is not None:
         stack = stack.subset(slice(config.limit))
     return open_stacks_of(stack, config) if open_stacks else stack
@@ -96,6 +96,12 @@ def _notes_on_names(stack: ParticleStack) -> Iterable[str]:
         values, counts = np.unique(pairs, return_counts=True)
         first = stack.names[np.flatnonzero(pairs == values[np.argmax(counts > 1)])[0]]
         yield f"{repeated} rows repeat an image that is listed before (the first is {first}); each row stays a particle"
+
+
+def _notes_on_ctf(stack: ParticleStack) -> Iterable[str]:
+    for odd, values, remark in () if stack.ctf is None else stack.ctf.oddities():
+        row = int(odd.argmax())
+        yield f"{int(odd.sum()):,} of {len(stack):,} particles have {values[row]:g} {remark} (the first is {stack.names[row]})"
 
 
 def find_stack(spelled: str, config: InputConfig) -> Path:

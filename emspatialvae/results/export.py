@@ -18,6 +18,7 @@ from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
 from emspatialvae.io import cs, star
 from emspatialvae.io.atomic import atomic_path, check_writable
+from emspatialvae.io.star_scan import MISSING
 from emspatialvae.particles.columns import (
     ANGLE,
     CLASS,
@@ -36,6 +37,10 @@ from emspatialvae.results.run_folder import RunDir
 if TYPE_CHECKING:
     import pandas as pd
 from emspatialvae.results.latents import known_scores, latents_table, open_text, read_csv
+
+
+UNKNOWN = {text.decode().lower() for text in MISSING} | {"inf", "infinity"}
+"""Cells without a number, signs left out."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,8 @@ def write_star(
     for column in columns:
         known = column.label in block.labels
         texts = block.columns(column.label)[column.label] if known else ["0"] * block.n_rows
+        # What the file itself does not know must not be written again: RELION would read a number.
+        texts = ["0" if text.lower().lstrip("+-") in UNKNOWN else text for text in texts]
         for row, (value, used) in enumerate(zip(column.values.tolist(), latents.used.tolist(), strict=True)):
             if used or column.label == USED[0]:
                 texts[row] = format(value, column.digits)

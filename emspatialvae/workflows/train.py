@@ -25,7 +25,7 @@ from emspatialvae.particles.load import input_files, load_particles
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.cache import PreparedImages, forget_other_caches, prepared_images
 from emspatialvae.preprocess.plan import decide
-from emspatialvae.preprocess.preparation import Portion, Preparation, file_poses
+from emspatialvae.preprocess.preparation import Portion, Preparation, file_poses, without_ctf
 from emspatialvae.results import export
 from emspatialvae.results.identity import Identity, check_stacks, rows_of
 from emspatialvae.results.own_files import never_began
@@ -227,7 +227,8 @@ def _train_run(
     order = _run_order(run, stack)
     stack_of_file, stack = stack, stack if order is None else stack.subset(order)
     images = open_images(run, stack, say=say)
-    bad = np.flatnonzero(~images.usable)
+    known = ~without_ctf(stack, manifest.preparation.ctf) if manifest.preparation.skip_bad_ctf else True
+    bad = np.flatnonzero(~images.usable & known)
     if len(bad):
         listed = ", ".join(str(name) for name in stack.names[bad[:5]])
         _report(
@@ -311,7 +312,7 @@ def _start_poses(config: RunConfig, stack: ParticleStack, preparation: Preparati
     """The file's poses where they are to be used, in prepared pixels."""
     if config.model.poses_fixed:
         return file_poses(stack, preparation, "--poses-fixed")
-    return file_poses(stack, preparation, "--init-poses") if config.train.init_poses else None
+    return file_poses(stack, preparation, "--init-poses", all_set=False) if config.train.init_poses else None
 
 
 def _check_signal(run: RunDir, trainer: "Trainer", stack: ParticleStack, say: Say) -> None:
