@@ -37,6 +37,9 @@ class InputConfig:
     """Pixel size in angstrom; needed only where the file does not say it."""
     limit: int | None = None
     """Use the first N particles only."""
+    strip_prefix: str | None = None
+    """What to leave out at the beginning of paths in the file, where the stacks were moved: /old/project/ makes /old/project/Extract/a.mrcs
+    Extract/a.mrcs. Stacks that were copied flat into --project-dir are found there by their names alone."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ every kind.
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from os.path import normpath
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ def _notes_on_ctf(stack: ParticleStack) -> Iterable[str]:
 def find_stack(spelled: str, config: InputConfig) -> Path:
     """Where a stack lies: in --project-dir, beside the metadata file, in the folders above it, in the current one.
 
-    What stands with the metadata goes before the current folder: a file of that name there may be another data set's.
+    Last of all by its bare name in --project-dir, as stacks are that were copied into one folder. What stands with the metadata goes before the current folder: a file of that name there may be another data set's.
 
     Raises
     ------
@@ -125,9 +126,35 @@ def find_stack(spelled: str, config: InputConfig) -> Path:
 
 
 def _places(spelled: str, config: InputConfig) -> list[Path]:
+    if config.strip_prefix and spelled.startswith(config.strip_prefix):
+        spelled = spelled.removeprefix(config.strip_prefix).lstrip("/")
     home = config.particles.absolute().parent
     roots = [*([config.project_dir] if config.project_dir else []), home, *home.parents, Path.cwd()]
-    return list(dict.fromkeys(root / spelled for root in roots))
+    places = [root / spelled for root in roots]
+    if config.project_dir:
+        places.append(config.project_dir / Path(spelled).name)
+    return list(dict.fromkeys(places))
+
+
+def _check_moved(stack: ParticleStack, config: InputConfig) -> None:
+    """Refuse stacks of one name in several folders of which one alone is left, and a prefix that is nowhere."""
+    if config.strip_prefix and not any(path.startswith(config.strip_prefix) for path in stack.paths):
+        raise ParticleFileError(
+            f"--strip-prefix {config.strip_prefix}: no path in {stack.source} begins so, the first is {stack.paths[0]}; give what it begins with"
+        )
+    if config.project_dir is None:
+        return
+    first: dict[Path, str] = {}
+    for spelled, file in zip(stack.paths, stack.files, strict=True):
+        if file.path != config.project_dir / Path(spelled).name:
+            continue
+        known = first.setdefault(file.path, spelled)
+        short, long = sorted((normpath(known), normpath(spelled)), key=len)
+        if short != long and not long.endswith(f"/{short}"):
+            raise ParticleFileError(
+                f"{stack.source}: {known} and {spelled} are two stacks, and {file.path} can be one of them only; copy them with their folders, "
+                "or under other names"
+            )
 
 
 def _notes_on_places(stack: ParticleStack) -> Iterable[str]:
@@ -169,6 +196,7 @@ def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
             f"{stack.source}: particle {row + 1} is image {stack.index_of[row] + 1} of {stack.paths[stack.file_of[row]]}, "
             f"which holds {sizes[stack.file_of[row]]}; the stack and the file do not belong together"
         )
+    _check_moved(stack, config)
     if stack.kind == "star":
         _check_are_images(stack)
     for file in files:

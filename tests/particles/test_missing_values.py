@@ -93,7 +93,7 @@ def test_single_rows_are_named_and_stop_only_what_needs_them(here, word):
 
 def test_an_optics_group_is_always_needed(here):
     for word in ("<NA>", "x"):
-        with pytest.raises(ParticleFileError, match="rlnOpticsGroup.*data_particles.*particle 4; expected numbers"):
+        with pytest.raises(ParticleFileError, match=r"rlnOpticsGroup.*data_particles.*particle 4; expected numbers"):
             load(here, {"rlnOpticsGroup": {3: word}})
 
 
