@@ -28,6 +28,8 @@ CS_COORDINATES = (
     "location/micrograph_shape",
 )
 
+CS_MICROGRAPH_PIXEL = "location/micrograph_psize_A"
+
 
 @dataclass(frozen=True)
 class Coordinates:

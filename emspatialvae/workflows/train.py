@@ -30,6 +30,7 @@ from emspatialvae.results import export
 from emspatialvae.results.identity import Identity, check_stacks, rows_of
 from emspatialvae.results.own_files import never_began
 from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.workflows.export import said_of_names
 from emspatialvae.workflows.progress import Say
 
 if TYPE_CHECKING:
@@ -40,7 +41,17 @@ if TYPE_CHECKING:
 BASIS_PARTICLES, BASIS_BATCH = 20_000, 500
 """Particles that the steerable basis is learned from, and how many at a time."""
 
-RESUMABLE = {"particles", "project_dir", "epochs", "max_epochs", "patience", "checkpoint_minutes", "device", "threads"}
+RESUMABLE = {
+    "particles",
+    "project_dir",
+    "strip_prefix",
+    "epochs",
+    "max_epochs",
+    "patience",
+    "checkpoint_minutes",
+    "device",
+    "threads",
+}
 """Settings that may change when a run is resumed: where things lie, how long to train."""
 
 
@@ -465,6 +476,8 @@ def finish_run(
     own = " (for emsvae's own commands: RELION reads no pictures)" if stack.of_pictures else ""
     drawn = f", figures in {run.figures}" if figures else ""
     _report(run, say, f"results: {run.latents}, {run.star}{own}{table}{drawn}")
+    if stack.kind == "cs" and (sentence := said_of_names(stack, run.path)):
+        _report(run, say, sentence)
 
 
 def _draw(
