@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ def here(tmp_path, monkeypatch, no_figures) -> Path:
     return tmp_path
 
 
-def write_star(here, defocus_A=20_000.0, **optics) -> Path:
+def write_star(here, defocus_A: Any = 20_000.0, **optics: Any) -> Path:
     groups = {"rlnOpticsGroup": 1, "rlnOpticsGroupName": "one", "rlnImagePixelSize": 4.0, "rlnVoltage": 300.0}
     groups |= {"rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1, **optics}
     names = [f"{i + 1}@s.mrcs" for i in range(N)]

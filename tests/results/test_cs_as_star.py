@@ -264,7 +264,8 @@ def test_what_has_no_coordinates_is_refused(here, emsvae):
 def micrograph_with_dots(centres, size=256):
     """A micrograph with a Gaussian of s.d. 2 px at each place (x, y)."""
     y, x = np.mgrid[:size, :size].astype(float)
-    return sum(np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 8) for cx, cy in centres).astype("f4")
+    dots = [np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 8) for cx, cy in centres]
+    return np.sum(dots, axis=0).astype("f4")
 
 
 def test_boxes_extracted_anew_are_centred(tmp_path, monkeypatch):
