@@ -97,7 +97,7 @@ def _star_cells(
     table: ParticleTable, stack: ParticleStack, poses: Poses, xy_px: Floats, moved_A: Floats, used: NDArray[np.bool_]
 ) -> dict[str, list[str]]:
     """Coordinates, and the offsets of the file's own poses where those stay; rows that were not used as they are."""
-    new = dict(zip(STAR_COORDINATES[1:], xy_px.T, strict=True))
+    new: dict[str, Floats] = dict(zip(STAR_COORDINATES[1:], xy_px.T, strict=True))
     if isinstance(table, StarTable) and export.protects_poses(stack, poses):
         for labels, unit_A in ((ORIGIN_A, 1.0), (ORIGIN_PX, stack.pixel_size_A)):
             for label, moved in zip(labels, moved_A.T, strict=True):
