@@ -37,6 +37,9 @@ class InputConfig:
     """Pixel size in angstrom; needed only where the file does not say it."""
     limit: int | None = None
     """Use the first N particles only."""
+    strip_prefix: str | None = None
+    """What to leave out at the beginning of paths in the file, where the stacks were moved: /old/project/ makes /old/project/Extract/a.mrcs
+    Extract/a.mrcs. Stacks that were copied flat into --project-dir are found there by their names alone."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class PrepareConfig:
     ctf: Literal["auto", "full", "phase-flip", "none"] = "auto"
     """full: multiply the images by their CTF and put its square into the likelihood (steerable engine); phase-flip: make its
     sign positive; none: leave the CTF alone; auto: full, or phase-flip for the coordinate engine, where parameters are known."""
+    skip_bad_ctf: bool = False
+    """Leave out particles whose CTF parameters are missing or impossible, and mark them (emsvaeUsed 0), instead of stopping."""
     hot_pixel_sd: float = 6.0
     """Lone pixels that stand out by this many s.d. are replaced by the median of their neighbours; 0 = never."""
     highpass_A: Annotated[float | None, arg(name="highpass-a")] = None

@@ -23,6 +23,8 @@ class InferCommand:
     """Where to write: a name ending in .star, .cs or .csv."""
     poses: Poses = "auto"
     """As in `emsvae train`."""
+    skip_bad_ctf: bool = False
+    """As in `emsvae train` [default: as the run was trained]."""
     device: Device = "auto"
     """Where to compute; the run may have been trained elsewhere."""
     force: bool = False
@@ -35,5 +37,13 @@ def main(argv: list[str]) -> int:
     from emspatialvae.results.run_folder import RunDir
     from emspatialvae.workflows.infer import infer_other
 
-    infer_other(RunDir(asked.run), asked.input, asked.out, poses=asked.poses, device=asked.device, force=asked.force)
+    infer_other(
+        RunDir(asked.run),
+        asked.input,
+        asked.out,
+        poses=asked.poses,
+        skip_bad_ctf=asked.skip_bad_ctf,
+        device=asked.device,
+        force=asked.force,
+    )
     return 0

@@ -22,6 +22,8 @@ class InfoCommand:
     """As in `emsvae train`."""
     pixel_size_A: Annotated[float | None, arg(name="pixel-size-a")] = None
     """As in `emsvae train`."""
+    strip_prefix: str | None = None
+    """As in `emsvae train`."""
     box: int | None = None
     """As in `emsvae train`."""
 
@@ -34,6 +36,8 @@ def main(argv: list[str]) -> int:
     if (asked.source / "config.json").is_file():
         print(info.run_text(asked.source))
     else:
-        source = InputConfig(asked.source, asked.project_dir, asked.passthrough, asked.pixel_size_A)
+        source = InputConfig(
+            asked.source, asked.project_dir, asked.passthrough, asked.pixel_size_A, strip_prefix=asked.strip_prefix
+        )
         print(info.particles_text(source, PrepareConfig(box=asked.box)))
     return 0

@@ -19,6 +19,8 @@ BLOCK = 1 << 17
 """Numbers worked on at once, so that they stay in the processor's cache and memory stays bounded."""
 MAX_DEFOCUS_A = 200_000.0
 """20 um; nobody collects particles beyond it."""
+USUAL_VOLTAGE_KV, USUAL_CS_MM, USUAL_DEFOCUS_A = (30.0, 1500.0), 10.0, (500.0, 150_000.0)
+"""What microscopes have; beyond it numbers are most likely in another unit."""
 NEEDED = ("defocus_u_A", "voltage_kV", "cs_mm")
 """There is no CTF without these; RELION refuses a file without voltage or Cs (``ObservationModel``)."""
 
@@ -49,6 +51,49 @@ class CtfParams:
     def turned(self, angle_rad: Floats) -> "CtfParams":
         """The CTFs of the same images turned by angles [n], from +x towards +y: astigmatism turns along, all else is round."""
         return replace(self, astigmatism_rad=self.astigmatism_rad + angle_rad)
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """True for particles whose parameters are all there and none of which is absurd; shape [n]."""
+        usable = self.known
+        for bad, _, _ in self.absurdities():
+            usable = usable & ~bad
+        return usable
+
+    def with_typical(self, rows: NDArray[np.bool_]) -> "CtfParams":
+        """The same with parameters that any formula can take in some of the rows [n]."""
+        typical = CtfParams(*(np.full(len(self), value) for value in (15_000.0, 15_000.0, 0.0, 0.0, 300.0, 2.7, 0.1)))
+        return CtfParams(
+            **{name: np.where(rows, getattr(typical, name), values) for name, values in vars(self).items()}
+        )
+
+    def oddities(self) -> Iterator[tuple[NDArray[np.bool_], Floats, str]]:
+        """Whatever is possible but unusual, as a wrong unit makes it: which particles, the values [n], and a remark on them."""
+        defocus_A = (self.defocus_u_A + self.defocus_v_A) / 2
+        if not np.nan_to_num(defocus_A).any():
+            return  # projections, which have no CTF
+        low_kV, high_kV = USUAL_VOLTAGE_KV
+        low_A, high_A = USUAL_DEFOCUS_A
+        volts = "; if it is in volts, divide it by 1,000" if np.nanmax(self.voltage_kV, initial=0) > high_kV else ""
+        small = np.nanmax(np.abs(defocus_A)) < low_A
+        unit = "; if it is in micrometres, multiply it by 10,000, if in nanometres, by 10" if small else ""
+        for values, odd, remark in (
+            (
+                self.voltage_kV,
+                ~((self.voltage_kV >= low_kV) & (self.voltage_kV <= high_kV)),
+                f"kV as voltage, expected {low_kV:g} to {high_kV:,g} kV{volts}",
+            ),
+            (self.cs_mm, np.abs(self.cs_mm) > USUAL_CS_MM, f"mm as Cs, expected at most {USUAL_CS_MM:g} mm"),
+            (self.cs_mm, self.cs_mm < 0, "mm as Cs: negative, as only a corrector makes it"),
+            (
+                defocus_A,
+                ~((defocus_A >= low_A) & (defocus_A <= high_A)),
+                f"A as mean defocus, expected {low_A:g} to {high_A:,.0f} A (underfocus is positive){unit}",
+            ),
+        ):
+            odd = odd & np.isfinite(values)
+            if odd.any():
+                yield odd, values, remark
 
     def absurdities(self) -> Iterator[tuple[NDArray[np.bool_], Floats, str]]:
         """Whatever no microscope has: which particles (at least one of [n]), the values [n], and what is wrong with them."""

@@ -119,6 +119,11 @@ class Pose2D:
     def __len__(self) -> int:
         return len(self.theta_rad)
 
+    @property
+    def unset(self) -> NDArray[np.bool_]:
+        """True where the file that the poses are from says none; shape [n]."""
+        return ~(np.isfinite(self.theta_rad) & np.isfinite(self.shift_px).all(1))
+
     def __getitem__(self, rows: Any) -> "Pose2D":
         return Pose2D(self.theta_rad[rows], self.shift_px[rows])
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.io.star_text import line_chunks, words
 
+MISSING = {b"<NA>", b"NA", b"N/A", b"None", b"none", b"null", b"NULL", b"nan", b"NaN", b"NAN", b""}
+"""How programs write that a number is missing."""
 _VERSION = re.compile(rb"#\s*version\s+(\d+)")
 
 
@@ -57,9 +59,11 @@ class StarBlock:
         return self.read(texts=labels)[0]
 
     def read(
-        self, texts: Sequence[str] = (), numbers: Sequence[str] = ()
+        self, texts: Sequence[str] = (), numbers: Sequence[str] = (), *, lenient: bool = False
     ) -> tuple[dict[str, list[str]], dict[str, NDArray[np.float64]]]:
         """Read columns in one pass, some as they are written and some as numbers: label -> [n_rows], for both.
+
+        Numbers that are missing (`MISSING`) are NaN; ``lenient``, so is any other text among them.
 
         The number of columns of **every** row is checked here (and in `write_with_columns`), not by `StarFile.read`.
 
@@ -85,18 +89,25 @@ class StarBlock:
                 column = b"\n".join([row[at[label]] for row in rows])
                 cells[label] += column.decode("utf-8", "surrogateescape").split("\n")
             for label in numbers:
-                values[label].append(self._as_numbers(label, [row[at[label]] for row in rows]))
+                column = [row[at[label]] for row in rows]
+                values[label].append(self._as_numbers(label, column, n_rows - len(rows), lenient=lenient))
         self.check_n_rows(n_rows)
         return cells, {label: np.concatenate(parts) for label, parts in values.items()}
 
-    def _as_numbers(self, label: str, column: list[bytes]) -> NDArray[np.float64]:
+    def _as_numbers(self, label: str, column: list[bytes], rows_before: int, *, lenient: bool) -> NDArray[np.float64]:
         try:
             return np.array(column).astype(np.float64)
         except ValueError:
-            text = next(cell for cell in column if not _is_number(cell)).decode("utf-8", "replace")
+            wrong = [row for row, cell in enumerate(column) if not _is_number(cell)]
+        text = next((row for row in wrong if column[row] not in MISSING), None)
+        if text is not None and not lenient:
+            shown = column[text].decode("utf-8", "replace")[:60]
             raise ParticleFileError(
-                f"{self.path}: column {label} of data_{self.name} holds text ({text[:60]!r}); expected numbers"
-            ) from None
+                f"{self.path}: column {label} of data_{self.name} holds text ({shown!r}) in row {rows_before + text + 1:,}; expected numbers"
+            )
+        for row in wrong:
+            column[row] = b"nan"
+        return np.array(column).astype(np.float64)
 
     def _rows(self) -> Iterator[list[list[bytes]]]:
         """Chunks of at least one row, each split into cells, comments left out and counts checked."""

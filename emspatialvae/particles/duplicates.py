@@ -19,9 +19,15 @@ from emspatialvae.imaging.arrays import Floats
 from emspatialvae.particles import columns
 from emspatialvae.particles.read_cs import read_cs_source
 from emspatialvae.particles.read_star import read_star_source
-from emspatialvae.particles.table import CS_COORDINATES, STAR_COORDINATES, ParticleTable
+from emspatialvae.particles.table import (
+    CS_COORDINATES,
+    CS_MICROGRAPH_PIXEL,
+    STAR_COORDINATES,
+    Coordinates,
+    ParticleTable,
+)
 
-MICROGRAPH_PIXELS = ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize", "location/micrograph_psize_A")
+MICROGRAPH_PIXELS = ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize", CS_MICROGRAPH_PIXEL)
 PROTECTED_SHIFT = tuple(map(columns.kept_apart, columns.ORIGIN_A))
 """Where our shifts are when a 3-D refinement's own were not to be overwritten."""
 _JUNK, _PEAK = columns.SCORES["junk"], columns.SCORES["peak_weight"]
@@ -66,28 +72,38 @@ def particle_centers(table: ParticleTable, micrograph_pixel_size_A: float | None
     ParticleFileError
         No coordinates in the file, or no pixel size.
     """
-    picked = table.coordinates()
-    if picked is None:
-        wanted = STAR_COORDINATES if table.suffix == ".star" else CS_COORDINATES
-        raise ParticleFileError(
-            f"{table.path}: duplicates are found by coordinates; expected {', '.join(wanted)}, and the file has not all of them"
-        )
+    picked = picks(table, "duplicates are found by coordinates")
     shift_A, image_pixel_A = _shifts(table)
-    known = next((name for name in MICROGRAPH_PIXELS if name in table.names), None)
-    if micrograph_pixel_size_A is not None:
-        pixel_A, source = np.full(len(table), micrograph_pixel_size_A), "as given"
-    elif known is not None:
-        pixel_A, source = table.read(numbers=(known,))[1][known].astype(np.float64), known
-    else:
-        pixel_A, source = image_pixel_A, "that of the particle images, as the file names no other"
+    pixel_A, source = micrograph_pixels(table, image_pixel_A, micrograph_pixel_size_A)
     xy_A = picked.xy_px * pixel_A[:, None] + shift_A
     if not (np.isfinite(xy_A).all() and np.all(pixel_A > 0)):
         raise ParticleFileError(
             f"{table.path}: distances in angstrom need the pixel size, and coordinates and shifts that are numbers; "
             "give --micrograph-pixel-size-a, or repair the file"
         )
+    return Centers(picked.micrograph_of, xy_A, source)
+
+
+def picks(table: ParticleTable, why: str) -> Coordinates:
+    """The coordinates of a file; ParticleFileError where it has none, ``why`` they are asked for."""
+    picked = table.coordinates()
+    if picked is None:
+        wanted = STAR_COORDINATES if table.suffix == ".star" else CS_COORDINATES
+        raise ParticleFileError(f"{table.path}: {why}; expected {', '.join(wanted)}, and the file has not all of them")
+    return picked
+
+
+def micrograph_pixels(table: ParticleTable, image_pixel_A: Floats, given_A: float | None) -> tuple[Floats, str]:
+    """Pixel size [n] that coordinates are in, and where it came from: the one given, the file's own, or that of the images [n]."""
+    known = next((name for name in MICROGRAPH_PIXELS if name in table.names), None)
+    if given_A is not None:
+        pixel_A, source = np.full(len(table), given_A), "as given"
+    elif known is not None:
+        pixel_A, source = table.read(numbers=(known,))[1][known].astype(np.float64), known
+    else:
+        pixel_A, source = image_pixel_A, "that of the particle images, as the file names no other"
     sizes = " to ".join(f"{size:.4g}" for size in dict.fromkeys((pixel_A.min(), pixel_A.max())))
-    return Centers(picked.micrograph_of, xy_A, f"{sizes} A ({source})")
+    return pixel_A, f"{sizes} A ({source})"
 
 
 def _shifts(table: ParticleTable) -> tuple[Floats, Floats]:
@@ -97,9 +113,9 @@ def _shifts(table: ParticleTable) -> tuple[Floats, Floats]:
     if set(PROTECTED_SHIFT) <= set(table.names):
         moved = np.stack([table.read(numbers=PROTECTED_SHIFT)[1][name] for name in PROTECTED_SHIFT], 1)
         return geometry.from_relion(np.zeros(len(table)), moved, 1.0).shift_px, stack.pixel_size_A
-    if stack.pose is None or not np.any(stack.pose.shift_px):
+    if stack.pose is None or not np.any(np.nan_to_num(stack.pose.shift_px)):
         return np.zeros((len(table), 2)), stack.pixel_size_A
-    return stack.pose.scaled(stack.pixel_size_A).shift_px, stack.pixel_size_A
+    return np.nan_to_num(stack.pose.scaled(stack.pixel_size_A).shift_px), stack.pixel_size_A
 
 
 def ranks(table: ParticleTable) -> tuple[NDArray[np.intp], str]:

@@ -29,7 +29,7 @@ def find_particle(names: NDArray[Any], wanted: str) -> int:
     images = [_parsed(name) for name in names.tolist()]
     paths = {p for _, p in images}
     fitting = {path} if path in paths else {p for p in paths if _ends_with(p, path)}
-    stack = [(n, row) for row, (n, p) in enumerate(images) if p in fitting and n is not None]
+    stack = [(n, row) for row, (n, p) in enumerate(images) if p in fitting and (n is None) == (number is None)]
     rows = {images[row]: row for n, row in reversed(stack) if n == number}
     if len(rows) == 1:
         return next(iter(rows.values()))
@@ -38,8 +38,8 @@ def find_particle(names: NDArray[Any], wanted: str) -> int:
         others = " or others" if len(rows) > 2 else ""
         raise EmsvaeError(f"{wanted!r} may be {names[first]} or {names[second]}{others}; give more of the path")
     if number is not None and stack:
-        nearest = min(stack, key=lambda found: abs(found[0] - number))[1]
-        numbers = [n for n, _ in stack]
+        nearest = min(stack, key=lambda found: abs((found[0] or 0) - number))[1]
+        numbers = [n or 0 for n, _ in stack]
         raise EmsvaeError(
             f"no particle {wanted!r}: the run has {len(stack):,} of that stack, {min(numbers)} to {max(numbers)}; the nearest is "
             f"{names[nearest]}"

@@ -7,6 +7,7 @@ every kind.
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from os.path import normpath
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from emspatialvae.io.images import channels_of, open_images
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.read_cs import CS_CTF, read_cs_source
 from emspatialvae.particles.read_images import read_folder_source, read_npy_source, read_stack_source
-from emspatialvae.particles.read_star import BEAM, STAR_CTF, particle_block, read_star_source
+from emspatialvae.particles.read_star import BEAM, STAR_CTF, particle_block, read_star_source, subtomograms, tilt_stacks
 from emspatialvae.particles.stack import ParticleStack
 
 
@@ -73,7 +74,7 @@ def load_particles(config: InputConfig, *, open_stacks: bool = True) -> Particle
     stack = read_folder_source(config) if path.is_dir() else READERS[path.suffix.lower()](config)
     if len(stack) == 0:
         raise ParticleFileError(f"{path}: the particle table is empty; expected at least one row")
-    stack = replace(stack, notes=(*stack.notes, *_notes_on_names(stack)))
+    stack = replace(stack, notes=(*stack.notes, *_notes_on_names(stack), *_notes_on_ctf(stack)))
     if config.limit is not None:
         stack = stack.subset(slice(config.limit))
     return open_stacks_of(stack, config) if open_stacks else stack
@@ -98,17 +99,23 @@ def _notes_on_names(stack: ParticleStack) -> Iterable[str]:
         yield f"{repeated} rows repeat an image that is listed before (the first is {first}); each row stays a particle"
 
 
+def _notes_on_ctf(stack: ParticleStack) -> Iterable[str]:
+    for odd, values, remark in () if stack.ctf is None else stack.ctf.oddities():
+        row = int(odd.argmax())
+        yield f"{int(odd.sum()):,} of {len(stack):,} particles have {values[row]:g} {remark} (the first is {stack.names[row]})"
+
+
 def find_stack(spelled: str, config: InputConfig) -> Path:
-    """Where a stack lies: as given, in --project-dir, beside the metadata file, in the folders above it.
+    """Where a stack lies: in --project-dir, beside the metadata file, in the folders above it, in the current one.
+
+    Last of all by its bare name in --project-dir, as stacks are that were copied into one folder. What stands with the metadata goes before the current folder: a file of that name there may be another data set's.
 
     Raises
     ------
     ParticleFileError
         Nowhere; the message lists every place that was tried.
     """
-    home = config.particles.absolute().parent
-    roots = [Path.cwd(), *([config.project_dir] if config.project_dir else []), home, *home.parents]
-    tried = list(dict.fromkeys(root / spelled for root in roots))
+    tried = _places(spelled, config)
     for place in tried:
         if place.is_file():
             return place
@@ -116,6 +123,51 @@ def find_stack(spelled: str, config: InputConfig) -> Path:
     raise ParticleFileError(
         f"{config.particles}: stack {spelled} not found; tried {places}; say where the project lies with --project-dir"
     )
+
+
+def _places(spelled: str, config: InputConfig) -> list[Path]:
+    if config.strip_prefix and spelled.startswith(config.strip_prefix):
+        spelled = spelled.removeprefix(config.strip_prefix).lstrip("/")
+    home = config.particles.absolute().parent
+    roots = [*([config.project_dir] if config.project_dir else []), home, *home.parents, Path.cwd()]
+    places = [root / spelled for root in roots]
+    if config.project_dir:
+        places.append(config.project_dir / Path(spelled).name)
+    return list(dict.fromkeys(places))
+
+
+def _check_moved(stack: ParticleStack, config: InputConfig) -> None:
+    """Refuse stacks of one name in several folders of which one alone is left, and a prefix that is nowhere."""
+    if config.strip_prefix and not any(path.startswith(config.strip_prefix) for path in stack.paths):
+        raise ParticleFileError(
+            f"--strip-prefix {config.strip_prefix}: no path in {stack.source} begins so, the first is {stack.paths[0]}; give what it begins with"
+        )
+    if config.project_dir is None:
+        return
+    first: dict[Path, str] = {}
+    for spelled, file in zip(stack.paths, stack.files, strict=True):
+        if file.path != config.project_dir / Path(spelled).name:
+            continue
+        known = first.setdefault(file.path, spelled)
+        short, long = sorted((normpath(known), normpath(spelled)), key=len)
+        if short != long and not long.endswith(f"/{short}"):
+            raise ParticleFileError(
+                f"{stack.source}: {known} and {spelled} are two stacks, and {file.path} can be one of them only; copy them with their folders, "
+                "or under other names"
+            )
+
+
+def _notes_on_places(stack: ParticleStack) -> Iterable[str]:
+    """Where a file of the same name, but another one, lies in the current folder."""
+    others = [
+        (file.path, here)
+        for spelled, file in zip(stack.paths, stack.files, strict=True)
+        if (here := Path.cwd() / spelled).is_file() and not here.samefile(file.path)
+    ]
+    if others:
+        found, here = others[0]
+        more = f" (so do {len(others) - 1:,} others)" if len(others) > 1 else ""
+        yield f"{found} is read, not {here}, which has the same name{more}; --project-dir decides otherwise"
 
 
 def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
@@ -144,6 +196,9 @@ def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
             f"{stack.source}: particle {row + 1} is image {stack.index_of[row] + 1} of {stack.paths[stack.file_of[row]]}, "
             f"which holds {sizes[stack.file_of[row]]}; the stack and the file do not belong together"
         )
+    _check_moved(stack, config)
+    if stack.kind == "star":
+        _check_are_images(stack)
     for file in files:
         if file.width != file.height:
             raise ParticleFileError(
@@ -153,7 +208,32 @@ def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
             raise ParticleFileError(
                 f"{file.path}: images of {channels_of(file)} channel(s) beside others of {stack.channels}; take them apart"
             )
-    return stack
+    return replace(stack, notes=(*stack.notes, *_notes_on_places(stack)))
+
+
+def _check_are_images(stack: ParticleStack) -> None:
+    """Refuse volumes and tilt stacks that a STAR file lists as if they were images.
+
+    Raises
+    ------
+    ParticleFileError
+        A name without a number before ``@`` of a file with several images; a volume under an image name.
+    """
+    counted = np.array(["@" in name for name in stack.names.tolist()])
+    for number, file in enumerate(stack.files):
+        here = np.flatnonzero(stack.file_of == number)
+        cubic = 1 < file.n_images == file.width == file.height
+        whole = here[~counted[here]]
+        if cubic and (len(whole) or (file.path.suffix == ".mrc" and not stack.index_of[here].any())):
+            raise subtomograms(stack.source, f"{file.path} is {file.width} x {file.height} x {file.n_images}")
+        if len(whole) and file.n_images > 1:
+            name = str(stack.names[whole[0]])
+            if "stack2d" in name:
+                raise tilt_stacks(stack.source, name)
+            raise ParticleFileError(
+                f"{stack.source}: image name {name!r} of particle {whole[0] + 1} says no number, and the file holds {file.n_images} images; "
+                "expected N@stack.mrcs with N counted from 1"
+            )
 
 
 def input_files(stack: ParticleStack, config: InputConfig) -> list[Path]:

@@ -18,9 +18,12 @@ Numbers = dict[str, NDArray[np.float64]]
 
 PARTICLE_BLOCKS = ("particles", "images", "")
 BEAM = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+ANGLES, UNSET = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), -999.0
+FLAT_TOMO = "rlnTomoSubTomosAre2DStacks"
 OPTICS_NUMBERS = (
     "rlnOpticsGroup",
     "rlnImagePixelSize",
+    "rlnImageDimensionality",
     "rlnCtfDataArePhaseFlipped",
     "rlnCtfDataAreCtfPremultiplied",
     *BEAM,
@@ -45,16 +48,24 @@ STAR_CTF = {
 
 
 def particle_block(star: StarFile) -> StarBlock:
-    """The block that lists particle images.
+    """The block that lists particle images: one of RELION's names, else the only one with ``rlnImageName``, as RELION reads it.
 
     Raises
     ------
     ParticleFileError
-        There is none.
+        There is none, or there are several under other names.
     """
-    for block in star.blocks:
-        if block.name in PARTICLE_BLOCKS and "rlnImageName" in block.labels:
+    with_images = [block for block in star.blocks if "rlnImageName" in block.labels]
+    for block in with_images:
+        if block.name in PARTICLE_BLOCKS:
             return block
+    if len(with_images) == 1:
+        return with_images[0]
+    if with_images:
+        names = ", ".join(f"data_{block.name}" for block in with_images)
+        raise ParticleFileError(
+            f"{star.path}: several blocks list images ({names}); expected one, or one of the name data_particles; rename it"
+        )
     found = ", ".join(f"data_{block.name} with {len(block.labels)} labels" for block in star.blocks) or "nothing"
     raise ParticleFileError(
         f"{star.path}: no block of particles; found {found}, expected data_particles (or data_images, data_) "
@@ -68,8 +79,10 @@ def read_star_source(config: InputConfig) -> ParticleStack:
     block = particle_block(star)
     notes = ["line ends are CRLF, which RELION cannot read; what is written back has LF"] if star.crlf else []
     # One pass over the file for all that is wanted of a million rows.
-    texts, numbers = block.read(["rlnImageName"], [label for label in NUMBERS if label in block.labels])
+    texts, numbers = block.read(["rlnImageName"], [label for label in NUMBERS if label in block.labels], lenient=True)
+    notes += _without_missing(block, numbers)
     names, paths, file_of, index_of = _split_image_names(texts["rlnImageName"], star.path)
+    _check_no_subtomograms(star, block, texts["rlnImageName"])
     table = next((b for b in star.blocks if b.name == "optics"), None)
     if table is None:
         optics, optics_of, beam = _star_without_optics(block, numbers, config)
@@ -92,26 +105,95 @@ def read_star_source(config: InputConfig) -> ParticleStack:
         optics_of=optics_of,
         ctf=ctf,
         pose=_star_pose(numbers, np.array([group.pixel_size_A for group in optics])[optics_of]),
-        has_3d_pose=any(np.any(numbers[label] != 0) for label in ("rlnAngleRot", "rlnAngleTilt") if label in numbers),
+        has_3d_pose=any(
+            np.any(np.nan_to_num(numbers[label]) != 0) for label in ("rlnAngleRot", "rlnAngleTilt") if label in numbers
+        ),
         metadata=star,
         notes=(*notes, *assumed),
     )
 
 
+def subtomograms(source: Path, how: str) -> ParticleFileError:
+    """Particles are volumes; ``how`` says what shows it."""
+    return ParticleFileError(
+        f"{source}: the particles are subtomograms, volumes ({how}); expected 2-D images; project each volume into one image of a "
+        "stack, and give a STAR file that names these (N@stack.mrcs)"
+    )
+
+
+def tilt_stacks(source: Path, name: str) -> ParticleFileError:
+    """Each particle is a stack of its own."""
+    return ParticleFileError(
+        f"{source}: each particle is a 2-D tilt stack of its own (a pseudo-subtomogram of RELION 4 or 5, the first is {name}); expected "
+        "one image per particle: average the tilts of each, or take one, into one stack, and name the images N@stack.mrcs"
+    )
+
+
+def _check_no_subtomograms(star: StarFile, block: StarBlock, names: list[str]) -> None:
+    """Refuse what the tables already say: RELION 4 and 5 list subtomograms without ``N@``, as volumes or as tilt stacks."""
+    whole = next((name for name in names if "@" not in name), None)
+    if whole is None or not any(label.startswith("rlnTomo") for label in block.labels):
+        return
+    general = next((b for b in star.blocks if b.name == "general" and FLAT_TOMO in b.labels), None)
+    flat = general.read(numbers=[FLAT_TOMO])[1][FLAT_TOMO].any() if general else "stack2d" in whole
+    raise tilt_stacks(star.path, whole) if flat else subtomograms(star.path, f"as {whole}")
+
+
 def _split_image_names(
     image_names: list[str], source: Path
 ) -> tuple[NDArray[Any], tuple[str, ...], NDArray[np.int32], NDArray[np.int64]]:
-    """``N@path`` to names, the paths that occur, and for each row the path's number and the 0-based image index."""
+    """``N@path`` to names, the paths that occur, and for each row the path's number and the 0-based image index.
+
+    A name without ``@`` is that of a file of one image: `load` looks whether it holds no more.
+    """
     codes: dict[str, int] = {}
     file_of, index_of = np.empty(len(image_names), np.int32), np.empty(len(image_names), np.int64)
     for row, name in enumerate(image_names):
-        number, at, path = name.partition("@")
-        if not (at and path and number.isdecimal() and int(number) > 0):
+        number, _, path = name.partition("@") if "@" in name else ("1", "", name)  # a file of one image, as in RELION
+        if not (path and number.isdecimal() and int(number) > 0):
             raise ParticleFileError(
                 f"{source}: image name {name!r} of particle {row + 1}; expected N@stack.mrcs with N counted from 1"
             )
         file_of[row], index_of[row] = codes.setdefault(path, len(codes)), int(number) - 1
     return np.array(image_names, dtype=object), tuple(codes), file_of, index_of
+
+
+def _without_missing(block: StarBlock, numbers: Numbers) -> list[str]:
+    """Take out columns that hold no number at all, and the angles -999 that stand for "not set"; a sentence for each.
+
+    Numbers that are missing in some rows stay NaN there.
+
+    Raises
+    ------
+    ParticleFileError
+        Particles without an optics group.
+    """
+    notes = []
+    for label in list(numbers):
+        column = numbers[label]
+        unset = column == UNSET if label in ANGLES else np.zeros(len(column), bool)
+        column[unset] = np.nan
+        bad = np.flatnonzero(~np.isfinite(column))
+        if not len(bad):
+            continue
+        shown = (
+            "-999, which stands for unset," if unset[bad[0]] else f"no number ({block.columns(label)[label][bad[0]]!r})"
+        )
+        where = f"{label} is {shown}" if unset[bad[0]] else f"{label} holds {shown}"
+        if label == "rlnOpticsGroup":
+            raise ParticleFileError(
+                f"{block.path}: {where} in {len(bad):,} of {len(column):,} rows of data_{block.name}, the first is particle "
+                f"{bad[0] + 1}; expected numbers of data_optics; repair the file"
+            )
+        if len(bad) == len(column):
+            del numbers[label]
+            notes.append(f"{where} in every row: the column counts as absent")
+        else:
+            column[bad] = np.nan
+            notes.append(
+                f"{where} in {len(bad):,} of {len(column):,} rows, the first is particle {bad[0] + 1}: missing there"
+            )
+    return notes
 
 
 def _star_optics(
@@ -122,13 +204,17 @@ def _star_optics(
     named = [label for label in ("rlnOpticsGroupName",) if label in table.labels]
     if "rlnOpticsGroup" not in table.labels:
         raise ParticleFileError(f"{block.path}: data_optics has no rlnOpticsGroup; repair the file")
-    texts, optics = table.read(named, wanted)
+    texts, optics = table.read(named, wanted, lenient=True)
+    if not np.isfinite(optics["rlnOpticsGroup"]).all():
+        raise ParticleFileError(f"{block.path}: an optics group in data_optics has no number; repair the file")
     row_of = {int(number): row for row, number in enumerate(optics["rlnOpticsGroup"])}
     if len(row_of) < table.n_rows:
         twice = next(n for n in row_of if np.count_nonzero(optics["rlnOpticsGroup"] == n) > 1)
         raise ParticleFileError(f"{block.path}: data_optics lists optics group {twice} twice; repair the file")
+    if "rlnImageDimensionality" in optics and np.any(optics["rlnImageDimensionality"] == 3):
+        raise subtomograms(block.path, "rlnImageDimensionality is 3")
     if "rlnOpticsGroup" in numbers:
-        group_of = numbers["rlnOpticsGroup"].astype(int)
+        group_of = numbers["rlnOpticsGroup"].astype(int)  # `_without_missing` has seen to it that all are there
     elif len(row_of) == 1:
         group_of = np.full(block.n_rows, next(iter(row_of)))
     else:
@@ -155,6 +241,7 @@ def _star_optics(
     values, inverse = np.unique(group_of, return_inverse=True)
     optics_of = np.array([row_of[value] for value in values.tolist()], dtype=np.int32)[inverse]
     # Files converted from 3.0 by hand may keep the beam in the particle table.
+    optics = {label: values for label, values in optics.items() if np.isfinite(values).any()}
     beam = {
         label: optics[label][optics_of] if label in optics else numbers[label]
         for label in BEAM
@@ -186,7 +273,7 @@ def _star_ctf(numbers: Numbers, beam: Numbers) -> Numbers:
 
 
 def _star_pose(numbers: Numbers, pixel_size_A: NDArray[np.float64]) -> geometry.Pose2D | None:
-    """The poses in the file; offsets in angstrom win over offsets in pixels, as in RELION 3.1 and later."""
+    """The poses in the file, NaN where one is not set; offsets in angstrom win over offsets in pixels, as in RELION 3.1 and later."""
     if "rlnAnglePsi" not in numbers:
         return None
     psi, one = numbers["rlnAnglePsi"], np.ones(len(pixel_size_A))

@@ -3,9 +3,11 @@
 Where `emspatialvae.particles.read_star` reads what a model needs, this gives whatever a file holds, as it is written there.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from os.path import normpath
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 import numpy as np
@@ -25,6 +27,8 @@ CS_COORDINATES = (
     "location/center_y_frac",
     "location/micrograph_shape",
 )
+
+CS_MICROGRAPH_PIXEL = "location/micrograph_psize_A"
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,34 @@ class Coordinates:
                 f"{path}: the coordinates of particle {wrong[0] + 1} are not numbers; repair the file"
             )
         number: dict[str, int] = {}
-        of = np.array([number.setdefault(name, len(number)) for name in micrograph.tolist()], np.intp)
+        same = _spellings(path, dict.fromkeys(micrograph.tolist()))
+        of = np.array([number.setdefault(same[name], len(number)) for name in micrograph.tolist()], np.intp)
         return cls(tuple(number), of, xy_px)
+
+
+def _spellings(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """Each name of a micrograph -> the first name of the same file: ``./m.mrc``, absolute, through a link, relative to the project."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(PurePosixPath(name).name, []).append(name)
+    same: dict[str, str] = {}
+    for group in alike.values():
+        for at, name in enumerate(group):
+            first = next((other for other in group[:at] if _is_one_file(path, other, name)), name)
+            same[name] = same.get(first, name)
+    return same
+
+
+def _is_one_file(path: Path, one: str, other: str) -> bool:
+    """Whether two spellings in a particle file mean one file; by the paths alone where it is not here."""
+    short, long = sorted((normpath(one), normpath(other)), key=len)
+    if short == long:
+        return True
+    roots = [*path.absolute().parents, Path.cwd()]
+    found = [next((file for root in roots if (file := root / name).is_file()), None) for name in (short, long)]
+    if found[0] is not None and found[1] is not None:
+        return found[0].samefile(found[1])
+    return long.startswith("/") and not short.startswith("/") and long.endswith(f"/{short}") and "/" in short
 
 
 class ParticleTable(Protocol):
@@ -196,7 +226,8 @@ class StarTable:
     def image_names(self) -> NDArray[np.object_]:
         """``rlnImageName`` without the zeros before N."""
         names = self.block.columns("rlnImageName")["rlnImageName"]
-        return np.array([name.lstrip("0") for name in names], dtype=object)
+        # Only before an @: a file's own name may start with a zero.
+        return np.array([name.lstrip("0") if "@" in name else name for name in names], dtype=object)
 
     def coordinates(self) -> Coordinates | None:
         """``rlnCoordinateX/Y`` in ``rlnMicrographName``."""

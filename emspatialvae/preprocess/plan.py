@@ -12,7 +12,7 @@ from emspatialvae.imaging.ctf import ctf_2d
 from emspatialvae.particles.load import missing_ctf_columns, most_common_box
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.particle_size import ParticleSize, measure_particle
-from emspatialvae.preprocess.preparation import CtfTreatment, Preparation, check_ctf, is_flipped, prepare
+from emspatialvae.preprocess.preparation import CtfTreatment, Preparation, check_ctf, is_flipped, prepare, without_ctf
 
 DEFAULT_BOX = 64
 SAMPLE = 2000
@@ -61,7 +61,10 @@ def decide(
     said += sentences
     # Points of light are no defect of a picture.
     hot_pixel_sd = 0.0 if stack.of_pictures and not normalise else config.hot_pixel_sd
-    preparation = Preparation(box, pixel_size_A, radius, False, treatment, hot_pixel_sd, normalise)
+    preparation = Preparation(
+        box, pixel_size_A, radius, False, treatment, hot_pixel_sd, normalise, skip_bad_ctf=config.skip_bad_ctf
+    )
+    said += _said_of_bad_ctf(stack, preparation)
     looked_at = None
     if normalise and not stack.of_pictures and (given_A is None or config.invert == "auto"):
         looked_at = look_at_particles(stack, preparation)
@@ -147,6 +150,17 @@ def _decide_highpass(config: PrepareConfig, preparation: Preparation) -> list[st
     ]
 
 
+def _said_of_bad_ctf(stack: ParticleStack, preparation: Preparation) -> list[str]:
+    """What is said of particles without a CTF that can be used, where they are left out."""
+    left_out = without_ctf(stack, preparation.ctf) if preparation.skip_bad_ctf else np.zeros(len(stack), bool)
+    if not left_out.any():
+        return []
+    return [
+        f"{int(left_out.sum()):,} of {len(stack):,} particles have no CTF or an impossible one and are left out (--skip-bad-ctf); the first "
+        f"is {stack.names[left_out.argmax()]}"
+    ]
+
+
 def _decide_ctf(stack: ParticleStack, config: PrepareConfig, engine: Engine) -> tuple[CtfTreatment, str]:
     if config.ctf == "full" and engine == "coordinate":
         raise EmsvaeError(
@@ -166,7 +180,7 @@ def _decide_ctf(stack: ParticleStack, config: PrepareConfig, engine: Engine) -> 
             "CTF left alone: every defocus in the file is 0",
         )  # how simulations say that images are projections
     treatment = "multiply" if config.ctf == "full" or (config.ctf == "auto" and engine == "steerable") else "phase-flip"
-    check_ctf(stack, treatment)
+    check_ctf(stack, treatment, skip=config.skip_bad_ctf)
     used = [stack.optics[group] for group in np.unique(stack.optics_of)]
     multiplied = all(group.ctf_premultiplied for group in used)
     # What was multiplied has the right phases, too.
@@ -208,7 +222,9 @@ def look_at_particles(stack: ParticleStack, preparation: Preparation) -> Particl
 
 def _mean_transfer(stack: ParticleStack, preparation: Preparation) -> NDArray[np.float64] | None:
     """What acts on the density of phase-flipped (or multiplied) images, on average over a stack; None where it is not known."""
-    if preparation.ctf == "none" or stack.ctf is None or not stack.ctf.known.all():
+    if preparation.skip_bad_ctf and stack.ctf is not None:
+        stack = stack.subset(np.flatnonzero(~without_ctf(stack, preparation.ctf)))
+    if preparation.ctf == "none" or stack.ctf is None or not len(stack) or not stack.ctf.known.all():
         return None
     total = np.zeros((preparation.box, preparation.box // 2 + 1))
     for rows in np.array_split(np.arange(len(stack)), max(1, len(stack) // 200)):

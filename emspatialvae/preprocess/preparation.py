@@ -50,6 +50,8 @@ class Preparation:
     """Take out what is coarser, before cropping; half of the amplitude is left at this period."""
     particle_radius_px: float | None = None
     """Of the circle that holds the particle, in prepared pixels; None: it may fill the box."""
+    skip_bad_ctf: bool = False
+    """Particles whose CTF is needed and missing or absurd count as unusable."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +77,29 @@ class Portion:
         return Portion(self.rows[some], self.images[some], self.usable[some], self.group[some], power)
 
 
-def check_ctf(stack: ParticleStack, treatment: CtfTreatment, otherwise: str = "use --ctf none") -> None:
+def _ctf_needed(stack: ParticleStack, treatment: CtfTreatment) -> NDArray[np.bool_]:
+    """Of which particles the treatment needs the CTF; [n]."""
+    if treatment == "phase-flip":
+        return np.array([not is_flipped(group) for group in stack.optics], bool)[stack.optics_of]
+    return np.full(len(stack), treatment != "none")
+
+
+def without_ctf(stack: ParticleStack, treatment: CtfTreatment) -> NDArray[np.bool_]:
+    """Particles whose CTF is needed and missing or absurd; [n]."""
+    needed = _ctf_needed(stack, treatment)
+    return needed if stack.ctf is None else needed & ~stack.ctf.usable
+
+
+def check_ctf(
+    stack: ParticleStack,
+    treatment: CtfTreatment,
+    otherwise: str = "use --ctf none, or leave them out with --skip-bad-ctf",
+    *,
+    skip: bool = False,
+) -> None:
     """Refuse a stack where a CTF that is needed is missing or absurd; ``otherwise`` the user may do something else.
+
+    With ``skip``, single particles may lack theirs.
 
     Raises
     ------
@@ -85,9 +108,9 @@ def check_ctf(stack: ParticleStack, treatment: CtfTreatment, otherwise: str = "u
     """
     if treatment == "none":
         return
-    needed = np.ones(len(stack), dtype=np.bool_)
-    if treatment == "phase-flip":
-        needed = np.array([not is_flipped(group) for group in stack.optics])[stack.optics_of]
+    if skip and not without_ctf(stack, treatment).all():
+        return
+    needed = _ctf_needed(stack, treatment)
     missing = needed if stack.ctf is None else needed & ~stack.ctf.known
     if missing.any():
         lacking = missing_ctf_columns(stack)
@@ -104,17 +127,25 @@ def check_ctf(stack: ParticleStack, treatment: CtfTreatment, otherwise: str = "u
             )
 
 
-def file_poses(stack: ParticleStack, preparation: Preparation, asked: str, otherwise: str = "leave it out") -> Pose2D:
+def file_poses(
+    stack: ParticleStack, preparation: Preparation, asked: str, otherwise: str = "leave it out", *, all_set: bool = True
+) -> Pose2D:
     """Poses of the file in prepared pixels; ``asked`` says what needs them, ``otherwise`` what the user may do.
 
     Raises
     ------
     ParticleFileError
-        It has none.
+        It has none, or (where all of them must be set) some particles have none.
     """
     if stack.pose is None:
         raise ParticleFileError(
             f"{stack.source}: {asked} needs rlnAnglePsi and rlnOriginX/YAngst (or alignments2D), found none; {otherwise}"
+        )
+    unset = np.flatnonzero(stack.pose.unset)
+    if all_set and len(unset):
+        raise ParticleFileError(
+            f"{stack.source}: {asked} needs the pose of every particle, {len(unset):,} of {len(stack):,} have none, the first is "
+            f"{stack.names[unset[0]]}; complete or remove them, or {otherwise}"
         )
     return stack.pose.scaled(stack.pixel_size_A / preparation.pixel_size_A)
 
@@ -128,6 +159,11 @@ def prepare_chunk(stack: ParticleStack, rows: NDArray[np.int64], preparation: Pr
     """
     colour = stack.channel_images(rows)
     usable = _usable(colour)
+    params = None if stack.ctf is None else stack.ctf[rows]
+    if preparation.skip_bad_ctf:
+        left_out = without_ctf(stack.subset(rows), preparation.ctf)
+        usable &= ~left_out
+        params = None if params is None else params.with_typical(left_out)
     colour[~usable] = 0
     # What is done to an image is done to each of its channels.
     raw = colour.reshape(-1, *colour.shape[2:])
@@ -144,8 +180,8 @@ def prepare_chunk(stack: ParticleStack, rows: NDArray[np.int64], preparation: Pr
         hot = int(replaced.sum())
     optics = stack.optics[stack.optics_of[rows[0]]]
     if preparation.ctf == "phase-flip" and not is_flipped(optics):
-        assert stack.ctf is not None
-        raw = ctf.flip_phases(raw, stack.ctf[rows], optics.pixel_size_A)
+        assert params is not None
+        raw = ctf.flip_phases(raw, params, optics.pixel_size_A)
     if preparation.highpass_A is not None:
         raw = normalisation.highpass(raw, preparation.highpass_A / optics.pixel_size_A)
     step = preparation.pixel_size_A / optics.pixel_size_A
@@ -157,8 +193,8 @@ def prepare_chunk(stack: ParticleStack, rows: NDArray[np.int64], preparation: Pr
         images = -images if preparation.normalise else 1 - images
     power = None
     if preparation.ctf == "multiply":
-        assert stack.ctf is not None
-        images, power = _multiply_by_ctf(images, stack.ctf[rows], preparation.pixel_size_A, optics)
+        assert params is not None
+        images, power = _multiply_by_ctf(images, params, preparation.pixel_size_A, optics)
     if colour.shape[1] > 1:
         images = images.reshape(*colour.shape[:2], *images.shape[1:])
     seen = usable.reshape(-1, *[1] * (images.ndim - 1))
@@ -209,7 +245,7 @@ def prepare(stack: ParticleStack, preparation: Preparation) -> Iterator[Portion]
         raise ParticleFileError(
             f"{stack.source}: images of {min(stack.boxes)} px are smaller than the {preparation.box} px the run was trained on"
         )
-    check_ctf(stack, preparation.ctf)
+    check_ctf(stack, preparation.ctf, skip=preparation.skip_bad_ctf)
     size = max(1, CHUNK_BYTES // (4 * stack.channels * max(stack.boxes) ** 2))
     return ahead(lambda rows: prepare_chunk(stack, rows, preparation)[0], stack.chunks(size))
 

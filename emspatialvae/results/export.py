@@ -5,7 +5,7 @@ protected: unless ``--poses overwrite`` is given, ours then go under ``emsvae*``
 file has some of its own. The names themselves stand in `emspatialvae.particles.columns`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from emspatialvae.config import Poses
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
+from emspatialvae.imaging.arrays import Mask
 from emspatialvae.io import cs, star
 from emspatialvae.io.atomic import atomic_path, check_writable
+from emspatialvae.io.star_scan import MISSING
 from emspatialvae.particles.columns import (
     ANGLE,
     CLASS,
@@ -30,12 +32,16 @@ from emspatialvae.particles.columns import (
 )
 from emspatialvae.particles.read_star import particle_block
 from emspatialvae.particles.stack import ParticleStack
+from emspatialvae.particles.table import CS_MICROGRAPH_PIXEL, STAR_COORDINATES, CsTable
 from emspatialvae.results.latents import Latents
 from emspatialvae.results.run_folder import RunDir
 
 if TYPE_CHECKING:
     import pandas as pd
 from emspatialvae.results.latents import known_scores, latents_table, open_text, read_csv
+
+UNKNOWN = {text.decode().lower() for text in MISSING} | {"inf", "infinity"}
+"""Cells without a number, signs left out."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +131,17 @@ def _has_pixel_origins(stack: ParticleStack) -> bool:
 
 
 def write_star(
-    latents: Latents, stack: ParticleStack, destination: Path, *, poses: Poses = "auto", force: bool = False
+    latents: Latents,
+    stack: ParticleStack,
+    destination: Path,
+    *,
+    poses: Poses = "auto",
+    force: bool = False,
+    replaced: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write the input with our columns; for a .cs file or a bare stack, a new RELION 3.1 file.
+
+    ``replaced``: labels of the input -> other texts for its particles, one each: names of images, coordinates.
 
     Rows that were not used (bad images, or beyond ``--limit``) keep what they had; in new columns they get 0, and
     ``emsvaeUsed`` 0. Every byte of every other cell of a STAR file stays.
@@ -135,17 +149,22 @@ def write_star(
     _check_finite(latents)
     columns = result_columns(latents, stack, poses)
     if not isinstance(stack.metadata, star.StarFile):
-        star.write_new(destination, _new_tables(stack, columns), overwrite=force)
+        tables = _new_tables(stack, columns, latents.used, replaced or {})
+        star.write_new(destination, tables, overwrite=force)
         return
     block = particle_block(stack.metadata)
     cells = {}
     for column in columns:
         known = column.label in block.labels
         texts = block.columns(column.label)[column.label] if known else ["0"] * block.n_rows
+        # What the file itself does not know must not be written again: RELION would read a number.
+        texts = ["0" if text.lower().lstrip("+-") in UNKNOWN else text for text in texts]
         for row, (value, used) in enumerate(zip(column.values.tolist(), latents.used.tolist(), strict=True)):
             if used or column.label == USED[0]:
                 texts[row] = format(value, column.digits)
         cells[column.label] = texts
+    for label, texts in (replaced or {}).items():
+        cells[label] = [*texts, *block.columns(label)[label][len(texts) :]]
     star.write_with_columns(stack.metadata, block.name, cells, destination, overwrite=force)
 
 
@@ -159,14 +178,15 @@ def _check_finite(latents: Latents) -> None:
             )
 
 
-def _new_tables(stack: ParticleStack, columns: list[Column]) -> "Mapping[str, pd.DataFrame]":
+def _new_tables(
+    stack: ParticleStack, columns: list[Column], used: Mask, replaced: Mapping[str, Sequence[str]]
+) -> "Mapping[str, pd.DataFrame]":
     """Optics and particles of a new RELION 3.1 file, with what is known of the particles."""
     import pandas as pd
 
-    first = [
-        int(np.flatnonzero(stack.optics_of == group)[0]) if np.any(stack.optics_of == group) else 0
-        for group in range(len(stack.optics))
-    ]
+    known_ctf = np.ones(len(stack), bool) if stack.ctf is None else stack.ctf.known
+    # Of each group a particle that can speak for it.
+    first = [int(np.argmax((stack.optics_of == group) * (1 + known_ctf))) for group in range(len(stack.optics))]
     optics = pd.DataFrame(
         {
             "rlnOpticsGroup": np.arange(len(stack.optics)) + 1,
@@ -182,9 +202,12 @@ def _new_tables(stack: ParticleStack, columns: list[Column]) -> "Mapping[str, pd
         ),
         "rlnOpticsGroup": stack.optics_of + 1,
     }
-    if stack.ctf is not None and stack.ctf.known.all():
+    if isinstance(stack.metadata, np.ndarray):
+        table |= _picked(CsTable(stack.source, stack.metadata[: len(stack)]))
+    # Particles that were left out for want of a CTF get zeros, as in all other columns.
+    if stack.ctf is not None and known_ctf.any() and (known_ctf | ~used).all():
         # cryoSPARC holds float32; as such the numbers are written in the few digits that they have.
-        known = {name: values.astype(np.float32) for name, values in vars(stack.ctf).items()}
+        known = {name: np.nan_to_num(values).astype(np.float32) for name, values in vars(stack.ctf).items()}
         optics["rlnVoltage"] = known["voltage_kV"][first]
         optics["rlnSphericalAberration"] = known["cs_mm"][first]
         optics["rlnAmplitudeContrast"] = known["amplitude_contrast"][first]
@@ -195,7 +218,21 @@ def _new_tables(stack: ParticleStack, columns: list[Column]) -> "Mapping[str, pd
             "rlnPhaseShift": np.degrees(known["phase_shift_rad"]),
         }
     table |= {column.label: column.values for column in columns}
+    table |= {label: pd.Series(list(texts), dtype=object) for label, texts in replaced.items()}
     return {"optics": optics, "particles": pd.DataFrame(table)}
+
+
+def _picked(table: CsTable) -> dict[str, Any]:
+    """Where cryoSPARC picked the particles, under RELION's labels: y as stored, nothing is flipped."""
+    places = table.coordinates()
+    if places is None:
+        return {}
+    micrograph, x, y = STAR_COORDINATES
+    names = np.array(places.micrographs, dtype=object)[places.micrograph_of]
+    found = {micrograph: names, x: places.xy_px[:, 0], y: places.xy_px[:, 1]}
+    if CS_MICROGRAPH_PIXEL in table.names:
+        found["rlnMicrographPixelSize"] = table.read(numbers=(CS_MICROGRAPH_PIXEL,))[1][CS_MICROGRAPH_PIXEL]
+    return found
 
 
 def write_cs(

@@ -119,4 +119,5 @@ def check_fits(stack: ParticleStack, preparation: Preparation, run: RunDir) -> N
         raise ParticleFileError(
             f"{stack.source}: images of {stack.channels} channel(s); the model of {run.path} was trained on {channels}"
         )
-    check_ctf(stack, preparation.ctf, f"use a run trained with --ctf none ({run.path} was trained with the CTF)")
+    otherwise = f"use a run trained with --ctf none ({run.path} was trained with the CTF), or leave them out with --skip-bad-ctf"
+    check_ctf(stack, preparation.ctf, otherwise, skip=preparation.skip_bad_ctf)

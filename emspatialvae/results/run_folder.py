@@ -268,7 +268,7 @@ class RunDir:
 
     def log(self, message: str) -> None:
         """Append a line to ``run.log``, with the time."""
-        with (self.path / "run.log").open("a") as stream:
+        with (self.path / "run.log").open("a", encoding="utf-8", errors="surrogateescape") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")
 
     # ------------------------------------------------------------------------------------------- what belongs together

@@ -197,7 +197,7 @@ class SearchedObjective(Objective):
     Parameters
     ----------
     start
-        Poses to begin with, shifts in prepared pixels [default: none, everything is searched].
+        Poses to begin with, shifts in prepared pixels; NaN where a particle has none [default: none, everything is searched].
     """
 
     model: SteerableVAE
@@ -227,9 +227,12 @@ class SearchedObjective(Objective):
         self.given = start is not None
         assert self.given or not model.search.fixed
         self.from_templates = False
+        self.unset = np.zeros(n, bool) if start is None else start.unset
         if start is not None:
-            self.table.theta_rad.copy_(model.search.rotate * torch.from_numpy(np.asarray(start.theta_rad)).float())
-            self.table.shift_px.copy_(model.search.translate * torch.from_numpy(np.asarray(start.shift_px)).float())
+            theta_rad, shift_px = np.array(start.theta_rad, np.float64), np.array(start.shift_px, np.float64)
+            theta_rad[self.unset] = shift_px[self.unset] = 0
+            self.table.theta_rad.copy_(model.search.rotate * torch.from_numpy(theta_rad).float())
+            self.table.shift_px.copy_(model.search.translate * torch.from_numpy(shift_px).float())
 
     def poses(self, rows: Rows) -> Poses:
         """Of the table."""
@@ -358,8 +361,9 @@ class SearchedObjective(Objective):
             self._look_at_noise(some[:NOISE_PARTICLES])
         if epoch > 0 or self.given:
             self._set_steps(some[:256], frozen=frozen)
-        if searched and not self.given:
-            self._search_everywhere(rows, frozen=frozen, known=epoch > 0)
+        unknown = rows[self.unset[rows]] if self.given else rows
+        if searched and len(unknown):
+            self._search_everywhere(unknown, frozen=frozen, known=epoch > 0)
         if searched and self.model.search.fixed and epoch > self.z_delay:
             self._search_contents(rows)
         if epoch == self.z_delay and self.config.draws is None:
@@ -376,9 +380,10 @@ class SearchedObjective(Objective):
         self.draws = MANY_DRAWS if self.evidence < LITTLE_EVIDENCE else DRAWS
 
     def _first_consensus(self, rows: Rows) -> None:
-        observation = self._observe(rows[:CONSENSUS_PARTICLES])
+        some = rows[~self.unset[rows]][:CONSENSUS_PARTICLES]
+        observation = self._observe(some)
         if self.given:
-            reference = self.model.wiener_mean(observation, self.poses(rows[:CONSENSUS_PARTICLES]))
+            reference = self.model.wiener_mean(observation, self.poses(some))
         else:
             reference = find_consensus(self.model, observation, self.config.seed)
         self.model.search.set_steps(reference[None], self.model.mean_information(observation))
@@ -564,7 +569,7 @@ class SearchedObjective(Objective):
         for part, found in zip(parts, self.workers.each(look, parts), strict=True):
             self._keep(part, found)
             squares, count = squares + float(found.near.shift_square.sum()), count + 2 * len(part)
-        if model.search.translate and self.learn_shift_prior:
+        if model.search.translate and self.learn_shift_prior and not self.given:
             spread = math.sqrt(squares / count)
             model.search.shift_sd_px.fill_(max(spread, LEAST_SHIFT_SD_PX))
 

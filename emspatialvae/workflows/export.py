@@ -12,11 +12,13 @@ from emspatialvae.inference.infer import load_model
 from emspatialvae.io.atomic import check_outputs, check_writable
 from emspatialvae.io.mask import read_mask
 from emspatialvae.particles.load import input_files
-from emspatialvae.results import export, export_aligned
+from emspatialvae.particles.stack import ParticleStack
+from emspatialvae.results import export, export_aligned, export_coordinates
 from emspatialvae.results.latents import Latents
 from emspatialvae.results.own_files import check_not_own
 from emspatialvae.results.read_run import read_run
 from emspatialvae.results.run_folder import RunDir
+from emspatialvae.results.stack_links import make_links, planned_links, unread_by_relion
 from emspatialvae.workflows.progress import Say, bar
 
 REGISTERED = 4000
@@ -30,13 +32,18 @@ def export_run(
     poses: Poses | None = None,
     project_dir: Path | None = None,
     hold_still: Path | None = None,
+    link_stacks: Path | None = None,
+    micrograph_pixel_size_A: float | None = None,
     force: bool = False,
     say: Say = print,
 ) -> None:
-    """Write the results of a run; ``wanted`` maps star, cs, csv and aligned to the files to make.
+    """Write the results of a run; ``wanted`` maps star, cs, csv, coordinates and aligned to the files to make.
 
+    ``link_stacks``: a folder for links ending in .mrcs, by which the STAR file then names the images.
     ``hold_still``: a mask on the run's consensus; poses then refer to that part of the particle.
     """
+    if link_stacks is not None and "star" not in wanted:
+        raise EmsvaeError("--link-stacks is for the names in a STAR file; give that with --star")
     for destination in wanted.values():
         check_writable(destination, force)
     check_outputs(wanted.values())
@@ -48,6 +55,7 @@ def export_run(
     behind = run.behind()
     if behind is not None:
         say(behind)
+    links = {} if link_stacks is None else planned_links(stack, link_stacks, force=force)
     if hold_still is not None:
         latents = held_still(run, latents, hold_still)
     for kind, destination in wanted.items():
@@ -55,9 +63,36 @@ def export_run(
             with bar(len(stack), "aligning") as progress:
                 export_aligned.write_aligned(latents, stack, destination, force=force, progress=progress)
         else:
-            write = {"star": export.write_star, "cs": export.write_cs, "csv": export.write_csv}[kind]
-            write(latents, stack, destination, poses=poses or run.manifest.config.poses, force=force)
+            how = poses or run.manifest.config.poses
+            if kind == "coordinates":
+                say(
+                    export_coordinates.write_coordinates(
+                        latents, stack, destination, micrograph_pixel_size_A, poses=how, force=force
+                    )
+                )
+            elif kind == "star":
+                names = {"rlnImageName": make_links(stack, links)} if links else {}
+                export.write_star(latents, stack, destination, poses=how, force=force, replaced=names)
+            else:
+                {"cs": export.write_cs, "csv": export.write_csv}[kind](
+                    latents, stack, destination, poses=how, force=force
+                )
         say(f"{len(latents):,} particles: {destination}")
+    if link_stacks is not None:
+        say(f"{len(links):,} links to stacks: {link_stacks}")
+    elif "star" in wanted and (sentence := said_of_names(stack, path)):
+        say(sentence)
+
+
+def said_of_names(stack: ParticleStack, run: Path) -> str | None:
+    """What is said of stacks that RELION refuses because of their names; None where it reads them all."""
+    unread = unread_by_relion(stack)
+    if not unread:
+        return None
+    return (
+        f"RELION reads stacks from names that end in .mrcs only, {len(unread):,} of {len(stack.paths):,} do not (the first is {unread[0]}): "
+        f"`emsvae export {run} --star FILE --link-stacks DIR` makes links that do"
+    )
 
 
 def held_still(run: RunDir, latents: Latents, mask: Path) -> Latents:

@@ -27,6 +27,7 @@ def infer_other(
     out: Path,
     *,
     poses: Poses,
+    skip_bad_ctf: bool = False,
     device: Device = "auto",
     force: bool = False,
     say: Say = print,
@@ -35,7 +36,7 @@ def infer_other(
     export.check_destination(out, force=force)
     check_not_own([out])
     check_outputs([out], [*input_files(load_particles(source), source), *input_paths(run, source.project_dir)])
-    latents, stack = inferred(run, source, device=device, say=say)
+    latents, stack = inferred(run, source, skip_bad_ctf=skip_bad_ctf, device=device, say=say)
     if run.manifest.config.model.poses_fixed:
         poses = "keep" if poses == "auto" else poses
     export.write(latents, stack, out, poses=poses, force=force)
@@ -43,7 +44,7 @@ def infer_other(
 
 
 def inferred(
-    run: RunDir, source: InputConfig, *, device: Device = "auto", say: Say = print
+    run: RunDir, source: InputConfig, *, skip_bad_ctf: bool = False, device: Device = "auto", say: Say = print
 ) -> tuple[Latents, ParticleStack]:
     """What a trained model says of the particles of another file, prepared as the run's own were, and these particles.
 
@@ -57,7 +58,10 @@ def inferred(
     keep_freed_memory()
     manifest, model = run.manifest, load_model(run)
     stack = load_particles(source)
-    check_fits(stack, manifest.preparation, run)
+    preparation = manifest.preparation
+    if skip_bad_ctf:
+        preparation = dataclasses.replace(preparation, skip_bad_ctf=True)
+    check_fits(stack, preparation, run)
     given = None
     if manifest.config.model.poses_fixed:
         asked = f"{run.path} was trained with --poses-fixed, which"
@@ -66,7 +70,7 @@ def inferred(
     with bar(len(stack), "inferring poses") as progress:
 
         def portions() -> Iterator[Portion]:
-            for portion in prepare(stack, manifest.preparation):
+            for portion in prepare(stack, preparation):
                 yield dataclasses.replace(portion, group=groups[portion.group])
                 progress(len(portion))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from emspatialvae.config import InputConfig
 from emspatialvae.errors import EmsvaeError, NothingSelectedError, RunFolderError
 from emspatialvae.imaging.arrays import Mask
 from emspatialvae.io import star
@@ -99,7 +100,7 @@ def select(
         target, rows = open_table(rows_from), np.flatnonzero(keep)
         # Only the .cs file of a run has the uids.
         same_kind = table if target.suffix not in files else _with_rows(files[target.suffix], len(table))
-        joined = _joined(same_kind, rows, target, allow_missing=allow_missing, say=say)
+        joined = _joined(same_kind, rows, target, _stacks_of(source), allow_missing=allow_missing, say=say)
         cells = carried(table, rows, joined, target) if with_results else {}
         keep = np.zeros(len(target), bool)
         keep[joined.rows[joined.rows != NOWHERE]] = True
@@ -176,10 +177,21 @@ def _told(mask: Mask, path: Path) -> str:
     return f"{mask.sum():,} of {len(mask):,} particles ({100 * mask.mean():.1f} %): {path}"
 
 
+def _stacks_of(source: Path) -> InputConfig:
+    """Where the stacks of the particles are looked for: a run's lie where its own input says."""
+    return RunDir(source).manifest.config.input if source.is_dir() else InputConfig(source)
+
+
 def _joined(
-    table: ParticleTable, rows: NDArray[np.intp], other: ParticleTable, *, allow_missing: bool, say: Say
+    table: ParticleTable,
+    rows: NDArray[np.intp],
+    other: ParticleTable,
+    stacks: InputConfig,
+    *,
+    allow_missing: bool,
+    say: Say,
 ) -> Join:
-    joined = join(table, rows, other)
+    joined = join(table, rows, other, stacks)
     found = f"joined by {joined.key}: {joined.found:,} of {len(rows):,} selected particles are in {other.path}"
     if joined.found < len(rows) and not allow_missing:
         raise EmsvaeError(f"{found}; give the file that they all came from, or --allow-missing")

@@ -25,11 +25,12 @@ from emspatialvae.particles.load import input_files, load_particles
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.cache import PreparedImages, forget_other_caches, prepared_images
 from emspatialvae.preprocess.plan import decide
-from emspatialvae.preprocess.preparation import Portion, Preparation, file_poses
+from emspatialvae.preprocess.preparation import Portion, Preparation, file_poses, without_ctf
 from emspatialvae.results import export
 from emspatialvae.results.identity import Identity, check_stacks, rows_of
 from emspatialvae.results.own_files import never_began
 from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.workflows.export import said_of_names
 from emspatialvae.workflows.progress import Say
 
 if TYPE_CHECKING:
@@ -40,7 +41,17 @@ if TYPE_CHECKING:
 BASIS_PARTICLES, BASIS_BATCH = 20_000, 500
 """Particles that the steerable basis is learned from, and how many at a time."""
 
-RESUMABLE = {"particles", "project_dir", "epochs", "max_epochs", "patience", "checkpoint_minutes", "device", "threads"}
+RESUMABLE = {
+    "particles",
+    "project_dir",
+    "strip_prefix",
+    "epochs",
+    "max_epochs",
+    "patience",
+    "checkpoint_minutes",
+    "device",
+    "threads",
+}
 """Settings that may change when a run is resumed: where things lie, how long to train."""
 
 
@@ -227,7 +238,8 @@ def _train_run(
     order = _run_order(run, stack)
     stack_of_file, stack = stack, stack if order is None else stack.subset(order)
     images = open_images(run, stack, say=say)
-    bad = np.flatnonzero(~images.usable)
+    known = ~without_ctf(stack, manifest.preparation.ctf) if manifest.preparation.skip_bad_ctf else True
+    bad = np.flatnonzero(~images.usable & known)
     if len(bad):
         listed = ", ".join(str(name) for name in stack.names[bad[:5]])
         _report(
@@ -311,7 +323,7 @@ def _start_poses(config: RunConfig, stack: ParticleStack, preparation: Preparati
     """The file's poses where they are to be used, in prepared pixels."""
     if config.model.poses_fixed:
         return file_poses(stack, preparation, "--poses-fixed")
-    return file_poses(stack, preparation, "--init-poses") if config.train.init_poses else None
+    return file_poses(stack, preparation, "--init-poses", all_set=False) if config.train.init_poses else None
 
 
 def _check_signal(run: RunDir, trainer: "Trainer", stack: ParticleStack, say: Say) -> None:
@@ -464,6 +476,8 @@ def finish_run(
     own = " (for emsvae's own commands: RELION reads no pictures)" if stack.of_pictures else ""
     drawn = f", figures in {run.figures}" if figures else ""
     _report(run, say, f"results: {run.latents}, {run.star}{own}{table}{drawn}")
+    if stack.kind == "cs" and (sentence := said_of_names(stack, run.path)):
+        _report(run, say, sentence)
 
 
 def _draw(

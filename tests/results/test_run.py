@@ -167,3 +167,10 @@ def test_checkpoint_that_is_none(tmp_path):
 def test_default_out():
     assert default_out(Path("/data/job/particles.star")) == Path("particles_emsvae")
     assert default_out(Path("a.b.mrcs")) == Path("a.b_emsvae")
+
+
+def test_the_log_takes_names_that_are_no_utf_8(tmp_path):
+    """A name of a particle in a sentence must not end a run; its bytes are written as they came."""
+    (tmp_path / "config.json").write_text("{}")
+    RunDir(tmp_path).log("the first is 000001@d\udce9/s.mrcs")
+    assert (tmp_path / "run.log").read_bytes().endswith(b"the first is 000001@d\xe9/s.mrcs\n")

@@ -251,6 +251,19 @@ def test_init_poses_are_kept_and_refined(tmp_path, truth, blank, monkeypatch):
     assert float((turn < 1).float().mean()) > 0.97
 
 
+def test_particles_without_an_init_pose_are_searched(tmp_path, truth, blank):
+    """Where the file says -999 the pose is found as in a run without --init-poses, by the consensus of the others."""
+    images, _, pose = truth
+    unset = np.arange(N) % 4 == 0
+    start = Pose2D(np.where(unset, np.nan, pose.theta_rad), np.where(unset[:, None], np.nan, pose.shift_px))
+    t = trainer(tmp_path / "run", images, copy.deepcopy(blank), start=start, epochs=3)
+    assert np.isfinite(searched(t).table.theta_rad.numpy()).all()
+    assert t.fit()
+    turn, move = errors(searched(t).table, pose)
+    assert np.median(np.abs(turn[unset])) < 15
+    assert np.median(np.abs(move[unset])) < 0.6
+
+
 def test_init_poses_come_back_with_a_resumed_run(tmp_path, truth, blank):
     images, _, pose = truth
     trainer(tmp_path / "run", images, copy.deepcopy(blank), start=pose, epochs=1).fit()

@@ -180,7 +180,7 @@ def _aligned(
     """Portions of a stack in the object's frame: rows [m], images [m, b, b], and CTF^2 in that frame [m, b, b // 2 + 1]."""
     if not len(stack):
         return iter(())
-    check_ctf(stack, preparation.ctf)
+    check_ctf(stack, preparation.ctf, skip=preparation.skip_bad_ctf)
     size = max(1, CHUNK_BYTES // (4 * max(stack.boxes) ** 2))
 
     def work(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32] | None]:
