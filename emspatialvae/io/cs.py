@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.io.atomic import atomic_path
+from emspatialvae.io.compressed import kind_of
 
 # Numpy refuses headers beyond 10,000 characters (they are parsed as Python literals, which can be slow, not unsafe);
 # passthrough files with hundreds of fields are longer.
@@ -33,6 +34,8 @@ def read_cs(path: Path) -> NDArray[Any]:
                     f"{path} is in cryoSPARC's streaming format; numpy format is needed: load it with cryosparc-tools"
                     " and save it again with format=NUMPY_FORMAT"
                 )
+            if (kind := kind_of(magic)) is not None:
+                raise ParticleFileError(f"{path} is compressed ({kind}); decompress it first, only stacks are read so")
             if magic != _NPY_MAGIC:
                 what = "is empty" if not magic else f"starts with {magic!r}"
                 raise ParticleFileError(f"{path} {what}; a .cs file (a numpy structured array) was expected")

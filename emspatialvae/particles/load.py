@@ -14,7 +14,8 @@ import numpy as np
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.ctf import NEEDED
-from emspatialvae.io.images import channels_of, open_images
+from emspatialvae.io.compressed import bare_name
+from emspatialvae.io.images import ImageFile, channels_of, notes_of, open_images
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.read_cs import CS_CTF, read_cs_source
 from emspatialvae.particles.read_images import read_folder_source, read_npy_source, read_stack_source
@@ -66,17 +67,26 @@ def load_particles(config: InputConfig, *, open_stacks: bool = True) -> Particle
     path = config.particles
     if not path.exists():
         raise ParticleFileError(f"{path}: no such file; expected a particles .star, .cs or .mrcs")
-    if not path.is_dir() and path.suffix.lower() not in READERS:
+    reader = read_folder_source if path.is_dir() else READERS.get(_ending(path))
+    if reader is None:
+        if bare_name(path) != path:
+            raise ParticleFileError(f"{path} is compressed; only stacks are read so: decompress it first")
         raise ParticleFileError(
             f"{path}: cannot tell what kind of file this is; expected one of {', '.join(READERS)}, or a folder of pictures"
         )
-    stack = read_folder_source(config) if path.is_dir() else READERS[path.suffix.lower()](config)
+    stack = reader(config)
     if len(stack) == 0:
         raise ParticleFileError(f"{path}: the particle table is empty; expected at least one row")
     stack = replace(stack, notes=(*stack.notes, *_notes_on_names(stack)))
     if config.limit is not None:
         stack = stack.subset(slice(config.limit))
     return open_stacks_of(stack, config) if open_stacks else stack
+
+
+def _ending(path: Path) -> str:
+    """By which the kind of a file is told: stacks may be compressed, tables not."""
+    bare = bare_name(path).suffix.lower()
+    return bare if bare in (".mrc", ".mrcs") else path.suffix.lower()
 
 
 def _check_pixel_sizes(stack: ParticleStack) -> None:
@@ -153,7 +163,18 @@ def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
             raise ParticleFileError(
                 f"{file.path}: images of {channels_of(file)} channel(s) beside others of {stack.channels}; take them apart"
             )
-    return stack
+    return replace(stack, notes=(*stack.notes, *_notes_on_files(files)))
+
+
+def _notes_on_files(files: Iterable[ImageFile]) -> Iterable[str]:
+    """What is odd about the stacks, each sentence once however many of them it is about."""
+    about: dict[str, list[ImageFile]] = {}
+    for file in files:
+        for note in notes_of(file):
+            about.setdefault(note, []).append(file)
+    for note, of in about.items():
+        others = f" and {len(of) - 1:,} other stack(s)" if len(of) > 1 else ""
+        yield f"{of[0].path}{others}: {note}"
 
 
 def input_files(stack: ParticleStack, config: InputConfig) -> list[Path]:

@@ -23,17 +23,17 @@ from emspatialvae.results.run_folder import Manifest, RunDir
 def particles_text(source: InputConfig, prepare: PrepareConfig) -> str:
     """Contents, oddities, and what training would do unless told otherwise; a stack that cannot be used says so at the end."""
     table = load_particles(source, open_stacks=False)
-    lines = [f"{table.source}: {_kind(table)}", *(f"  {line}" for line in _contents(table))]
-    lines += ["odd:", *(f"  {note}" for note in table.notes)] if table.notes else ["odd: nothing"]
-    lines.append("train would:")
     try:
         stack = open_stacks_of(table, source)
         model = ModelConfig()
         _, said, _ = decide(stack, prepare, engine=model.engine)
-        read = f"read images of {', '.join(map(str, stack.boxes))} px"
-        lines += [f"  {line}" for line in (read, *said, f"{model.engine} engine, {_coordinates(model.z_dim)}")]
+        notes, read = stack.notes, f"read images of {', '.join(map(str, stack.boxes))} px"
+        plan = [read, *said, f"{model.engine} engine, {_coordinates(model.z_dim)}"]
     except EmsvaeError as error:
-        lines.append(f"  stop: {error}")
+        notes, plan = table.notes, [f"stop: {error}"]
+    lines = [f"{table.source}: {_kind(table)}", *(f"  {line}" for line in _contents(table))]
+    lines += ["odd:", *(f"  {note}" for note in notes)] if notes else ["odd: nothing"]
+    lines += ["train would:", *(f"  {line}" for line in plan)]
     return "\n".join(lines)
 
 
