@@ -15,6 +15,7 @@ from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.ctf import NEEDED
 from emspatialvae.io.compressed import bare_name
+from emspatialvae.io.csg import read_csg
 from emspatialvae.io.images import ImageFile, channels_of, notes_of, open_images
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.read_cs import CS_CTF, read_cs_source
@@ -48,6 +49,20 @@ READERS = {
 }
 
 
+def followed(config: InputConfig) -> InputConfig:
+    """The same input, with the ``.cs`` files that a ``.csg`` file points to instead of the latter; a passthrough that was given counts.
+
+    Raises
+    ------
+    ParticleFileError
+        The .csg file cannot be followed.
+    """
+    if config.particles.suffix.lower() != ".csg" or not config.particles.is_file():
+        return config
+    group = read_csg(config.particles)
+    return replace(config, particles=group.particles, passthrough=config.passthrough or group.passthrough)
+
+
 def load_particles(config: InputConfig, *, open_stacks: bool = True) -> ParticleStack:
     """Read particle metadata and look at the header of every stack that it names.
 
@@ -64,6 +79,7 @@ def load_particles(config: InputConfig, *, open_stacks: bool = True) -> Particle
     ParticleFileError
         Anything that is missing or wrong: what was found, what was expected, what to do.
     """
+    config = followed(config)
     path = config.particles
     if not path.exists():
         raise ParticleFileError(f"{path}: no such file; expected a particles .star, .cs or .mrcs")

@@ -12,7 +12,7 @@ from emspatialvae.inference.infer import load_model
 from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.io.star import StarFile
 from emspatialvae.model.steerable.vae import SteerableVAE
-from emspatialvae.particles.load import load_particles, missing_ctf_columns, open_stacks_of
+from emspatialvae.particles.load import followed, load_particles, missing_ctf_columns, open_stacks_of
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.plan import decide
 from emspatialvae.results import summary
@@ -22,6 +22,7 @@ from emspatialvae.results.run_folder import Manifest, RunDir
 
 def particles_text(source: InputConfig, prepare: PrepareConfig) -> str:
     """Contents, oddities, and what training would do unless told otherwise; a stack that cannot be used says so at the end."""
+    source = followed(source)
     table = load_particles(source, open_stacks=False)
     try:
         stack = open_stacks_of(table, source)

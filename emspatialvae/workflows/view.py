@@ -9,7 +9,7 @@ from emspatialvae.errors import EmsvaeError, RunFolderError
 PLUGIN = "emspatialvae"
 """What napari calls our plugin; its widgets are asked for by the names that stand in its menu."""
 
-SUFFIXES = (".star", ".cs", ".mrcs")
+SUFFIXES = (".star", ".cs", ".csg", ".mrcs")
 
 
 def view(path: Path, project_dir: Path | None = None) -> None:
