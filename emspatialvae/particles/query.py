@@ -295,7 +295,8 @@ def _comparing(word: str, left: _Value, right: _Value, *, part: bool) -> Callabl
 def _constant(kind: str, word: str) -> Any:
     if kind == "text":
         return word[1:-1]
-    return int(word) if re.fullmatch(r"[-+]?\d+", word) else float(word)
+    # Whole numbers stay exact as far as columns go (uid has 20 digits); Python refuses to read thousands of digits.
+    return int(word) if re.fullmatch(r"[-+]?\d{1,40}", word) else float(word)
 
 
 def _hint(rest: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from emspatialvae.config import InputConfig
 from emspatialvae.io import compressed
+from emspatialvae.io.cs import write_cs
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.particles.load import load_particles
 
@@ -170,6 +171,43 @@ def test_no_room_to_unpack_names_the_folder(emsvae, monkeypatch):
     monkeypatch.setattr("shutil.copyfileobj", full)
     said = emsvae.refused("info", packed)
     assert tempfile.gettempdir() in said and "TMPDIR" in said
+
+
+# ----------------------------------------------------------------------- columns of another kind (found by tests/fuzz)
+
+
+@pytest.mark.parametrize("number", ["nan", "1.5", "inf", "1e12"])
+@pytest.mark.parametrize("where", ["data_optics", "data_particles"])
+def test_numbers_of_optics_groups_are_whole(emsvae, number, where):
+    optics, particles = (number, 1) if where == "data_optics" else (1, number)
+    table = f"data_optics\n\nloop_\n_rlnOpticsGroup #1\n_rlnImagePixelSize #2\n{optics} 4\n\n"
+    table += f"data_particles\n\nloop_\n_rlnImageName #1\n_rlnOpticsGroup #2\n1@s.mrcs {particles}\n\n"
+    Path("p.star").write_text(table)
+    said = emsvae.refused("info", "p.star")
+    assert f"rlnOpticsGroup is {float(number):g} in row 1 of {where}; expected whole numbers" in said
+
+
+CS_FIELDS = {"uid": "u8", "blob/path": "S9", "blob/idx": "u4", "blob/psize_A": "f4", "alignments2D/pose": "f4"}
+CS_FIELDS |= {"alignments2D/shift": "(2,)f4", "alignments2D/psize_A": "f4"}
+
+
+@pytest.mark.parametrize(
+    ("field", "kind", "expected"),
+    [
+        ("blob/path", "f4", "text"),
+        ("blob/idx", "f4", "whole numbers"),
+        ("blob/idx", "(2,)u4", "whole numbers"),
+        ("blob/psize_A", "S3", "numbers"),
+        ("blob/psize_A", "(2,)f4", "numbers"),
+        ("alignments2D/shift", "f4", r"numbers of shape (2,)"),
+        ("alignments2D/pose", "?", "numbers"),
+    ],
+)
+def test_fields_of_another_kind_are_named(emsvae, field, kind, expected):
+    types = CS_FIELDS | {field: kind}
+    write_cs(Path("p.cs"), np.zeros(3, list(types.items())))
+    said = emsvae.refused("info", "p.cs")
+    assert f"p.cs: field {field} holds" in said and f"expected {expected};" in said
 
 
 # ------------------------------------------------------------------------------------- tables that look like something else
