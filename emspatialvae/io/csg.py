@@ -50,11 +50,18 @@ def read_csg(path: Path) -> CsGroup:
         )
     places = [path.parent / name for name in ordered]
     for place in places:
-        if "\0" in str(place) or not place.is_file():
+        if not _is_file(place):
             raise ParticleFileError(
                 f"{path} names {place.name!r}, which is not at {place}; copy it there, or give the .cs file itself"
             )
     return CsGroup(places[0], places[1] if len(places) > 1 else None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def particle_file(path: Path) -> Path:

@@ -124,6 +124,13 @@ def _notes_on_names(stack: ParticleStack) -> Iterable[str]:
         yield f"{repeated} rows repeat an image that is listed before (the first is {first}); each row stays a particle"
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for the file system, a folder that may not be looked into
+        return False
+
+
 def find_stack(spelled: str, config: InputConfig) -> Path:
     """Where a stack lies: as given, in --project-dir, beside the metadata file, in the folders above it.
 
@@ -136,7 +143,7 @@ def find_stack(spelled: str, config: InputConfig) -> Path:
     roots = [Path.cwd(), *([config.project_dir] if config.project_dir else []), home, *home.parents]
     tried = list(dict.fromkeys(root / spelled for root in roots))
     for place in tried:
-        if place.is_file():
+        if _is_file(place):
             return place
     places = ", ".join(str(place.parent) for place in tried)
     raise ParticleFileError(

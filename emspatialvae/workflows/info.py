@@ -73,6 +73,16 @@ def _contents(table: ParticleStack) -> Iterator[str]:
         rms_px = np.sqrt((table.pose.shift_px**2).mean())
         # Offsets in angstrom are no pixels until the pixel size is known.
         yield f"poses {kind}" + (f"; shifts {rms_px:.2f} px rms per axis" if np.isfinite(rms_px) else "")
+    if table.kind in ("star", "cs"):
+        yield Y_AXIS
+
+
+Y_AXIS = (
+    "y axis: taken as stored, the first row is y = 0 and y grows downwards; poses, astigmatism angles and coordinates are taken to refer to the"
+    " images so, and nothing is flipped between programs. RELION and cryoSPARC read some movies (TIFF, EER) upside down to each other:"
+    " in particles of the one with values of the other, psi and the astigmatism angle have the other sign and y counts from the other edge"
+)
+"""What no file says and every program assumes."""
 
 
 def run_text(path: Path) -> str:

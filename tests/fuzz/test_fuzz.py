@@ -34,7 +34,7 @@ from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows import info
 from tests.tools.fuzzing import fuzz, spoiled
 
-SHARES = {"star": 0.25, "cs": 0.15, "mrc": 0.1, "query": 0.1, "config": 0.25, "latents": 0.15}
+SHARES = {"star": 0.25, "cs": 0.15, "group": 0.05, "mrc": 0.1, "query": 0.1, "config": 0.2, "latents": 0.15}
 """Of the time, for each target."""
 
 
@@ -363,6 +363,48 @@ def test_cs():
         b"\x03",
     ]
     fuzz(st.one_of(cs_tables(), spoiled([whole_cs()], words)), check_cs, SHARES["cs"])
+
+
+GROUP = b"""created: 2024-05-01 12:00:00.123456
+group:
+  description: 'All particles: those that were selected'
+  type: particle
+results:
+  alignments2D:
+    metafile: '>p_passthrough.cs'
+    type: particle.alignments2D
+  blob:
+    metafile: '>p.cs'
+    num_items: 3
+    type: particle.blob
+"""
+
+
+def test_group():
+    words = [
+        b"metafile:",
+        b"    metafile: '>p.cs'",
+        b">",
+        b"'",
+        b'"',
+        b"\n",
+        b"..",
+        b"/",
+        b"p.cs",
+        b"\0",
+        b"\xff",
+        b"x" * 300,
+        b"blob:",
+        b"  ",
+    ]
+    Path("p.cs").write_bytes(whole_cs())
+    shutil.copy("p.cs", "p_passthrough.cs")
+
+    def check(content: bytes) -> None:
+        Path("p.csg").write_bytes(content)
+        assert len(load_particles(InputConfig(Path("p.csg")))) == 3
+
+    fuzz(spoiled([GROUP], words), check, SHARES["group"])
 
 
 # ---------------------------------------------------------------------------------------------------------- MRC headers

@@ -15,6 +15,7 @@ from emspatialvae.io import compressed
 from emspatialvae.io.cs import write_cs
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.particles.load import load_particles
+from emspatialvae.particles.table import open_table
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +188,11 @@ def test_numbers_of_optics_groups_are_whole(emsvae, number, where):
     assert f"rlnOpticsGroup is {float(number):g} in row 1 of {where}; expected whole numbers" in said
 
 
+def test_a_name_too_long_for_any_file_is_not_found(emsvae):
+    Path("p.star").write_text(f"data_\n\nloop_\n_rlnImageName #1\n1@{'x' * 300}.mrcs\n\n")
+    assert ".mrcs not found; tried" in emsvae.refused("train", "p.star", "--pixel-size-a", "4")
+
+
 CS_FIELDS = {"uid": "u8", "blob/path": "S9", "blob/idx": "u4", "blob/psize_A": "f4", "alignments2D/pose": "f4"}
 CS_FIELDS |= {"alignments2D/shift": "(2,)f4", "alignments2D/psize_A": "f4"}
 
@@ -256,3 +262,46 @@ def test_a_label_too_few_is_named_as_such(emsvae):
     Path("p.star").write_text("data_\n\nloop_\n_rlnImageName #1\n1@s.mrcs 10000\n2@s.mrcs 10000\n\n")
     said = emsvae.refused("info", "p.star")
     assert "in all rows, lines 5 to 6; a label is missing or too many" in said
+
+
+# ------------------------------------------------------------------------------------------------------------ the y axis
+
+
+def test_star_and_cs_are_read_without_a_flip_and_info_says_so(emsvae):
+    """The same particles as both programs write them: a bright spot high in the image (small y) is where both say it is."""
+    images = np.zeros((2, 24, 24), np.float32)
+    images[0, 3, 12] = images[1, 20, 7] = 1
+    write_stack(Path("s.mrcs"), images)
+    Path("p.star").write_text(
+        "data_optics\n\nloop_\n_rlnOpticsGroup #1\n_rlnImagePixelSize #2\n1 4\n\ndata_particles\n\nloop_\n_rlnImageName #1\n"
+        "_rlnOpticsGroup #2\n_rlnMicrographName #3\n_rlnCoordinateX #4\n_rlnCoordinateY #5\n_rlnAnglePsi #6\n_rlnOriginXAngst #7\n"
+        "_rlnOriginYAngst #8\n_rlnDefocusU #9\n_rlnDefocusV #10\n_rlnDefocusAngle #11\n_rlnVoltage #12\n_rlnSphericalAberration #13\n"
+        "1@s.mrcs 1 m.mrc 100 30 40 4 -8 12000 11000 25 300 2.7\n2@s.mrcs 1 m.mrc 300 170 -90 0 12 12000 11000 25 300 2.7\n\n"
+    )
+    fields = CS_FIELDS | {"location/micrograph_path": "S9", "location/micrograph_shape": "(2,)u4"}
+    fields |= dict.fromkeys(("location/center_x_frac", "location/center_y_frac"), "f4")
+    fields |= {f"ctf/{name}": "f4" for name in ("df1_A", "df2_A", "df_angle_rad", "accel_kv", "cs_mm")}
+    table = np.zeros(2, list(fields.items()))
+    table["uid"], table["blob/path"], table["blob/idx"], table["blob/psize_A"] = [5, 6], b"s.mrcs", [0, 1], 4
+    table["location/micrograph_path"], table["location/micrograph_shape"] = b"m.mrc", (200, 400)
+    table["location/center_x_frac"], table["location/center_y_frac"] = [0.25, 0.75], [0.15, 0.85]
+    table["alignments2D/pose"], table["alignments2D/psize_A"] = np.radians([40, -90]), 4
+    table["alignments2D/shift"] = [(1, -2), (0, 3)]
+    table["ctf/df1_A"], table["ctf/df2_A"], table["ctf/df_angle_rad"] = 12000, 11000, np.radians(25)
+    table["ctf/accel_kv"], table["ctf/cs_mm"] = 300, 2.7
+    write_cs(Path("p.cs"), table)
+
+    star, cs = (load_particles(InputConfig(Path(name))) for name in ("p.star", "p.cs"))
+    np.testing.assert_array_equal(star.images(slice(None)), images)
+    np.testing.assert_array_equal(cs.images(slice(None)), images)
+    assert star.pose is not None and cs.pose is not None and star.ctf is not None and cs.ctf is not None
+    np.testing.assert_allclose(cs.pose.theta_rad, star.pose.theta_rad, atol=1e-6)
+    np.testing.assert_allclose(cs.pose.shift_px, star.pose.shift_px, atol=1e-6)
+    np.testing.assert_allclose(cs.ctf.astigmatism_rad, star.ctf.astigmatism_rad, atol=1e-6)
+    places = [open_table(Path(name)).coordinates() for name in ("p.star", "p.cs")]
+    assert places[0] is not None and places[1] is not None
+    np.testing.assert_allclose(places[0].xy_px, [(100, 30), (300, 170)])
+    np.testing.assert_allclose(places[1].xy_px, places[0].xy_px, atol=1e-4)
+    for name in ("p.star", "p.cs"):
+        assert "y axis: taken as stored" in emsvae.done("info", name).out
+    assert "y axis" not in emsvae.done("info", "s.mrcs").out
