@@ -86,7 +86,9 @@ def load_particles(config: InputConfig, *, open_stacks: bool = True) -> Particle
     reader = read_folder_source if path.is_dir() else READERS.get(_ending(path))
     if reader is None:
         if bare_name(path) != path:
-            raise ParticleFileError(f"{path} is compressed; only stacks are read so: decompress it first")
+            raise ParticleFileError(
+                f"{path} is compressed; only stacks (.mrcs.gz and the like) are read so: decompress it first"
+            )
         raise ParticleFileError(
             f"{path}: cannot tell what kind of file this is; expected one of {', '.join(READERS)}, or a folder of pictures"
         )

@@ -260,6 +260,10 @@ class _Parser:
         word, at = sign
         if not (left.is_column or right.is_column):
             self._refuse_at(at, word, "one side of a comparison must be a column")
+        if isinstance(left.what, tuple):
+            self._refuse_at(
+                at, word, "what stands in brackets after in ends a comparison; two conditions are joined by and, or"
+            )
         within = word.endswith("in")
         if within and not isinstance(right.what, tuple) and not left.is_text:
             self._refuse_at(at, word, "after in, numbers or texts in brackets were expected")

@@ -78,9 +78,8 @@ def _contents(table: ParticleStack) -> Iterator[str]:
 
 
 Y_AXIS = (
-    "y axis: taken as stored, the first row is y = 0 and y grows downwards; poses, astigmatism angles and coordinates are taken to refer to the"
-    " images so, and nothing is flipped between programs. RELION and cryoSPARC read some movies (TIFF, EER) upside down to each other:"
-    " in particles of the one with values of the other, psi and the astigmatism angle have the other sign and y counts from the other edge"
+    "y axis: taken as stored, the first row is y = 0, for images, poses, astigmatism and coordinates alike; nothing is flipped (RELION and cryoSPARC"
+    " read some movies upside down to each other: where one has the images of the other, psi and the astigmatism angle change sign)"
 )
 """What no file says and every program assumes."""
 

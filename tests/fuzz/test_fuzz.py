@@ -22,6 +22,7 @@ pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 from hypothesis import strategies as st
 
 from emspatialvae.config import InputConfig, PrepareConfig
+from emspatialvae.errors import EmsvaeError
 from emspatialvae.io import mrc
 from emspatialvae.io.cs import join_passthrough, write_cs
 from emspatialvae.io.star import StarFile, write_rows, write_with_columns
@@ -517,9 +518,9 @@ def check_query(text: str) -> None:
     texts = {name: np.array(values.astype(str), object) for name, values in COLUMNS.items()}
     texts["rlnMicrographName"] = np.array(["mic_1.mrc", "a", "b c", ""], object)
     query = parse(text, list(texts))
-    found = query.matches(
-        {name: texts[name] for name in query.texts}, {name: COLUMNS[name] for name in query.numbers if name in COLUMNS}
-    )
+    if not set(query.numbers) <= set(COLUMNS):
+        raise EmsvaeError("a table says of its column of texts that numbers were expected")
+    found = query.matches({name: texts[name] for name in query.texts}, {name: COLUMNS[name] for name in query.numbers})
     assert found.shape == (4,) and found.dtype == bool
 
 

@@ -222,7 +222,7 @@ def test_fields_of_another_kind_are_named(emsvae, field, kind, expected):
 @pytest.mark.parametrize("name", ["p.star.gz", "p.cs.bz2"])
 def test_compressed_tables_are_refused_as_such(emsvae, name):
     Path(name).write_bytes(gzip.compress(b"data_\n"))
-    assert "is compressed; only stacks are read so" in emsvae.refused("info", name)
+    assert "is compressed; only stacks (.mrcs.gz and the like) are read so" in emsvae.refused("info", name)
 
 
 @pytest.mark.parametrize("name", ["p.star", "p.cs"])
