@@ -1,4 +1,4 @@
-"""Compressed stacks (gzip, bzip2, xz, zstd): unpacked into a temporary file that only this process sees, because images are read at random.
+"""Compressed stacks (gzip, bzip2, xz, zstd) and HDF5 stacks: unpacked into a temporary file that only this process sees, because images are read at random.
 
 The temporary file has no name, so that nothing is left of it however the process ends. The last few are kept.
 """
@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from emspatialvae.errors import ParticleFileError
+from emspatialvae.io import hdf
 
-_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_MAGIC = {hdf.MAGIC: "HDF5", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 ENDINGS = (".gz", ".bz2", ".xz", ".zst")
 """Of the names of such files."""
 _KEPT_FILES = 16
@@ -31,7 +32,7 @@ _one_at_a_time = threading.Lock()
 
 
 def kind_of(head: bytes) -> str | None:
-    """With what a file is compressed that begins so; None: it is not."""
+    """With what a file is compressed (or HDF5) that begins so; None: it lies there as it is."""
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
 
 
@@ -63,11 +64,14 @@ def unpacked(path: Path, kind: str) -> IO[bytes]:
 
 
 def _unpack(path: Path, kind: str) -> IO[bytes]:
-    opened = _opener(path, kind)
+    opened = None if kind == "HDF5" else _opener(path, kind)
     out = tempfile.TemporaryFile(prefix="emsvae_")  # noqa: SIM115  # it outlives this function
     try:
-        with closing(opened(path)) as stream:
-            shutil.copyfileobj(stream, out, _COPY_BYTES)
+        if opened is None:
+            hdf.write_as_mrc(path, out)
+        else:
+            with closing(opened(path)) as stream:
+                shutil.copyfileobj(stream, out, _COPY_BYTES)
         out.flush()
     except Exception as error:
         out.close()

@@ -92,7 +92,7 @@ def read_header(path: Path) -> MrcHeader:
     about_compression = ()
     if kind is not None:
         about_compression = (
-            f"compressed ({kind}): every command unpacks it into a temporary file (TMPDIR), and RELION does not read it",
+            f"{'an HDF5 file' if kind == 'HDF5' else f'compressed ({kind})'}: every command unpacks it into a temporary file (TMPDIR), and RELION does not read it",
         )
     header = MrcHeader(
         path=path,

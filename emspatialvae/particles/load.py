@@ -14,6 +14,7 @@ import numpy as np
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.ctf import NEEDED
+from emspatialvae.io import hdf
 from emspatialvae.io.compressed import bare_name
 from emspatialvae.io.csg import read_csg
 from emspatialvae.io.images import ImageFile, channels_of, notes_of, open_images
@@ -46,6 +47,7 @@ READERS = {
     ".mrcs": read_stack_source,
     ".mrc": read_stack_source,
     ".npy": read_npy_source,
+    **dict.fromkeys(hdf.ENDINGS, read_stack_source),
 }
 
 
