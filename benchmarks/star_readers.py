@@ -1,4 +1,4 @@
-"""Our reader of STAR files beside starfile-rs and starfile: seconds for the columns that training needs, and what each makes of odd rows.
+"""Our reader of STAR files beside starfile-rs and starfile: seconds of CPU for the columns that training needs, and what each makes of odd rows.
 
     pip install starfile-rs polars
     python benchmarks/star_readers.py [--rows 1000000]
@@ -46,9 +46,9 @@ rows = len(names)
 TIMED = """
 import resource, sys, time
 PATH = sys.argv[1]
-began = time.perf_counter()
+began = time.process_time()
 {code}
-print(f"{{time.perf_counter() - began:.1f}} | {{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}} | {{rows:,}}")
+print(f"{{time.process_time() - began:.1f}} | {{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}} | {{rows:,}}")
 """
 ODD = {
     "a name with # in it": "1@a#b.mrcs 1.5 x",
@@ -86,7 +86,7 @@ def main() -> None:
     rows = parser.parse_args().rows
     with tempfile.TemporaryDirectory() as folder:
         star = make(Path(folder), rows)
-        print("| reader | s | peak GB | rows |\n|---|---|---|---|")
+        print("| reader | CPU s | peak GB | rows |\n|---|---|---|---|")
         for name, code in READERS.items():
             command = [sys.executable, "-c", TIMED.format(code=code), str(star)]
             done = subprocess.run(command, capture_output=True, text=True)

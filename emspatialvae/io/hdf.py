@@ -36,14 +36,14 @@ def write_as_mrc(path: Path, out: IO[bytes]) -> None:
     try:
         with h5py.File(path, "r") as file:
             pixel_size_A, count, images = _images_of(path, file)
-            shape: tuple[int, ...] | None = None
+            shape: tuple[int, int] | None = None
             out.write(bytes(HEADER_DTYPE.itemsize))
             for number, image in enumerate(images, 1):
                 if image.ndim != 2 or image.dtype.kind not in "iufb" or (shape is not None and image.shape != shape):
                     raise ParticleFileError(
                         f"{path}: image {number} is {image.dtype} of shape {image.shape}; expected real images, all of one size"
                     )
-                shape = image.shape
+                shape = (image.shape[0], image.shape[1])
                 out.write(np.ascontiguousarray(image, "<f4").data)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
