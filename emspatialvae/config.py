@@ -27,7 +27,7 @@ class InputConfig:
     """Which particles are read."""
 
     particles: Positional[Path]
-    """particles.star (RELION 3.0 to 5), particles.cs (cryoSPARC), a bare stack .mrcs, or pictures: images.npy of shape [n, h, w],
+    """particles.star (RELION 3.0 to 5), particles.cs or .csg (cryoSPARC), a bare stack .mrcs, or pictures: images.npy of shape [n, h, w],
     [n, h, w, c] or [n, c, h, w], or a folder of png, jpg and tif files."""
     project_dir: Path | None = None
     """RELION or cryoSPARC project root that paths in the file are relative to; found by itself when the file lies inside it."""

@@ -42,6 +42,12 @@ def load_model(run: RunDir) -> ParticleVAE:
         raise RunFolderError(
             f"{run.path / 'checkpoint.pt'} belongs to another engine (it has no {error}); train again"
         ) from None
+    except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError) as error:
+        # Sizes from config.json that no model has, or that do not fit those of the checkpoint.
+        found = " ".join(str(error).split())
+        raise RunFolderError(
+            f"{run.path / 'checkpoint.pt'} belongs to another model than config.json says ({found[:160]}); train again"
+        ) from None
     load_state(model, state, run.path)
     return model.eval()
 

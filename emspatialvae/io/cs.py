@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.io.atomic import atomic_path
+from emspatialvae.io.compressed import kind_of
 
 # Numpy refuses headers beyond 10,000 characters (they are parsed as Python literals, which can be slow, not unsafe);
 # passthrough files with hundreds of fields are longer.
@@ -33,6 +34,8 @@ def read_cs(path: Path) -> NDArray[Any]:
                     f"{path} is in cryoSPARC's streaming format; numpy format is needed: load it with cryosparc-tools"
                     " and save it again with format=NUMPY_FORMAT"
                 )
+            if (kind := kind_of(magic)) is not None:
+                raise ParticleFileError(f"{path} is compressed ({kind}); decompress it first, only stacks are read so")
             if magic != _NPY_MAGIC:
                 what = "is empty" if not magic else f"starts with {magic!r}"
                 raise ParticleFileError(f"{path} {what}; a .cs file (a numpy structured array) was expected")
@@ -40,17 +43,49 @@ def read_cs(path: Path) -> NDArray[Any]:
             array = np.load(stream, allow_pickle=False, max_header_size=_MAX_HEADER_BYTES)
     except OSError as error:
         raise ParticleFileError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
+    except ParticleFileError:
+        raise
+    except (
+        Exception
+    ) as error:  # numpy evaluates the header as a Python literal: damaged ones raise whatever Python's parser raises
         if "allow_pickle" in str(error):
             raise ParticleFileError(
                 f"{path} holds pickled Python objects, which are not read for safety; export the particles again"
             ) from error
-        raise ParticleFileError(f"{path} is damaged or cut short ({error}); copy or export it again") from error
+        reason = str(error).split("\n")[0][:200] or type(error).__name__
+        raise ParticleFileError(f"{path} is damaged or cut short ({reason}); copy or export it again") from error
     if array.dtype.names is None or array.ndim != 1:
         raise ParticleFileError(
             f"{path} holds a plain {array.dtype} array of shape {array.shape}; a table with named fields was expected"
         )
     return array
+
+
+_KINDS = {"text": "SU", "numbers": "iuf", "whole numbers": "iu"}
+
+
+def check_fields(path: Path, array: NDArray[Any], expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Refuse fields of another kind than cryoSPARC's, so that what follows need not ask.
+
+    Parameters
+    ----------
+    expected
+        Field -> text, numbers or whole numbers; and the shape of one value. Fields that the array lacks are passed over.
+
+    Raises
+    ------
+    ParticleFileError
+        A field of another type or shape.
+    """
+    for name, (kind, shape) in expected.items():
+        if name not in (array.dtype.names or ()):
+            continue
+        base, found = array.dtype[name].base, array.dtype[name].shape
+        if base.kind not in _KINDS[kind] or found != shape:
+            each = f" of shape {shape}" if shape else ""
+            raise ParticleFileError(
+                f"{path}: field {name} holds {base.name}{f' of shape {found}' if found else ''}, expected {kind}{each}; export the particles again"
+            )
 
 
 def write_cs(path: Path, array: NDArray[Any], overwrite: bool = False) -> None:
@@ -79,6 +114,10 @@ def join_passthrough(main: NDArray[Any], passthrough: NDArray[Any]) -> NDArray[A
     for name, table in (("particle", main), ("passthrough", passthrough)):
         if "uid" not in (table.dtype.names or ()):
             raise ParticleFileError(f"the {name} .cs file has no field uid, on which the two are joined")
+        if table.dtype["uid"].base.kind not in "iu" or table.dtype["uid"].shape:
+            raise ParticleFileError(
+                f"the {name} .cs file has a uid of type {table.dtype['uid']}; expected whole numbers"
+            )
         repeated = len(table) - len(np.unique(table["uid"]))
         if repeated:
             raise ParticleFileError(f"the {name} .cs file repeats {repeated} uids; every particle needs its own")

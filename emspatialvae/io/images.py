@@ -31,6 +31,11 @@ def channels_of(file: ImageFile) -> int:
     return 1 if isinstance(file, MrcHeader) else file.channels
 
 
+def notes_of(file: ImageFile) -> tuple[str, ...]:
+    """What is odd about a file, half a sentence each, without its name."""
+    return file.notes if isinstance(file, MrcHeader) else ()
+
+
 def read_images(file: ImageFile, indices: NDArray[np.int64]) -> NDArray[np.float32]:
     """Read images by 0-based index, in any order and with repeats; [k, channels, height, width]."""
     if isinstance(file, MrcHeader):

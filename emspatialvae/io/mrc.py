@@ -18,13 +18,16 @@ from mrcfile.mrcinterpreter import MrcInterpreter
 from numpy.typing import ArrayLike, NDArray
 
 from emspatialvae.errors import ParticleFileError
+from emspatialvae.io import compressed
 from emspatialvae.io.atomic import atomic_path
 
 _HEADER_BYTES = 1024
 _NSYMBT = slice(92, 96)
 _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _LARGEST_SIDE = 1 << 20
+_IMOD_STAMP, _IMOD_SIGNED_BYTES = 1146047817, 1
+_IMOD_FIELDS = slice(152, 160)
+"""IMOD's stamp and its flags (words 39 and 40 of the header), of which bit 0 says that the bytes of mode 0 are signed."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class MrcHeader:
         In Angstrom; None where the header says 0 or 1 (unknown), or nonsense.
     ispg
         Space group as written: 0 for a stack, though many stacks say 1.
+    notes
+        What is odd about the file, half a sentence each, without its name.
+    compression
+        "gzip", say; None of a file that is read where it lies.
     """
 
     path: Path
@@ -55,6 +62,8 @@ class MrcHeader:
     offset_bytes: int
     pixel_size_A: float | None
     ispg: int
+    notes: tuple[str, ...] = ()
+    compression: str | None = None
 
 
 def read_header(path: Path) -> MrcHeader:
@@ -63,35 +72,39 @@ def read_header(path: Path) -> MrcHeader:
     Raises
     ------
     ParticleFileError
-        Not found, unreadable, compressed, not an MRC file, a mode without real pixels, sizes that are not positive, or
+        Not found, unreadable, not an MRC file, a mode without real pixels, sizes that are not positive, or
         fewer images in the file than the header promises.
     """
     path = Path(path)
     try:
-        with path.open("rb") as stream:
-            head = stream.read(_HEADER_BYTES)
-            size_bytes = stream.seek(0, io.SEEK_END)
+        head, size_bytes, kind = _head_of(path)
     except OSError as error:
         raise ParticleFileError(f"{path} cannot be read: {error.strerror or error}") from error
-    for magic, kind in _COMPRESSED.items():
-        if head.startswith(magic):
-            raise ParticleFileError(f"{path} is compressed ({kind}); images are read in place, so decompress it first")
     if len(head) < _HEADER_BYTES:
         raise ParticleFileError(
             f"{path} is not an MRC file: {len(head)} bytes long, the header alone takes {_HEADER_BYTES}"
         )
     fields, extended_bytes = _parse(head)
     _check_fields(path, fields)
-    dtype = np.dtype(_DTYPES[int(fields.mode)]).newbyteorder(fields.mode.dtype.byteorder)
+    dtype, about_bytes = _dtype(fields, head)
+    images_bytes = int(fields.nz) * int(fields.ny) * int(fields.nx) * dtype.itemsize
+    offset_bytes, about_size = _offset_bytes(size_bytes, max(extended_bytes, 0), images_bytes)
+    about_compression = ()
+    if kind is not None:
+        about_compression = (
+            f"{'an HDF5 file' if kind == 'HDF5' else f'compressed ({kind})'}: every command unpacks it into a temporary file (TMPDIR), and RELION does not read it",
+        )
     header = MrcHeader(
         path=path,
         n_images=int(fields.nz),
         height=int(fields.ny),
         width=int(fields.nx),
         dtype=dtype,
-        offset_bytes=_HEADER_BYTES + max(extended_bytes, 0),
+        offset_bytes=offset_bytes,
         pixel_size_A=_pixel_size_A(fields),
         ispg=int(fields.ispg),
+        notes=(*about_compression, *about_bytes, *about_size),
+        compression=kind,
     )
     held = max(size_bytes - header.offset_bytes, 0) // (header.height * header.width * dtype.itemsize)
     if held < header.n_images:
@@ -121,7 +134,8 @@ def read_images(header: MrcHeader, indices: ArrayLike) -> NDArray[np.float32]:
     out = np.empty((len(wanted), header.height, header.width), np.float32)
     shape = (header.n_images, header.height, header.width)
     try:
-        images = np.memmap(header.path, header.dtype, "r", header.offset_bytes, shape)
+        source = compressed.unpacked(header.path, header.compression) if header.compression else header.path
+        images = np.memmap(source, header.dtype, "r", header.offset_bytes, shape)
     except (OSError, ValueError) as error:
         raise ParticleFileError(f"{header.path} can no longer be read as its header says: {error}") from error
     for place in np.argsort(wanted, kind="stable"):
@@ -229,6 +243,19 @@ class StackWriter:
         return header.tobytes()
 
 
+def _head_of(path: Path) -> tuple[bytes, int, str | None]:
+    """The header, the size of the file in bytes, and how it is compressed: both of what it holds then."""
+    with path.open("rb") as stream:
+        head = stream.read(_HEADER_BYTES)
+        kind = compressed.kind_of(head)
+        if kind is None:
+            return head, stream.seek(0, io.SEEK_END), None
+    held = compressed.unpacked(path, kind)
+    held.seek(0)
+    head = held.read(_HEADER_BYTES)
+    return head, held.seek(0, io.SEEK_END), kind
+
+
 def _parse(head: bytes) -> tuple[Any, int]:
     """Header fields in their byte order, and the length of the extended header in bytes.
 
@@ -244,6 +271,38 @@ def _parse(head: bytes) -> tuple[Any, int]:
         fields = swapped if _is_sensible(swapped) else fields
     extended_bytes = np.frombuffer(head[_NSYMBT], fields.nsymbt.dtype)[0]
     return fields, int(extended_bytes)
+
+
+def _dtype(fields: Any, head: bytes) -> tuple[np.dtype[Any], tuple[str, ...]]:
+    """Of the pixels; and what is odd about them. Bytes are signed (MRC2014), unless IMOD's stamp stands there and its flag does not."""
+    dtype = np.dtype(_DTYPES[int(fields.mode)]).newbyteorder(fields.mode.dtype.byteorder)
+    if int(fields.mode) != 0:
+        return dtype, ()
+    stamp, flags = np.frombuffer(head[_IMOD_FIELDS], fields.mode.dtype).tolist()
+    if stamp != _IMOD_STAMP:
+        return dtype, (
+            "bytes (mode 0) without IMOD's stamp are read as signed, -128 to 127, as MRC2014 says; some programs write 0 to 255 instead, and"
+            f" what is brightest then becomes darkest: the header gives {fields.dmin:.4g} as the least and {fields.dmax:.4g} as the greatest"
+            " value; if they do not look right, write the stack in another mode",
+        )
+    return (dtype, ()) if flags & _IMOD_SIGNED_BYTES else (np.dtype("u1"), ())
+
+
+def _offset_bytes(size_bytes: int, extended_bytes: int, images_bytes: int) -> tuple[int, tuple[str, ...]]:
+    """Where the first image starts in a file of that size; and what is odd about it."""
+    if extended_bytes and size_bytes == _HEADER_BYTES + images_bytes:
+        return _HEADER_BYTES, (
+            f"the header promises an extended header of {extended_bytes:,} bytes (nsymbt), but the file has exactly the size of header"
+            " and images, so none is there and the images are read without it; RELION and others refuse such a file: set nsymbt to 0",
+        )
+    offset_bytes = _HEADER_BYTES + extended_bytes
+    surplus = size_bytes - offset_bytes - images_bytes
+    if surplus > 0:
+        return offset_bytes, (
+            f"the file is {surplus:,} bytes longer than its header says; what is behind the last image is not read, but should an"
+            " extended header be missing from the header (nsymbt), all images are shifted: look at one",
+        )
+    return offset_bytes, ()
 
 
 def _is_sensible(fields: Any) -> bool:

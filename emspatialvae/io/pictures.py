@@ -199,8 +199,10 @@ def npy_writer(path: Path, n_images: int, axes: Axes, channels: int, box: int, *
 def _mapped(path: Path) -> NDArray[Any]:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0].rstrip(".")
+    except (
+        Exception
+    ) as error:  # numpy evaluates the header as a Python literal: damaged ones raise whatever Python's parser raises
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0][:200].rstrip(".") or type(error).__name__
         raise ParticleFileError(
             f"{path} is not a .npy file of plain numbers ({reason}); save it with numpy.save"
         ) from None

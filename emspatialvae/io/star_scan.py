@@ -7,6 +7,7 @@ pairs, and a blank line ends the rows of a loop. Files are streamed; a table is 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.errors import ParticleFileError
+from emspatialvae.io.compressed import kind_of
 from emspatialvae.io.star_text import line_chunks, words
 
 MISSING = {b"<NA>", b"NA", b"N/A", b"None", b"none", b"null", b"NULL", b"nan", b"NaN", b"NAN", b""}
@@ -126,11 +128,36 @@ class StarBlock:
                 yield rows
 
     def wrong_count(self, number: int, found: int) -> ParticleFileError:
-        """Say that line ``number`` has ``found`` cells."""
-        return ParticleFileError(
-            f"{self.path}, line {number}: {found} columns found, the labels of data_{self.name} say {len(self.labels)};"
-            " mend or delete that line"
+        """Say that line ``number``, the first of its kind, has ``found`` cells, and what is wrong with all rows like it."""
+        wrong, example = self._wrong_rows()
+        where = (
+            f"{self.path}, line {number}: {found} columns found, the labels of data_{self.name} say {len(self.labels)}"
         )
+        if len(wrong) > 1:
+            of_all = "all" if len(wrong) == self.n_rows else f"{len(wrong):,} of {self.n_rows:,}"
+            where += f"; so it is in {of_all} rows, lines {_ranges(wrong)}"
+        if example is not None:
+            return ParticleFileError(f"{where}; a name with spaces needs quotes round it: {example!r} seems to be one")
+        if len(wrong) == self.n_rows > 1:
+            return ParticleFileError(
+                f"{where}; a label is missing or too many, or names with spaces stand without quotes"
+            )
+        return ParticleFileError(f"{where}; mend or delete {'those lines' if len(wrong) > 1 else 'that line'}")
+
+    def _wrong_rows(self) -> tuple[list[int], str | None]:
+        """Line numbers of the rows with a wrong number of cells; and two cells side by side that look like one name torn apart."""
+        wrong: list[int] = []
+        example = None
+        number = self.first_line
+        for lines in line_chunks(self.path, self.rows_start, self.rows_end):
+            for line in lines:
+                cells = words(line)
+                if cells and len(cells) != len(self.labels):
+                    wrong.append(number)
+                    if example is None and len(cells) > len(self.labels):
+                        example = _torn_name(cells)
+                number += 1
+        return wrong, example
 
     def check_n_rows(self, n_rows: int) -> None:
         """Raise ParticleFileError unless as many rows came by as were scanned."""
@@ -190,6 +217,26 @@ def _is_number(cell: bytes) -> bool:
     return True
 
 
+def _torn_name(cells: list[bytes]) -> str | None:
+    """Two neighbours of which one is a path and neither a number, joined by the space that tore them apart."""
+    for left, right in pairwise(cells):
+        if (b"/" in left or b"@" in left) and not (_is_number(left) or _is_number(right) or b"@" in right):
+            return (left + b" " + right).decode("utf-8", "replace")
+    return None
+
+
+def _ranges(numbers: list[int], most: int = 4) -> str:
+    """``3 to 7, 9, ...``: ascending numbers with runs drawn together."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    shown = [str(first) if first == last else f"{first} to {last}" for first, last in runs[:most]]
+    return ", ".join([*shown, "..."] if len(runs) > most else shown)
+
+
 class _Scan:
     """The one pass: a small machine whose ``place`` says what the next line may be."""
 
@@ -210,8 +257,17 @@ class _Scan:
                 stream.seek(0)
                 if not head.strip():
                     raise ParticleFileError(f"{self.path} is empty; a STAR file was expected")
+                if (kind := kind_of(head)) is not None:
+                    raise ParticleFileError(
+                        f"{self.path} is compressed ({kind}); decompress it first, only stacks are read so"
+                    )
                 if b"\0" in head:
                     raise ParticleFileError(f"{self.path} is a binary file; a STAR file (text) was expected")
+                if b"\r" in head and b"\n" not in head:
+                    raise ParticleFileError(
+                        f"{self.path} has line ends of old Macintosh programs (0x0D alone), so that all of it is one line; mend them:"
+                        " tr '\\r' '\\n' < OLD.star > NEW.star"
+                    )
                 self._lines(stream)
         except OSError as error:
             raise ParticleFileError(f"{self.path} cannot be read: {error.strerror or error}") from error

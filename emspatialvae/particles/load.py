@@ -15,7 +15,10 @@ import numpy as np
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.ctf import NEEDED
-from emspatialvae.io.images import channels_of, open_images
+from emspatialvae.io import hdf
+from emspatialvae.io.compressed import bare_name
+from emspatialvae.io.csg import read_csg
+from emspatialvae.io.images import ImageFile, channels_of, notes_of, open_images
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.read_cs import CS_CTF, read_cs_source
 from emspatialvae.particles.read_images import read_folder_source, read_npy_source, read_stack_source
@@ -45,7 +48,22 @@ READERS = {
     ".mrcs": read_stack_source,
     ".mrc": read_stack_source,
     ".npy": read_npy_source,
+    **dict.fromkeys(hdf.ENDINGS, read_stack_source),
 }
+
+
+def followed(config: InputConfig) -> InputConfig:
+    """The same input, with the ``.cs`` files that a ``.csg`` file points to instead of the latter; a passthrough that was given counts.
+
+    Raises
+    ------
+    ParticleFileError
+        The .csg file cannot be followed.
+    """
+    if config.particles.suffix.lower() != ".csg" or not config.particles.is_file():
+        return config
+    group = read_csg(config.particles)
+    return replace(config, particles=group.particles, passthrough=config.passthrough or group.passthrough)
 
 
 def load_particles(config: InputConfig, *, open_stacks: bool = True) -> ParticleStack:
@@ -64,20 +82,32 @@ def load_particles(config: InputConfig, *, open_stacks: bool = True) -> Particle
     ParticleFileError
         Anything that is missing or wrong: what was found, what was expected, what to do.
     """
+    config = followed(config)
     path = config.particles
     if not path.exists():
         raise ParticleFileError(f"{path}: no such file; expected a particles .star, .cs or .mrcs")
-    if not path.is_dir() and path.suffix.lower() not in READERS:
+    reader = read_folder_source if path.is_dir() else READERS.get(_ending(path))
+    if reader is None:
+        if bare_name(path) != path:
+            raise ParticleFileError(
+                f"{path} is compressed; only stacks (.mrcs.gz and the like) are read so: decompress it first"
+            )
         raise ParticleFileError(
             f"{path}: cannot tell what kind of file this is; expected one of {', '.join(READERS)}, or a folder of pictures"
         )
-    stack = read_folder_source(config) if path.is_dir() else READERS[path.suffix.lower()](config)
+    stack = reader(config)
     if len(stack) == 0:
         raise ParticleFileError(f"{path}: the particle table is empty; expected at least one row")
     stack = replace(stack, notes=(*stack.notes, *_notes_on_names(stack), *_notes_on_ctf(stack)))
     if config.limit is not None:
         stack = stack.subset(slice(config.limit))
     return open_stacks_of(stack, config) if open_stacks else stack
+
+
+def _ending(path: Path) -> str:
+    """By which the kind of a file is told: stacks may be compressed, tables not."""
+    bare = bare_name(path).suffix.lower()
+    return bare if bare in (".mrc", ".mrcs") else path.suffix.lower()
 
 
 def _check_pixel_sizes(stack: ParticleStack) -> None:
@@ -105,6 +135,13 @@ def _notes_on_ctf(stack: ParticleStack) -> Iterable[str]:
         yield f"{int(odd.sum()):,} of {len(stack):,} particles have {values[row]:g} {remark} (the first is {stack.names[row]})"
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for the file system, a folder that may not be looked into
+        return False
+
+
 def find_stack(spelled: str, config: InputConfig) -> Path:
     """Where a stack lies: in --project-dir, beside the metadata file, in the folders above it, in the current one.
 
@@ -117,7 +154,7 @@ def find_stack(spelled: str, config: InputConfig) -> Path:
     """
     tried = _places(spelled, config)
     for place in tried:
-        if place.is_file():
+        if _is_file(place):
             return place
     places = ", ".join(str(place.parent) for place in tried)
     raise ParticleFileError(
@@ -208,7 +245,7 @@ def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
             raise ParticleFileError(
                 f"{file.path}: images of {channels_of(file)} channel(s) beside others of {stack.channels}; take them apart"
             )
-    return replace(stack, notes=(*stack.notes, *_notes_on_places(stack)))
+    return replace(stack, notes=(*stack.notes, *_notes_on_files(files), *_notes_on_places(stack)))
 
 
 def _check_are_images(stack: ParticleStack) -> None:
@@ -234,6 +271,17 @@ def _check_are_images(stack: ParticleStack) -> None:
                 f"{stack.source}: image name {name!r} of particle {whole[0] + 1} says no number, and the file holds {file.n_images} images; "
                 "expected N@stack.mrcs with N counted from 1"
             )
+
+
+def _notes_on_files(files: Iterable[ImageFile]) -> Iterable[str]:
+    """What is odd about the stacks, each sentence once however many of them it is about."""
+    about: dict[str, list[ImageFile]] = {}
+    for file in files:
+        for note in notes_of(file):
+            about.setdefault(note, []).append(file)
+    for note, of in about.items():
+        others = f" and {len(of) - 1:,} other stack(s)" if len(of) > 1 else ""
+        yield f"{of[0].path}{others}: {note}"
 
 
 def input_files(stack: ParticleStack, config: InputConfig) -> list[Path]:

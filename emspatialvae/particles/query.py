@@ -260,6 +260,10 @@ class _Parser:
         word, at = sign
         if not (left.is_column or right.is_column):
             self._refuse_at(at, word, "one side of a comparison must be a column")
+        if isinstance(left.what, tuple):
+            self._refuse_at(
+                at, word, "what stands in brackets after in ends a comparison; two conditions are joined by and, or"
+            )
         within = word.endswith("in")
         if within and not isinstance(right.what, tuple) and not left.is_text:
             self._refuse_at(at, word, "after in, numbers or texts in brackets were expected")
@@ -295,7 +299,8 @@ def _comparing(word: str, left: _Value, right: _Value, *, part: bool) -> Callabl
 def _constant(kind: str, word: str) -> Any:
     if kind == "text":
         return word[1:-1]
-    return int(word) if re.fullmatch(r"[-+]?\d+", word) else float(word)
+    # Whole numbers stay exact as far as columns go (uid has 20 digits); Python refuses to read thousands of digits.
+    return int(word) if re.fullmatch(r"[-+]?\d{1,40}", word) else float(word)
 
 
 def _hint(rest: str) -> str:

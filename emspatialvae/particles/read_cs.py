@@ -26,6 +26,15 @@ CS_CTF = {
 """What the fields of `CtfParams` are called in .cs files."""
 
 
+_NUMBER = ("numbers", ())
+_EXPECTED = {
+    "blob/path": ("text", ()),
+    "blob/idx": ("whole numbers", ()),
+    **dict.fromkeys(("blob/psize_A", *CS_CTF.values(), "alignments2D/pose", "alignments2D/psize_A"), _NUMBER),
+    "alignments2D/shift": ("numbers", (2,)),
+}
+
+
 def read_cs_source(config: InputConfig) -> ParticleStack:
     """Read a cryoSPARC particle table, with its passthrough joined on uid where one is given."""
     array = cs.read_cs(config.particles)
@@ -38,6 +47,7 @@ def read_cs_source(config: InputConfig) -> ParticleStack:
                 f"{config.particles}: no field {field} (found {len(fields)} fields, first {', '.join(fields[:3])}); "
                 "give the job's passthrough file with --passthrough"
             )
+    cs.check_fields(config.particles, array, _EXPECTED)
     spelled, file_of = np.unique(array["blob/path"], return_inverse=True)
     pixel_size_A = np.full(len(array), config.pixel_size_A or np.nan)
     if config.pixel_size_A is None and "blob/psize_A" in fields:

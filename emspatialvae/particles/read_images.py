@@ -10,6 +10,7 @@ import numpy as np
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.io import mrc, pictures
+from emspatialvae.io.compressed import bare_name
 from emspatialvae.particles.pixel_size import pixel_size_or_nan
 from emspatialvae.particles.stack import OpticsGroup, ParticleStack
 
@@ -17,7 +18,7 @@ from emspatialvae.particles.stack import OpticsGroup, ParticleStack
 def read_stack_source(config: InputConfig) -> ParticleStack:
     """A bare stack: every image of the file in order, nothing else known."""
     header = mrc.read_header(config.particles)
-    if config.particles.suffix.lower() == ".mrc" and header.n_images == header.width == header.height:
+    if bare_name(config.particles).suffix.lower() == ".mrc" and header.n_images == header.width == header.height:
         raise ParticleFileError(
             f"{config.particles}: {header.n_images} sections of {header.width} x {header.height} look like a volume; "
             "expected a stack of particle images (rename it to .mrcs if it is one)"

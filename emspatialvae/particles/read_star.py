@@ -205,8 +205,7 @@ def _star_optics(
     if "rlnOpticsGroup" not in table.labels:
         raise ParticleFileError(f"{block.path}: data_optics has no rlnOpticsGroup; repair the file")
     texts, optics = table.read(named, wanted, lenient=True)
-    if not np.isfinite(optics["rlnOpticsGroup"]).all():
-        raise ParticleFileError(f"{block.path}: an optics group in data_optics has no number; repair the file")
+    _check_whole(block.path, "data_optics", optics["rlnOpticsGroup"])
     row_of = {int(number): row for row, number in enumerate(optics["rlnOpticsGroup"])}
     if len(row_of) < table.n_rows:
         twice = next(n for n in row_of if np.count_nonzero(optics["rlnOpticsGroup"] == n) > 1)
@@ -214,7 +213,8 @@ def _star_optics(
     if "rlnImageDimensionality" in optics and np.any(optics["rlnImageDimensionality"] == 3):
         raise subtomograms(block.path, "rlnImageDimensionality is 3")
     if "rlnOpticsGroup" in numbers:
-        group_of = numbers["rlnOpticsGroup"].astype(int)  # `_without_missing` has seen to it that all are there
+        _check_whole(block.path, f"data_{block.name}", numbers["rlnOpticsGroup"])
+        group_of = numbers["rlnOpticsGroup"].astype(int)
     elif len(row_of) == 1:
         group_of = np.full(block.n_rows, next(iter(row_of)))
     else:
@@ -248,6 +248,15 @@ def _star_optics(
         if label in {*optics, *numbers}
     }
     return groups, optics_of, beam
+
+
+def _check_whole(path: Path, where: str, groups: NDArray[np.float64]) -> None:
+    """Refuse numbers of optics groups that are no whole numbers."""
+    wrong = np.flatnonzero(~(np.abs(groups) < 1 << 31) | (groups != np.trunc(groups)))
+    if len(wrong):
+        raise ParticleFileError(
+            f"{path}: rlnOpticsGroup is {groups[wrong[0]]:g} in row {wrong[0] + 1} of {where}; expected whole numbers from 1; repair the file"
+        )
 
 
 def _star_without_optics(

@@ -27,6 +27,13 @@ CS_COORDINATES = (
     "location/center_y_frac",
     "location/micrograph_shape",
 )
+_CS_COORDINATES: dict[str, tuple[str, tuple[int, ...]]] = {
+    "location/micrograph_path": ("text", ()),
+    "location/center_x_frac": ("numbers", ()),
+    "location/center_y_frac": ("numbers", ()),
+    "location/micrograph_shape": ("numbers", (2,)),
+}
+"""What each of them holds."""
 
 CS_MICROGRAPH_PIXEL = "location/micrograph_psize_A"
 
@@ -297,6 +304,7 @@ class CsTable:
         """``blob/idx`` counted from 1, as in a STAR file, and ``blob/path``."""
         if not {"blob/idx", "blob/path"} <= set(self.names):
             return None
+        cs.check_fields(self.path, self.array, {"blob/idx": ("whole numbers", ()), "blob/path": ("text", ())})
         places = zip(self.array["blob/idx"].tolist(), self._text("blob/path"), strict=True)
         return np.array([f"{index + 1}@{path}" for index, path in places], dtype=object)
 
@@ -304,6 +312,7 @@ class CsTable:
         """``location/center_x_frac`` and ``y_frac`` times the micrograph's size."""
         if not set(CS_COORDINATES) <= set(self.array.dtype.names or ()):
             return None
+        cs.check_fields(self.path, self.array, _CS_COORDINATES)
         micrograph, x, y, shape = CS_COORDINATES
         height, width = self.array[shape].T  # (rows, columns), as cryoSPARC writes it
         return Coordinates.checked(self.path, self._text(micrograph), self.array[x] * width, self.array[y] * height)

@@ -217,6 +217,9 @@ def _new_tables(
             "rlnDefocusAngle": np.degrees(known["astigmatism_rad"]),
             "rlnPhaseShift": np.degrees(known["phase_shift_rad"]),
         }
+    else:
+        # RELION refuses an optics table without them (ObservationModel: "not all necessary variables"); 0 stands for unknown.
+        optics["rlnVoltage"] = optics["rlnSphericalAberration"] = 0.0
     table |= {column.label: column.values for column in columns}
     table |= {label: pd.Series(list(texts), dtype=object) for label, texts in replaced.items()}
     return {"optics": optics, "particles": pd.DataFrame(table)}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from emspatialvae.config import Device, InputConfig, Poses
 from emspatialvae.inference.infer import infer, load_model
 from emspatialvae.io.atomic import check_outputs
-from emspatialvae.particles.load import input_files, load_particles
+from emspatialvae.particles.load import followed, input_files, load_particles
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.preparation import Portion, file_poses, prepare
 from emspatialvae.results import export
@@ -33,6 +33,7 @@ def infer_other(
     say: Say = print,
 ) -> None:
     """Infer the particles of another file with a trained model, prepared as the run's own were, and write them to ``out``."""
+    source = followed(source)
     export.check_destination(out, force=force)
     check_not_own([out])
     check_outputs([out], [*input_files(load_particles(source), source), *input_paths(run, source.project_dir)])

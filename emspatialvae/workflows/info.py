@@ -12,7 +12,7 @@ from emspatialvae.inference.infer import load_model
 from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.io.star import StarFile
 from emspatialvae.model.steerable.vae import SteerableVAE
-from emspatialvae.particles.load import load_particles, missing_ctf_columns, open_stacks_of
+from emspatialvae.particles.load import followed, load_particles, missing_ctf_columns, open_stacks_of
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.plan import decide
 from emspatialvae.results import summary
@@ -22,18 +22,19 @@ from emspatialvae.results.run_folder import Manifest, RunDir
 
 def particles_text(source: InputConfig, prepare: PrepareConfig) -> str:
     """Contents, oddities, and what training would do unless told otherwise; a stack that cannot be used says so at the end."""
+    source = followed(source)
     table = load_particles(source, open_stacks=False)
-    lines = [f"{table.source}: {_kind(table)}", *(f"  {line}" for line in _contents(table))]
-    lines += ["odd:", *(f"  {note}" for note in table.notes)] if table.notes else ["odd: nothing"]
-    lines.append("train would:")
     try:
         stack = open_stacks_of(table, source)
         model = ModelConfig()
         _, said, _ = decide(stack, prepare, engine=model.engine)
-        read = f"read images of {', '.join(map(str, stack.boxes))} px"
-        lines += [f"  {line}" for line in (read, *said, f"{model.engine} engine, {_coordinates(model.z_dim)}")]
+        notes, read = stack.notes, f"read images of {', '.join(map(str, stack.boxes))} px"
+        plan = [read, *said, f"{model.engine} engine, {_coordinates(model.z_dim)}"]
     except EmsvaeError as error:
-        lines.append(f"  stop: {error}")
+        notes, plan = table.notes, [f"stop: {error}"]
+    lines = [f"{table.source}: {_kind(table)}", *(f"  {line}" for line in _contents(table))]
+    lines += ["odd:", *(f"  {note}" for note in notes)] if notes else ["odd: nothing"]
+    lines += ["train would:", *(f"  {line}" for line in plan)]
     return "\n".join(lines)
 
 
@@ -72,6 +73,15 @@ def _contents(table: ParticleStack) -> Iterator[str]:
         rms_px = np.sqrt((table.pose.shift_px[~table.pose.unset] ** 2).mean())
         # Offsets in angstrom are no pixels until the pixel size is known.
         yield f"poses {kind}" + (f"; shifts {rms_px:.2f} px rms per axis" if np.isfinite(rms_px) else "")
+    if table.kind in ("star", "cs"):
+        yield Y_AXIS
+
+
+Y_AXIS = (
+    "y axis: taken as stored, the first row is y = 0, for images, poses, astigmatism and coordinates alike; nothing is flipped (RELION and cryoSPARC"
+    " read some movies upside down to each other: where one has the images of the other, psi and the astigmatism angle change sign)"
+)
+"""What no file says and every program assumes."""
 
 
 def run_text(path: Path) -> str:

@@ -13,6 +13,7 @@ from emspatialvae.errors import EmsvaeError, NothingSelectedError, RunFolderErro
 from emspatialvae.imaging.arrays import Mask
 from emspatialvae.io import star
 from emspatialvae.io.atomic import atomic_path, check_outputs, check_writable
+from emspatialvae.io.csg import particle_file
 from emspatialvae.particles import duplicates, query
 from emspatialvae.particles.columns import USED, is_result
 from emspatialvae.particles.match import NOWHERE, Join, carried, join
@@ -81,6 +82,7 @@ def select(
         raise EmsvaeError("nothing to select by; give --where, --drop-duplicates-a or --from")
     if rows_from is None and (with_results or allow_missing):
         raise EmsvaeError("--with-results and --allow-missing say how to join with another file; give it with --from")
+    source, rows_from = particle_file(source), rows_from and particle_file(rows_from)
     files = _files(source)
     targets = {ending(rows_from): rows_from} if rows_from else files
     _check_outputs([*files.values(), *_made_from(source)], targets, out, excluded, force=force)

@@ -21,7 +21,7 @@ from emspatialvae.io import leftovers, lock, switch
 from emspatialvae.io.mask import read_mask
 from emspatialvae.io.star_text import as_cells
 from emspatialvae.jobs.interrupt import noticed_by_training
-from emspatialvae.particles.load import input_files, load_particles
+from emspatialvae.particles.load import followed, input_files, load_particles
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.cache import PreparedImages, forget_other_caches, prepared_images
 from emspatialvae.preprocess.plan import decide
@@ -66,6 +66,7 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
     from emspatialvae.model.device import pick_device, pick_precision
 
     config = configuration.resolved(configuration.check(config))
+    config = dataclasses.replace(config, input=followed(config.input))
     RunDir.check_free(out, force=force)
     given = [config.input.particles, config.input.passthrough, config.train.hold_still]
     _check_inputs_outside(out, [path for path in given if path is not None])
@@ -140,7 +141,7 @@ def open_run(config: RunConfig, out: Path, *, say: Say = print) -> tuple[RunDir,
     from emspatialvae.inference.infer import load_model
 
     run = RunDir(out)
-    manifest, config = run.manifest, dataclasses.replace(config, input=_absolute(config.input))
+    manifest, config = run.manifest, dataclasses.replace(config, input=_absolute(followed(config.input)))
     for part in ("input", "prepare", "model", "train"):
         theirs, ours = getattr(manifest.config, part), getattr(config, part)
         for field in dataclasses.fields(theirs):

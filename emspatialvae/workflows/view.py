@@ -1,6 +1,7 @@
 """``emsvae view``: particles or a run in a window of napari."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from emspatialvae.errors import EmsvaeError, RunFolderError
 PLUGIN = "emspatialvae"
 """What napari calls our plugin; its widgets are asked for by the names that stand in its menu."""
 
-SUFFIXES = (".star", ".cs", ".mrcs")
+SUFFIXES = (".star", ".cs", ".csg", ".mrcs")
 
 
 def view(path: Path, project_dir: Path | None = None) -> None:
@@ -45,13 +46,7 @@ def _show(what: Path) -> None:
     EmsvaeError
         napari is not installed, or there is no display.
     """
-    # Qt does not raise an exception without a display: it ends the process.
-    displays = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
-    if sys.platform.startswith("linux") and not any(map(os.environ.get, displays)):
-        raise EmsvaeError(
-            "there is no display here to open a window on; call emsvae view where there is one, or make pages to read "
-            "with emsvae analyze"
-        )
+    _check_display()
     try:
         import napari
         from qtpy import QtWidgets  # noqa: F401  # without a Qt binding napari would say so in a page
@@ -59,6 +54,7 @@ def _show(what: Path) -> None:
         raise EmsvaeError(
             f'napari is not installed, or without Qt ({error.name or error}); pip install "emspatialvae[napari]"'
         ) from None
+    _try_display()
     viewer = napari.Viewer(title=f"{what.name} - emsvae view", show=False)
     try:
         viewer.open(what, plugin=PLUGIN)
@@ -68,3 +64,38 @@ def _show(what: Path) -> None:
     viewer.window.add_plugin_dock_widget(PLUGIN, "Latent explorer" if what.is_dir() else "Train")
     viewer.show()
     napari.run(gui_exceptions=True)
+
+
+def _check_display() -> None:
+    """Raise EmsvaeError where no display is named at all."""
+    if sys.platform.startswith("linux") and not any(map(os.environ.get, DISPLAYS)):
+        raise EmsvaeError(f"there is no display here to open a window on; {_ELSEWHERE}")
+
+
+def _try_display() -> None:
+    """Raise EmsvaeError where the display that is named does not answer.
+
+    Qt does not raise an exception then, it aborts the process: so another one tries first.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _TRY_QT], capture_output=True, text=True, errors="replace", timeout=_PATIENCE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        failure = f"no answer within {_PATIENCE_SECONDS} s"
+    else:
+        if done.returncode == 0:
+            return
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        failure = lines[0].removeprefix("qt.qpa.xcb: ") if lines else f"Qt ended with {done.returncode}"
+    named = ", ".join(f"{name}={os.environ[name]}" for name in DISPLAYS if os.environ.get(name))
+    raise EmsvaeError(f"no window can be opened on the display ({named}): {failure}; {_ELSEWHERE}")
+
+
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
+"""Environment variables, one of which tells Qt where to open windows."""
+_TRY_QT = "from qtpy.QtWidgets import QApplication; QApplication([])"
+_PATIENCE_SECONDS = 60
+_ELSEWHERE = "call emsvae view where there is a display, or make pages to read with emsvae analyze"

@@ -14,7 +14,7 @@ Reader = Callable[[str | Path | list[str]], list[LayerData]]
 
 PLUGIN, RUN_FOLDERS = "emspatialvae", "*_emsvae/"
 """What napari calls us, and what runs are called unless the user says otherwise."""
-SUFFIXES = (".star", ".cs", ".mrcs")
+SUFFIXES = (".star", ".cs", ".csg", ".mrcs")
 LARGEST_CONFIG_BYTES = 1 << 20
 """Ours take a few kilobytes; a larger ``config.json`` is somebody else's and is not worth parsing."""
 

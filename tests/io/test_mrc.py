@@ -65,6 +65,41 @@ def test_signed_bytes(tmp_path):
     assert (read_images(read_header(path), [0]) == -3).all()
 
 
+def stamped(path, flags, order="<"):
+    """The same file with IMOD's stamp and flags."""
+    whole = bytearray(path.read_bytes())
+    whole[152:160] = np.array([1146047817, flags], order + "i4").tobytes()
+    path.write_bytes(whole)
+    return path
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("flags", "value"), [(0, 253), (4, 253), (1, -3), (5, -3)])
+def test_imods_flag_says_whether_bytes_are_signed(tmp_path, order, flags, value):
+    path = stamped(write_mrc(tmp_path / "a.mrcs", np.full((1, 2, 2), -3), mode=0, order=order), flags, order)
+    header = read_header(path)
+    assert header.notes == ()
+    assert (read_images(header, [0]) == value).all()
+
+
+def test_imods_flag_is_about_bytes_only(tmp_path, images):
+    header = read_header(stamped(write_mrc(tmp_path / "a.mrcs", images - 30, mode=1), 0))
+    np.testing.assert_array_equal(read_images(header, range(4)), images - 30)
+
+
+def test_bytes_without_a_stamp_are_noted(tmp_path):
+    path = write_mrc(tmp_path / "a.mrcs", np.full((1, 2, 2), -3), mode=0, dmin=0, dmax=253)
+    (note,) = read_header(path).notes
+    assert "signed" in note and "0 as the least and 253 as the greatest" in note
+
+
+def test_a_stale_extended_header_in_a_whole_file_is_said_and_left_out(tmp_path, images):
+    header = read_header(write_mrc(tmp_path / "a.mrcs", images, nsymbt=4096))
+    (note,) = header.notes
+    assert "extended header of 4,096 bytes" in note and "nsymbt to 0" in note
+    np.testing.assert_array_equal(read_images(header, range(4)), images)
+
+
 def test_images_in_any_order_with_repeats(tmp_path, images):
     header = read_header(write_mrc(tmp_path / "a.mrcs", images))
     for indices in ([3, 0, 3, 1], np.array([2], dtype=np.uint32), [], range(4)):
@@ -89,6 +124,8 @@ def test_a_file_that_shrank_after_its_header_was_read(tmp_path, images):
 def test_space_group_1_and_bytes_behind_the_images_do_no_harm(tmp_path, images):
     header = read_header(write_mrc(tmp_path / "a.mrc", images, ispg=1, extra=b"tail"))
     assert (header.n_images, header.ispg) == (4, 1)
+    (note,) = header.notes
+    assert note.startswith("the file is 4 bytes longer")
 
 
 def test_a_stack_of_one_image_is_a_stack(tmp_path, images):
@@ -109,8 +146,8 @@ def test_pixel_sizes_that_mean_unknown(tmp_path, images, fields):
     ("change", "message"),
     [
         ({"nz": 9}, r"a\.mrcs.* 9 images .*holds 4"),
-        ({"nsymbt": 60}, "4 images .*holds 3"),
-        ({"nsymbt": 10**9}, "4 images .*holds 0"),
+        ({"nsymbt": 60, "nz": 5}, "5 images .*holds 3"),
+        ({"nsymbt": 10**9, "nz": 5}, "5 images .*holds 0"),
         ({"mode": 4}, "complex"),
         ({"mode": 3}, "complex"),
         ({"mode": 101}, "mode 101"),
@@ -130,13 +167,16 @@ def test_files_that_are_no_mrc_files(tmp_path, images):
     (tmp_path / "short.mrcs").write_bytes(b"x" * 100)
     (tmp_path / "empty.mrcs").touch()
     (tmp_path / "zeros.mrcs").write_bytes(bytes(5000))
-    (tmp_path / "a.mrcs.gz").write_bytes(gzip.compress(write_mrc(tmp_path / "a.mrcs", images).read_bytes()))
+    whole = gzip.compress(write_mrc(tmp_path / "a.mrcs", images).read_bytes())
+    (tmp_path / "cut.mrcs.gz").write_bytes(whole[:-20])
+    (tmp_path / "half.mrcs.gz").write_bytes(gzip.compress((tmp_path / "a.mrcs").read_bytes()[:1100]))
     expected = {
         "text.mrcs": "not an MRC file",
         "short.mrcs": "100 bytes",
         "empty.mrcs": "0 bytes",
         "zeros.mrcs": "not an MRC file",
-        "a.mrcs.gz": "decompress",
+        "cut.mrcs.gz": "damaged or cut short",
+        "half.mrcs.gz": "promises 4 images .*holds 1",
         "none.mrcs": "No such file",
         ".": "directory",
     }

@@ -121,3 +121,19 @@ def test_relion_reads_our_stack(tmp_path):
     assert copied.stat().st_size == 1024 + images.nbytes
     header = read_header(copied)
     np.testing.assert_array_equal(read_images(header, range(3)), images)
+
+
+@pytest.mark.skipif(shutil.which("relion_stack_create") is None, reason="RELION is not installed")
+def test_relion_takes_the_particles_of_a_bare_stack(emsvae, easy_stack, no_figures, tmp_path, monkeypatch):
+    """Nothing is known of the microscope, but RELION refuses an optics table without voltage and Cs."""
+    monkeypatch.chdir(tmp_path)
+    emsvae.done(
+        "train", easy_stack / "particles.mrcs", "--pixel-size-a", "4", "--out", "run", *emsvae.TINY, "--z-dim", "1"
+    )
+    arguments = ("--i", "run/particles.star", "--o", "aligned", "--apply_transformation")
+    code, said = relion("relion_stack_create", *arguments, cwd=tmp_path)
+    assert code == 0 and "not all necessary variables" not in said, said
+    assert read_header(tmp_path / "aligned.mrcs").n_images == 48
+    relion("relion_star_handler", "--i", "run/particles.star", "--o", "copy.star", cwd=tmp_path)
+    copy = StarFile.read(tmp_path / "copy.star").block("particles")
+    assert copy.n_rows == 48 and "emsvaeZ1" in copy.labels

@@ -404,8 +404,11 @@ def uses(run: Path, particles: Path) -> list[list[object]]:
     return [["infer", run, particles, "--out", "x.star"], ["train", particles, "--out", run, "--resume"]]
 
 
-def test_checkpoint_of_another_model(emsvae, sim, run):
-    edit(run, lambda content: content["config"]["model"].update(hidden=17))
+@pytest.mark.parametrize(
+    ("part", "changed"), [("model", {"hidden": 17}), ("images", {"box": 1}), ("images", {"box": 25})]
+)
+def test_checkpoint_of_another_model(emsvae, sim, run, part, changed):
+    edit(run, lambda content: content.get(part, content["config"].get(part)).update(changed))
     for words in uses(run, sim / "particles.star"):
         said = emsvae.refused(*words)
         assert "checkpoint.pt belongs to another model" in said

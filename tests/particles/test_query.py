@@ -181,3 +181,16 @@ def test_the_second_file_has_what_the_first_has_not(wanted, expected):
 def test_names_that_fit_several_are_refused(wanted, names):
     with pytest.raises(EmsvaeError, match=" or ".join(names)):
         find_column(wanted, names)
+
+
+def test_a_number_of_thousands_of_digits_is_a_number():
+    """Found by tests/fuzz: Python refuses to read it as a whole number."""
+    assert rows(f"rlnClassNumber < {'9' * 5000}") == [0, 1, 2, 3, 4]
+    assert rows(f"rlnClassNumber < -{'9' * 5000}") == []
+
+
+@pytest.mark.parametrize("text", ["rlnClassNumber in (1, 4) == rlnClassNumber", "emsvaeZ1 not in (1, 2) < emsvaeZ1"])
+def test_nothing_is_compared_with_what_follows_in(text):
+    """Found by tests/fuzz."""
+    with pytest.raises(EmsvaeError, match="ends a comparison"):
+        parse(text, NAMES)

@@ -30,7 +30,8 @@ def test_npe2_validates_it():
 
 
 @pytest.mark.parametrize(
-    ("name", "ours"), [("a/b.star", True), ("J1_003.CS", True), ("x.mrcs", True), ("x.mrc", False)]
+    ("name", "ours"),
+    [("a/b.star", True), ("J1_003.CS", True), ("J1_003.csg", True), ("x.mrcs", True), ("x.mrc", False)],
 )
 def test_napari_asks_us_for_our_files_only(manifest, name, ours):
     manager = npe2.PluginManager()

@@ -1,12 +1,17 @@
 """``emsvae view``: napari with the run, or one line why not."""
 
+import importlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from emspatialvae.errors import EmsvaeError
+from emspatialvae.workflows import view
 
 PATIENCE_MS = 120_000
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere there is always a display")
@@ -36,6 +41,37 @@ def test_without_a_display_one_line_says_so(emsvae, tiny_run, monkeypatch):
     assert "no display" in emsvae.refused("view", tiny_run)
 
 
+@linux
+def test_a_display_that_does_not_answer_is_one_line(tiny_run):
+    """In a process of its own: Qt would abort it (exit code 134) with a page of words."""
+    pytest.importorskip("napari", reason="napari is not installed")
+    unset = ("WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
+    without = {name: value for name, value in os.environ.items() if name not in unset} | {"DISPLAY": ":87"}
+    command = [sys.executable, "-m", "emspatialvae", "view", str(tiny_run)]
+    done = subprocess.run(command, env=without, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("emsvae: no window can be opened on the display (DISPLAY=:87): ")
+    assert "emsvae analyze" in line
+
+
+@linux
+def test_a_display_that_answers_is_taken(monkeypatch):
+    """Qt's own platform without a screen stands for one."""
+    pytest.importorskip("qtpy", reason="Qt is not installed")
+    monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
+    view._try_display()
+
+
+@linux
+def test_a_display_that_hangs_is_given_up(monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(view, "_TRY_QT", "import time; time.sleep(60)")
+    monkeypatch.setattr(view, "_PATIENCE_SECONDS", 0.5)
+    with pytest.raises(EmsvaeError, match=r"DISPLAY=:0.*no answer within 0\.5 s"):
+        view._try_display()
+
+
 def test_what_is_not_there_or_not_ours_is_said_before_napari_opens(emsvae, tiny_run, here, display, monkeypatch):
     monkeypatch.setitem(sys.modules, "napari", None)
     (here / "mine").mkdir()
@@ -63,6 +99,9 @@ def window(request, monkeypatch):
         opened.append(make(**settings))
         return opened[-1]
 
+    # napari tells by an annotation who wants its viewer: the class must stand there, so they are imported before it is replaced.
+    for module in ("explorer.widget", "training.form"):
+        importlib.import_module(f"napari_emsvae.{module}")
     monkeypatch.setattr(napari, "Viewer", viewer)
     monkeypatch.setattr(napari, "run", lambda **_: None)
     return opened
