@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from emspatialvae.imaging.geometry import Pose2D, object_to_image_xy, to_relion
 
-BOX, THETA_DEG, SHIFT = 16, 35.0, (2.0, -1.5)
+BOX, THETA_DEG, SHIFT = 16, 35.0, (-2.0, -1.5)
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
 """Okabe and Ito's colours, told apart by colour-blind readers, too."""
 
@@ -70,7 +70,7 @@ def main() -> None:
         theta,
         SHIFT,
         f"shift = ({SHIFT[0]:+g}, {SHIFT[1]:+g}) px.  RELION, 1 A per pixel:\n"
-        f"rlnAnglePsi = {psi[0]:g}, rlnOriginXAngst = {origin[0, 0]:g}, rlnOriginYAngst = {origin[0, 1]:g}",
+        f"rlnAnglePsi = {psi[0]:g}\nrlnOriginXAngst = {origin[0, 0]:g}, rlnOriginYAngst = {origin[0, 1]:g}",
     )
     figure.savefig(Path(__file__).parent / "conventions.png", dpi=110)
 

@@ -25,7 +25,7 @@ def reference():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_reference_has_the_options_that_help_has(command, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
         main([command, "--help"])
     shown = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", _options(capsys.readouterr().out))) - {"--help"}
@@ -56,3 +56,10 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert "search" in (tmp_path / "site" / "searchindex.js").read_text()[:2000].lower()
     for page in (tmp_path / "site").glob("*.html"):
         assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', page.read_text()), page.name
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    links = re.findall(r"\]\(([^)#]+)", text)
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
