@@ -32,7 +32,6 @@ napoleon_google_docstring = False
 napoleon_use_rtype = False
 
 suppress_warnings = [
-    "toc.empty_glob",  # pages on clusters, faults and GPUs are shown where a version has them
     "image.not_readable",  # screenshots that examples/screenshots.py makes
 ]
 html_theme = "furo"
