@@ -38,17 +38,21 @@ def panel(axes: Axes, title: str, theta_rad: float, shift: tuple[float, float], 
     axes.plot(0, 0, "+", color="black", ms=11, mew=1.6)
     for end, name in (((half - 1, 0), "+x"), ((0, half - 1), "+y")):
         axes.annotate("", end, (0, 0), arrowprops={"arrowstyle": "->", "color": GREY, "lw": 1.4})
-        axes.annotate(name, end, color=GREY, fontsize=11, xytext=(-4, 6) if name == "+x" else (6, 0), textcoords="offset points")
+        axes.annotate(
+            name, end, color=GREY, fontsize=11, xytext=(-4, 6) if name == "+x" else (6, 0), textcoords="offset points"
+        )
     if any(shift):
         axes.annotate("", centre, (0, 0), arrowprops={"arrowstyle": "->", "color": "black", "lw": 1.8})
     if theta_rad:
         # From the centre parallel to +x, to the dot: the way theta turns.
         angles = np.linspace(0, theta_rad, 40)
-        ring = place(np.stack([4.0 * np.cos(angles - theta_rad), 4.0 * np.sin(angles - theta_rad)], -1), theta_rad, shift)
+        ring = place(
+            np.stack([4.0 * np.cos(angles - theta_rad), 4.0 * np.sin(angles - theta_rad)], -1), theta_rad, shift
+        )
         axes.plot(*ring.T, color=ORANGE, lw=1.8)
         axes.annotate("", ring[-1], ring[-4], arrowprops={"arrowstyle": "->", "color": ORANGE, "lw": 1.8})
         axes.annotate("theta", ring[20], xytext=(5, -3), textcoords="offset points", color=ORANGE, fontsize=11)
-        axes.plot(*np.array([centre, centre + (5.2, 0)]).T, ":", color=GREY, lw=1)
+        axes.plot(*np.array([centre, centre + np.array([5.2, 0])]).T, ":", color=GREY, lw=1)
     # Rows are counted downwards, as they are stored.
     axes.set(xlim=(-half - 0.5, half - 0.5), ylim=(half - 0.5, -half - 0.5), aspect="equal", title=title)
     axes.set_xlabel(said)

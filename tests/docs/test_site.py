@@ -36,7 +36,9 @@ def test_the_reference_has_the_options_that_help_has(command, capsys, monkeypatc
 
 def _options(text: str) -> str:
     """The first column of help's boxes, where an option begins its line."""
-    return "\n".join(line.split("  ")[0] for line in (row.strip("\u2502 ") for row in text.splitlines()) if line[:1] == "-")
+    return "\n".join(
+        line.split("  ")[0] for line in (row.strip("\u2502 ") for row in text.splitlines()) if line[:1] == "-"
+    )
 
 
 def test_messages_that_the_page_of_questions_quotes_are_the_programs():
