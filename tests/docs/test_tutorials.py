@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "tutorials"
 SMALLER = {
     "hinge": {
-        "--particles 4000": "--particles 400",
+        "--particles 4000": "--particles 200",
         "--epochs 25": "--epochs 3",
-        "--oracle-particles 100": "--oracle-particles 40",
+        "--oracle-particles 100": "--oracle-particles 20",
     },
     "relion": {"--particles 1200": "--particles 200", "--epochs 12": "--epochs 3"},
     "cryosparc": {"--particles 1000": "--particles 200", "n = 1000": "n = 200", "--epochs 10": "--epochs 3"},
