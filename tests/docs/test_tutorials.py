@@ -1,0 +1,93 @@
+"""Every command and every line of Python of the tutorials, in their order, in an empty folder; smaller numbers where they train for long."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "tutorials"
+SMALLER = {
+    "hinge": {
+        "--particles 4000": "--particles 200",
+        "--epochs 25": "--epochs 3",
+        "--oracle-particles 100": "--oracle-particles 20",
+    },
+    "relion": {"--particles 1200": "--particles 200", "--epochs 12": "--epochs 3"},
+    "cryosparc": {"--particles 1000": "--particles 200", "n = 1000": "n = 200", "--epochs 10": "--epochs 3"},
+    "python": {"particles=2000": "particles=200", "epochs=12": "epochs=3"},
+    "betagal": {
+        "betagal_10017.star --out": "betagal_10017.star --limit 300 --epochs 2 --z-dim 2 --out",
+        "--k 20": "--k 4",
+    },
+}
+"""What is written on a page -> what is run."""
+MADE = {
+    "hinge": ["z_against_truth.png", "hinge.gif"],
+    "relion": ["External/job001/RELION_OUTPUT_NODES.star", "Select/unbinned.star"],
+    "cryosparc": ["chosen.cs", "all.cs"],
+    "python": ["my_figure.png", "good.star"],
+    "betagal": ["good.star", "rest.star", "betagal/analysis/report.html"],
+}
+
+
+def test_every_tutorial_is_run():
+    assert {page.stem for page in PAGES.glob("*.md")} - {"index"} == set(SMALLER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in SMALLER if n != "betagal"])
+def test_every_command_of_a_tutorial(name, tmp_path):
+    run(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_every_command_of_the_tutorial_on_real_particles(real_data, tmp_path):
+    for ending in ("star", "mrcs"):
+        (tmp_path / f"betagal_10017.{ending}").symlink_to((real_data / "real" / f"betagal_10017.{ending}").resolve())
+    run("betagal", tmp_path)
+
+
+def run(name: str, folder: Path) -> None:
+    text = (PAGES / f"{name}.md").read_text()
+    for written, smaller in SMALLER[name].items():
+        assert written in text
+        text = text.replace(written, smaller)
+    blocks = re.findall(r"^```(bash|python)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    python = folder / "page.py"  # blocks of a page go on from one another
+    bin_ = folder / "bin"
+    bin_.mkdir()
+    (bin_ / "emsvae").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m emspatialvae "$@"\n')
+    (bin_ / "emsvae").chmod(0o755)
+    path = os.pathsep.join((str(bin_), os.environ["PATH"]))
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))),
+    }
+    kept: list[str] = []
+
+    def call(command: list[str]) -> None:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def call_python() -> None:
+        if kept:
+            python.write_text("\n".join(kept))
+            call([sys.executable, str(python)])
+            kept.clear()
+
+    for language, block in blocks:
+        if language == "python":
+            kept.append(block)
+        elif "relion_stack_create" not in block or shutil.which("relion_stack_create"):
+            call_python()
+            call(["bash", "-euc", block])
+    call_python()
+    assert [file for file in MADE[name] if not (folder / file).exists()] == []

@@ -1,0 +1,17 @@
+"""The conda recipe and pyproject.toml name the same packages with the same bounds."""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CONDA = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+
+
+def test_the_recipe_has_the_dependencies_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    run = (ROOT / "recipe" / "meta.yaml").read_text().partition("  run:\n")[2].partition("\ntest:")[0]
+    pairs = (line.strip("- ").split(" ") for line in run.splitlines() if line.strip())
+    recipe = {CONDA.get(name, name) + bound for name, bound in pairs}
+    assert recipe == {*project["dependencies"], f"python{project['requires-python']}"}
+    assert re.search(r"emsvae = (\S+)", (ROOT / "recipe" / "meta.yaml").read_text())[1] == project["scripts"]["emsvae"]
