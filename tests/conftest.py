@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# A worker of pytest-xdist per core: more threads than that wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

@@ -49,6 +49,7 @@ def test_messages_that_the_page_of_questions_quotes_are_the_programs():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("sphinx")
     pytest.importorskip("furo")

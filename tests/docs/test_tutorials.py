@@ -40,12 +40,14 @@ def test_every_tutorial_is_run():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", [n for n in SMALLER if n != "betagal"])
 def test_every_command_of_a_tutorial(name, tmp_path):
     run(name, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.real
 def test_every_command_of_the_tutorial_on_real_particles(real_data, tmp_path):
     for ending in ("star", "mrcs"):

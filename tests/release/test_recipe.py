@@ -15,3 +15,9 @@ def test_the_recipe_has_the_dependencies_of_the_package():
     recipe = {CONDA.get(name, name) + bound for name, bound in pairs}
     assert recipe == {*project["dependencies"], f"python{project['requires-python']}"}
     assert re.search(r"emsvae = (\S+)", (ROOT / "recipe" / "meta.yaml").read_text())[1] == project["scripts"]["emsvae"]
+
+
+def test_the_citation_names_the_version_of_the_package():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert re.search(r'"v([\d.]+)"', (ROOT / "recipe" / "meta.yaml").read_text())[1] == version

@@ -15,7 +15,7 @@ from emspatialvae.io.cs import read_cs
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.table import open_table
 
-pytestmark = [pytest.mark.slow, pytest.mark.real]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.real]
 LIMIT = 40
 REFUSED = {
     "cryosparc_J2_particles_exported.cs": "not found; tried",
