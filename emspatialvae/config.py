@@ -175,7 +175,8 @@ class TrainConfig:
     infer_turns: int = 8
     """At inference the encoder looks at each particle turned by this many angles and the best pose is kept."""
     anchors: int | None = None
-    """Contents that poses are searched with everywhere [default: 8 for one content coordinate, 16 for more]."""
+    """Search templates: references that every particle is compared with in the global pose search [default: 8 for one latent
+    coordinate, 16 for more]."""
     holdout: float = 0.1
     """Fraction of the particles held out to watch the ELBO."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -1,4 +1,4 @@
-"""Colour a run's content space by any column of its STAR file.
+"""Colour a run's latent space by any column of its STAR file.
 
 python examples/plot_latents.py particles_emsvae rlnDefocusU z.png
 """

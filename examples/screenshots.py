@@ -119,7 +119,7 @@ def picture_the_explorer(viewer: napari.Viewer, run: Path, out: Path) -> None:
 
 
 def along(data: RunData, percentiles: Sequence[float]) -> list[int]:
-    """Typical particles at percentiles of the content coordinate that spreads most."""
+    """Typical particles at percentiles of the latent coordinate that spreads most."""
     z = data.latents.z[data.used]
     axis = np.argmax(np.subtract(*np.percentile(z, (75, 25), axis=0)))
     found = []

@@ -17,7 +17,7 @@ class AnalyzeCommand:
     k: int | None = None
     """Make this many classes [default: those of the run; 20, or a tenth of few particles, where it has none yet]."""
     colour_by: tuple[str, ...] = ()
-    """Columns of the run's particles.star (or .cs) to colour content space by, besides those that always are; short names
+    """Columns of the run's particles.star (or .cs) to colour latent space by, besides those that always are; short names
     will do: defocus_u, voltage."""
     umap: bool = False
     """Also bring z into a plane with UMAP; needs pip install "emspatialvae[umap]"."""

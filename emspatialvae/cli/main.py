@@ -42,7 +42,7 @@ emsvae: single-particle EM images without their in-plane pose (a spatial-VAE for
   emsvae export particles_emsvae --star out.star | --cs out.cs | --csv out.csv | --aligned out.mrcs
   emsvae view particles_emsvae               see the particles in napari; or particles.star, to train from there
   emsvae analyze particles_emsvae            classes, figures and a report to read: particles_emsvae/analysis/report.html
-  emsvae classes particles_emsvae --k 20     classes by content, and averages of the raw images of each
+  emsvae classes particles_emsvae --k 20     classes of particles that look alike, and averages of the raw images of each
   emsvae path particles_emsvae --from 12@stack.mrcs --to 34@stack.mrcs --out path.mrcs   what lies between two
   emsvae manifold particles_emsvae --out manifold.png     a map of what the model draws
   emsvae select particles_emsvae --where "class_number in (1, 4) and z1 > 0.5" --out subset.star

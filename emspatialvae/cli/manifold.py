@@ -10,7 +10,7 @@ from emspatialvae.cli.parsing import parse
 
 @dataclass(frozen=True)
 class ManifoldCommand:
-    """Draw what the model makes of content space: a grid of images, rotation and shift taken out.
+    """Draw what the model makes of latent space: a grid of images, rotation and shift taken out.
 
     The steps are equally probable: through the inverse of the normal distribution along z1 and z2, or along principal components of
     z where it has more than two dimensions. Tiles without a particle are darkened: nothing bears out what is drawn there.

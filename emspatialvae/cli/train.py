@@ -15,7 +15,7 @@ from emspatialvae.errors import EmsvaeError
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """Learn content z, rotation and shift of every particle, and write them back into the particles' own file.
+    """Learn the latent variable z, rotation and shift of every particle, and write them back into the particles' own file.
 
     Everything has a default; what was assumed is printed and stored in the run folder.
     """

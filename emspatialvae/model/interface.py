@@ -70,7 +70,7 @@ class ParticleVAE(nn.Module, ABC):
     @property
     @abstractmethod
     def z_dim(self) -> int:
-        """Number of content coordinates."""
+        """Number of latent coordinates."""
 
     @property
     @abstractmethod

@@ -38,7 +38,7 @@ from emspatialvae.workflows.progress import Say
 CLASSES, LEAST_PER_CLASS = 20, 10
 """Unless told otherwise: so many classes, or fewer, so that one has so many particles on average."""
 AXES, STEPS_SD = 3, np.linspace(-2, 2, 9)
-"""Axes of content space that are walked, and where the steps lie."""
+"""Axes of latent space that are walked, and where the steps lie."""
 _PLAIN = (*(SCORES[score].star for score in ("class_number", "junk", "misfit")), LOG_LIKELIHOOD)
 ALWAYS = tuple(name for plain in _PLAIN for name in (kept_apart(plain), plain))
 """What content is coloured by wherever the run knows it."""
@@ -53,7 +53,7 @@ class Asked:
     k: int | None = None
     """Make classes anew, so many; None: take those of the run, or make `CLASSES` where it has none."""
     colour_by: tuple[str, ...] = ()
-    """Columns to colour content space by, as `find_column` knows them."""
+    """Columns to colour latent space by, as `find_column` knows them."""
     umap: bool = False
     rows: int = 20_000
     """Particles that go into UMAP at most."""
@@ -157,7 +157,7 @@ def _exhibits(
 
 
 def _films(run: RunDir, latents: Latents) -> Exhibit:
-    """What the model draws along the longest axes of content space."""
+    """What the model draws along the longest axes of latent space."""
     d = latents.z.shape[1]
     components = tuple(range(1, min(AXES, d) + 1))
     mean, axes = manifold.principal_axes(latents.z, components)

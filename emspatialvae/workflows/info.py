@@ -97,8 +97,8 @@ def run_text(path: Path) -> str:
 
 def _coordinates(z_dim: int | None) -> str:
     if z_dim is None:
-        return "as many coordinates of content as it finds"
-    return f"{z_dim} coordinate{'s' if z_dim > 1 else ''} of content"
+        return "as many latent coordinates as it finds"
+    return f"{z_dim} latent coordinate{'s' if z_dim > 1 else ''}"
 
 
 def _line(name: str, text: str) -> str:

@@ -27,7 +27,7 @@ def write_manifold(
     force: bool = False,
     say: Say = print,
 ) -> None:
-    """Decode a grid over content space: a picture (.png) or a stack of its tiles (.mrcs), row by row from the top.
+    """Decode a grid over latent space: a picture (.png) or a stack of its tiles (.mrcs), row by row from the top.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A path through content space as a picture that moves, and as a strip of its frames; arrays in, files or figures out."""
+"""A path through latent space as a picture that moves, and as a strip of its frames; arrays in, files or figures out."""
 
 from dataclasses import dataclass
 from pathlib import Path

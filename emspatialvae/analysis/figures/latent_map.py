@@ -1,4 +1,4 @@
-"""The map of what a model draws across content space, with how many particles bear each part of it."""
+"""The map of what a model draws across latent space, with how many particles bear each part of it."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ def draw(images: NDArray[np.floating], shown: ZMap, pixel_size_A: float) -> Figu
     across, up = (f"{name}{arrow}" if name else "" for name in shown.axes)
     empty = int((shown.count == 0).sum())
     title = (
-        "What the model draws across content space, in equally probable steps\nnumbers: particles in each tile's cell"
+        "What the model draws across latent space, in equally probable steps\nnumbers: particles in each tile's cell"
         + (f"; darkened: none, so nothing bears out what is drawn ({empty} of {len(shown.count)})" if empty else "")
     )
     figure = figures.tiles(images, shown.shape, title, across, up)

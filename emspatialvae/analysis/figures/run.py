@@ -64,7 +64,7 @@ def learning_curve(metrics: Sequence[Mapping[str, float]], z_delay: int, *, agai
 
 
 def z_scatter(z: Floats, colour: Floats, colour_label: str) -> Figure:
-    """Particles in content space; z [n, d], coloured by [n]. One dimension is drawn as a histogram over the colour."""
+    """Particles in latent space; z [n, d], coloured by [n]. One dimension is drawn as a histogram over the colour."""
     d = z.shape[1]
     size = float(np.clip(4e4 / len(z), 3, 30))
     if d == 1:

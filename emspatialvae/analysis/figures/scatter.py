@@ -1,4 +1,4 @@
-"""Particles in content space: how many lie where, and what they are there. Arrays in, matplotlib figures out.
+"""Particles in latent space: how many lie where, and what they are there. Arrays in, matplotlib figures out.
 
 Millions of particles are drawn as counts or means per cell, never as a marker each.
 """

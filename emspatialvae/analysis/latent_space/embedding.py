@@ -1,4 +1,4 @@
-"""Content space brought down to a plane: principal components, and UMAP where umap-learn is installed."""
+"""Latent space brought down to a plane: principal components, and UMAP where umap-learn is installed."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ LEAST_FOR_UMAP = 10
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """Uncorrelated coordinates of contents, the most varying first.
+    """Uncorrelated latent coordinatess, the most varying first.
 
     Attributes
     ----------

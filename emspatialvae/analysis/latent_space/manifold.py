@@ -1,4 +1,4 @@
-"""Where in z to look: grids and axes through the learned content space."""
+"""Where in z to look: grids and axes through the learned latent space."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from emspatialvae.imaging.arrays import Floats
 
 @dataclass(frozen=True, eq=False)
 class ZMap:
-    """Tiles over content space, equally probable steps apart; the first axis runs to the right, the second up."""
+    """Tiles over latent space, equally probable steps apart; the first axis runs to the right, the second up."""
 
     z: Floats
     """[rows * columns, d], row by row from the top."""
@@ -44,7 +44,7 @@ def principal_axes(z: Floats, components: tuple[int, ...] = (1, 2)) -> tuple[Flo
 
 
 def zmap(z: Floats, n: int, components: tuple[int, ...] | None = None) -> ZMap:
-    """A map of content space, ``n`` tiles along an axis.
+    """A map of latent space, ``n`` tiles along an axis.
 
     For one or two dimensions the prior's quantiles themselves (the paper's figures); for more, or where ``components`` (one or
     two, from 1) are asked for, the quantiles along principal axes of the particles' z [particles, d], through their mean.

@@ -1,4 +1,4 @@
-"""Ways through content space, and how many particles lie along them: pure functions of z."""
+"""Ways through latent space, and how many particles lie along them: pure functions of z."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ FARTHEST = 2.0
 
 @dataclass(frozen=True, eq=False)
 class ZPath:
-    """Points along a path through content space and the particles about each."""
+    """Points along a path through latent space and the particles about each."""
 
     z: Floats
     """[k, d]"""

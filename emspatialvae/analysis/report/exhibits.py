@@ -69,14 +69,14 @@ def compact(picture: Path | NDArray[np.uint8], colours: int = COLOURS) -> tuple[
     return packed.getvalue(), opened.size
 
 
-# -------------------------------------------------------------------------------------------------------- content space
+# -------------------------------------------------------------------------------------------------------- latent space
 
 
 def content(plane: Plane, total_share: float | None) -> Exhibit:
     """How many particles lie where; ``total_share``: of the variance of z in the plane, where z has more than its two axes."""
     where = " and ".join(plane.axes)
     many = len(plane.points)
-    said = f"How many of the {many:,} particles lie where in content space. "
+    said = f"How many of the {many:,} particles lie where in latent space. "
     if plane.points.shape[1] == 2:
         said += (
             "Separate clouds are different kinds of particle (views, states, junk); one long cloud is a continuous change; one round "
@@ -90,7 +90,7 @@ def content(plane: Plane, total_share: float | None) -> Exhibit:
 
 
 REMARKS = {
-    "ClassNumber": "Classes part content space between them; where their borders cut a cloud in two, they cut a continuous change.",
+    "ClassNumber": "Classes part latent space between them; where their borders cut a cloud in two, they cut a continuous change.",
     "Junk": "Junk should lie apart from the particles, in small clouds or far out.",
     "Misfit": "What the image leaves unexplained: about 0 for a particle, high where something lies that the model does not draw.",
     "LogLikeliContribution": "How well the model explains the image, in the steerable engine against noise alone: low for empty images, "
@@ -145,7 +145,7 @@ def films(rows: Mapping[str, Floats], steps_sd: Floats, near: Mapping[str, Seque
     figure = figures.films(rows, [f"{step:+.2g} s.d." for step in steps_sd])
     counts = "; ".join(f"{axis}: {', '.join(f'{count:,}' for count in counts)}" for axis, counts in near.items())
     said = (
-        "What the model draws along the axes of content space, from two standard deviations of the particles below their mean to two "
+        "What the model draws along the axes of latent space, from two standard deviations of the particles below their mean to two "
         f"above. Particles about each step, from left to right: {counts}. Where there are none, the picture is a guess."
     )
     return Exhibit("paths", figure, f"Drawn particles along {', '.join(rows)}", said)
@@ -214,8 +214,8 @@ STORED = {
         "look alike within a kind of particle; a model row that shows nothing but a blob has learned nothing about that particle.",
     ),
     "manifold": (
-        "What the model draws on a grid of contents",
-        "What the model draws across content space, in equally probable steps of its prior. Smooth changes between neighbours are what is "
+        "What the model draws on a grid over latent space",
+        "What the model draws across latent space, in equally probable steps of its prior. Smooth changes between neighbours are what is "
         "wanted; tiles far from every particle (see the map of z) are guesses.",
     ),
     "particle_size": (

@@ -198,14 +198,14 @@ def _commands(findings: Findings) -> Iterator[Html]:
     )
     yield html.command(
         f"emsvae export {run} --{ending} out.{ending}",
-        "All particles with poses, content and scores, for cryoSPARC."
+        "All particles with poses, latent variables and scores, for cryoSPARC."
         if cs
-        else "All particles with poses, content and scores, for RELION.",
+        else "All particles with poses, latent variables and scores, for RELION.",
     )
     first, last = _ends(findings.latents, findings.junk)
     yield html.command(
         f"emsvae path {run} --from {quote(first)} --to {quote(last)} --out path.mrcs",
-        "Walk from one particle to another; these two lie at the ends of the longest axis of content space.",
+        "Walk from one particle to another; these two lie at the ends of the longest axis of latent space.",
     )
     yield html.command(f"napari --plugin emspatialvae {run}", "Click particles, draw a lasso round a cloud, save it.")
 
@@ -233,7 +233,7 @@ def _facts(findings: Findings) -> Iterator[Html]:
         "Number": f"{manifest.n_particles:,}",
         "Run folder": str(findings.run.resolve()),
         "Images": f"{preparation.box} px at {preparation.pixel_size_A:.4g} \N{ANGSTROM SIGN} per pixel",
-        "Engine": f"{config.model.engine}, decoder {config.model.decoder}, {config.model.z_dim} coordinate(s) of content",
+        "Engine": f"{config.model.engine}, decoder {config.model.decoder}, {config.model.z_dim} latent coordinate(s)",
         "Training": trained,
         "Seed": str(config.train.seed),
     }

@@ -1,4 +1,4 @@
-"""What the files of a run know of each particle that was used: any column, to colour content space by."""
+"""What the files of a run know of each particle that was used: any column, to colour latent space by."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

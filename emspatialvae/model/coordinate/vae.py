@@ -55,7 +55,7 @@ class SpatialVAE(ParticleVAE):
 
     @property
     def z_dim(self) -> int:
-        """Number of content coordinates."""
+        """Number of latent coordinates."""
         return self.encoder.z_dim
 
     @property

@@ -137,7 +137,7 @@ class SteerableVAE(ParticleVAE):
 
     @property
     def z_dim(self) -> int:
-        """Number of content coordinates."""
+        """Number of latent coordinates."""
         return self.anchors.shape[1]
 
     @property

@@ -81,7 +81,7 @@ class RunData:
 
     @property
     def z_dim(self) -> int:
-        """Number of content coordinates."""
+        """Number of latent coordinates."""
         return self.latents.z.shape[1]
 
     @property
@@ -221,12 +221,12 @@ class RunData:
 
     @cached_property
     def tree(self) -> KDTree:
-        """The used particles in content space, each coordinate in units of its spread."""
+        """The used particles in latent space, each coordinate in units of its spread."""
         return KDTree(self.latents.z[self.used] / self.z_spread)
 
     @cached_property
     def z_spread(self) -> Floats:
-        """S.d. of every content coordinate over the used particles, never 0; [d]."""
+        """S.d. of every latent coordinate over the used particles, never 0; [d]."""
         return np.maximum(self.latents.z[self.used].std(0), 1e-6)
 
     def nearest_in_z(self, z: Floats, count: int) -> Rows:

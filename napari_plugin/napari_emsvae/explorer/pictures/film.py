@@ -1,4 +1,4 @@
-"""Films along a path through content space: what the model draws, and beside it the rolling average of real particles."""
+"""Films along a path through latent space: what the model draws, and beside it the rolling average of real particles."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -28,7 +28,7 @@ def draw(model: "ParticleVAE", z: Floats, pose: "Pose2D") -> Image:
 
 
 def draw_map(data: RunData, tiles: int) -> "tuple[ZMap, Mosaic]":
-    """The map of content space, ``tiles`` along an axis, and what the model draws there."""
+    """The map of latent space, ``tiles`` along an axis, and what the model draws there."""
     from emspatialvae.analysis.latent_space import manifold
     from emspatialvae.model.render import canonical
 

@@ -1,4 +1,4 @@
-"""Move through content space by hand: sliders for z and the pose, the picture follows; and a map to jump to places on."""
+"""Move through latent space by hand: sliders for z and the pose, the picture follows; and a map to jump to places on."""
 
 import time
 from typing import TYPE_CHECKING, Any
@@ -33,11 +33,11 @@ EVERY_MS = 25
 
 
 class ModelTab(Tab):
-    """Sliders for z and pose with what the model draws there, and the map of contents."""
+    """Sliders for z and pose with what the model draws there, and the map of latent space."""
 
     title = "Model"
     group = "model"
-    tip = "Move z and the pose by hand and see what the model draws; a map of content space to jump on"
+    tip = "Move z and the pose by hand and see what the model draws; a map of latent space to jump on"
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
@@ -68,7 +68,7 @@ class ModelTab(Tab):
                 flow(
                     together("along", self.along),
                     button("Picked particle", "Set the sliders to z and pose of the picked particle", self.use_picked),
-                    button("Zero", "Set z and the pose to zero: the middle of content space, upright", self.zero),
+                    button("Zero", "Set z and the pose to zero: the middle of latent space, upright", self.zero),
                     button("No pose", "Set rotation and shift to zero, leave z", self.no_pose),
                 ),
                 area,
@@ -76,8 +76,8 @@ class ModelTab(Tab):
                 self.took,
                 flow(
                     button(
-                        "Map of contents",
-                        "Draw what the model makes of equally probable steps across content space; click a tile to go there",
+                        "Map of latent space",
+                        "Draw what the model makes of equally probable steps across latent space; click a tile to go there",
                         self.show_map,
                     ),
                     button("Hide map", "Show the model alone", self.hide_map),
@@ -189,7 +189,7 @@ class ModelTab(Tab):
         self.set_pose(float(np.degrees(pose.theta_rad[at])), pose.shift_px[at] * data.pixel_size_A)
 
     def zero(self) -> None:
-        """The middle of content space, upright."""
+        """The middle of latent space, upright."""
         self.set_content(np.zeros(len(self.z_sliders)))
         self.no_pose()
 
@@ -277,7 +277,7 @@ class ModelTab(Tab):
     # ----------------------------------------------------------------------------------------------------------- map
 
     def show_map(self) -> None:
-        """Draw the map of contents."""
+        """Draw the map of latent space."""
         if self.attempt(lambda: self.session.data):
             self._work.start(
                 draw_map, self.session.data, self.tiles.value(), done=self._put_map, doing="drawing the map"

@@ -143,7 +143,7 @@ class MontageTab(Tab):
         if row >= len(data):
             return  # the cursor was on a particle of the run before
         if not data.latents.used[row]:
-            self.session.fail("the run could not use that particle, so it has no content and no neighbours")
+            self.session.fail("the run could not use that particle, so it has no latent variable and no neighbours")
             return
         self._of_selection = False
         rows = data.nearest_in_z(data.latents.z[row], self.count.value())

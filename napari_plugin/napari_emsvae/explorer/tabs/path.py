@@ -119,7 +119,7 @@ class PathTab(Tab):
             self.session.fail("no particle is picked; click one in the scatter")
             return
         if not self.session.data.latents.used[particle]:
-            self.session.fail("the run could not use that particle, so it has no content; pick another")
+            self.session.fail("the run could not use that particle, so it has no latent variable; pick another")
             return
         self.ends[which], self.line = particle, None
         self._forget()
