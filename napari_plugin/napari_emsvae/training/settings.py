@@ -36,7 +36,7 @@ class Setting:
     part: str
     """The part of `RunConfig` that it belongs to; empty for its own fields."""
     name: str
-    kind: Literal["yes-no", "choice", "whole", "number", "path"]
+    kind: Literal["yes-no", "choice", "whole", "number", "path", "text"]
     choices: tuple[str, ...]
     """Of kind choice."""
     may_be_none: bool
@@ -85,6 +85,8 @@ class Setting:
             return text
         if self.may_be_none and text == NOTHING:
             return None
+        if self.kind == "text":
+            return text
         if self.kind == "path":
             return Path(text).expanduser()
         try:
@@ -144,7 +146,7 @@ def _kind(hint: Any) -> tuple[str, tuple[str, ...], bool]:
         return "choice", get_args(hint), False
     choices = get_args(hint)
     plain = next((choice for choice in choices if choice is not type(None)), hint)
-    return {bool: "yes-no", int: "whole", float: "number", Path: "path"}[plain], (), bool(choices)
+    return {bool: "yes-no", int: "whole", float: "number", Path: "path", str: "text"}[plain], (), bool(choices)
 
 
 def _docstrings(owner: type) -> dict[str, str]:
