@@ -31,9 +31,7 @@ autodoc_typehints = "description"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 
-suppress_warnings = [
-    "image.not_readable",  # screenshots that examples/screenshots.py makes
-]
+suppress_warnings = []
 html_theme = "furo"
 html_title = f"emspatialvae {release}"
 html_copy_source = False

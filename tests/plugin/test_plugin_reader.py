@@ -193,7 +193,7 @@ def test_several_boxes_and_pixel_sizes_share_one_grid(tmp_path):
     ("text", "message"),
     [
         ("data_particles\nloop_\n_rlnCoordinateX #1\n1\n2\n\n", "no block of particles"),
-        ("data_\nloop_\n_rlnImageName #1\nno_number.mrcs\n\n", "expected N@stack.mrcs"),
+        ("data_\nloop_\n_rlnImageName #1\nno_number.mrcs\n\n", "no_number.mrcs not found"),
         ("data_\nloop_\n_rlnImageName #1\n1@missing.mrcs\n\n", "missing.mrcs not found"),
         ("not a star file", "a STAR file starts with data_"),
     ],
