@@ -68,7 +68,7 @@ def inferred(
         asked = f"{run.path} was trained with --poses-fixed, which"
         given = file_poses(stack, manifest.preparation, asked, "give a file that has them")
     groups = _groups_of_run(stack, manifest, say)
-    with bar(len(stack), "inferring poses") as progress:
+    with bar(len(stack), "inferring poses", say) as progress:
 
         def portions() -> Iterator[Portion]:
             for portion in prepare(stack, preparation):

@@ -405,7 +405,7 @@ def open_images(run: RunDir, stack: ParticleStack, say: Say = lambda _: None) ->
 
     manifest = run.manifest
     cache = manifest.config.prepare.cache or run.path / "cache"
-    with bar(len(stack), "preparing images") as progress:
+    with bar(len(stack), "preparing images", lambda line: _report(run, say, line)) as progress:
         images = prepared_images(stack, manifest.preparation, cache, manifest.config.prepare.cache_dtype, progress, say)
     if manifest.config.prepare.cache is None:
         forget_other_caches(stack, manifest.preparation, cache, manifest.config.prepare.cache_dtype)
@@ -438,7 +438,7 @@ def finish_run(
     run.record_z_dim(model.z_dim)
     manifest = run.manifest
     chunks = np.array_split(np.arange(len(stack)), max(1, len(stack) // 1024))
-    with bar(len(stack), "inferring poses") as progress:
+    with bar(len(stack), "inferring poses", lambda line: _report(run, say, line)) as progress:
 
         def portions() -> Iterator[Portion]:
             for rows in chunks:
