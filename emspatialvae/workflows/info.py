@@ -18,6 +18,7 @@ from emspatialvae.preprocess.plan import decide
 from emspatialvae.results import summary
 from emspatialvae.results.read_run import latents_of
 from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.workflows import room
 
 
 def particles_text(source: InputConfig, prepare: PrepareConfig) -> str:
@@ -27,9 +28,11 @@ def particles_text(source: InputConfig, prepare: PrepareConfig) -> str:
     try:
         stack = open_stacks_of(table, source)
         model = ModelConfig()
-        _, said, _ = decide(stack, prepare, engine=model.engine)
+        preparation, said, _ = decide(stack, prepare, engine=model.engine)
         notes, read = stack.notes, f"read images of {', '.join(map(str, stack.boxes))} px"
-        plan = [read, *said, f"{model.engine} engine, {_coordinates(model.z_dim)}"]
+        place = prepare.cache or Path.cwd()
+        needs = room.sentences(len(stack), preparation, prepare.cache_dtype, place, stack.channels)
+        plan = [read, *said, f"{model.engine} engine, {_coordinates(model.z_dim)}", *needs]
     except EmsvaeError as error:
         notes, plan = table.notes, [f"stop: {error}"]
     lines = [f"{table.source}: {_kind(table)}", *(f"  {line}" for line in _contents(table))]

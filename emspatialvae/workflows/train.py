@@ -30,6 +30,7 @@ from emspatialvae.results import export
 from emspatialvae.results.identity import Identity, check_stacks, rows_of
 from emspatialvae.results.own_files import never_began
 from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.workflows import room
 from emspatialvae.workflows.export import said_of_names
 from emspatialvae.workflows.progress import Say
 
@@ -101,6 +102,11 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
             f"{stack.source}: {len(stack):,} particles in {len(stack.files)} stack(s), {len(stack.optics)} optics group(s)",
         )
         for sentence in assumed:
+            _report(run, say, f"  {sentence}")
+        # Not of the coordinate engine, whose memory was not measured.
+        cache = config.prepare.cache or out
+        needs = room.sentences(len(stack), preparation, config.prepare.cache_dtype, cache, stack.channels)
+        for sentence in needs if config.model.engine == "steerable" else ():
             _report(run, say, f"  {sentence}")
         if particle is not None:
             run.save_profiles(particle.table(preparation.pixel_size_A))
