@@ -19,6 +19,7 @@ COMMANDS = (
     "info",
     "train",
     "infer",
+    "watch",
     "export",
     "select",
     "simulate",
@@ -39,6 +40,7 @@ emsvae: single-particle EM images without their in-plane pose (a spatial-VAE for
   emsvae info particles.star                 what is in it, what is odd about it, what train would do with it
   emsvae train particles.star                learn z, theta and shift -> particles_emsvae/
   emsvae infer particles_emsvae other.star   the same for other particles
+  emsvae watch particles_emsvae particles.star   the same again and again, for the particles that a growing file adds
   emsvae export particles_emsvae --star out.star | --cs out.cs | --csv out.csv | --aligned out.mrcs
   emsvae view particles_emsvae               see the particles in napari; or particles.star, to train from there
   emsvae analyze particles_emsvae            classes, figures and a report to read: particles_emsvae/analysis/report.html

@@ -108,6 +108,11 @@ def infer(
     if given is not None:  # to the last digit; 0 for images that could not be used
         pose = Pose2D(geometry.wrap_rad(used * given.theta_rad), used[:, None] * given.shift_px)
     latents = Latents(names=names, used=used, pose=pose, pixel_size_A=pixel_size_A, **columns)
+    return judged(latents)
+
+
+def judged(latents: Latents) -> Latents:
+    """With probabilities of junk, which depend on what the other particles are: to be found anew when some are added."""
     return replace(latents, junk=_junk(latents))
 
 

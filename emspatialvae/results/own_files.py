@@ -21,6 +21,7 @@ OWN = (
     ),
     *("particles.star", "particles.cs", "consensus.mrc", "run.log", lock.NAME),
     *(f"classes/{name}" for name in ("classes.mrcs", "classes.csv", "run_model.star", "run_data.star")),
+    *(f"watch/{name}" for name in ("particles.star", "latents.csv", "watch.json")),
     *("analysis/report.html", "analysis/figures/*.png"),
     *(f"figures/{name}.png" for name in ("learning_curve", "z_scatter", "reconstructions", "manifold")),
     *(f"figures/{name}.png" for name in ("particle_size", "averages", "poses", "spectra")),

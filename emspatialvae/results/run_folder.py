@@ -14,6 +14,7 @@ particles_emsvae/
   lock.json        who is at work in the folder, while somebody is
   classes/         averages of classes and a table, once `emsvae classes` was called
   analysis/        a report to read, once `emsvae analyze` was called
+  watch/           results of a growing particle file, once `emsvae watch` was called
   figures/         pictures: learning curve, z, manifold, reconstructions, averages, certainty of poses, spectra
   cache/           prepared images; can be deleted
 """

@@ -54,11 +54,18 @@ def inferred(
     EmsvaeError
         The particles cannot be used, or do not fit the model.
     """
+    stack = load_particles(source)
+    return inferred_stack(run, stack, skip_bad_ctf=skip_bad_ctf, device=device, say=say), stack
+
+
+def inferred_stack(
+    run: RunDir, stack: ParticleStack, *, skip_bad_ctf: bool = False, device: Device = "auto", say: Say = print
+) -> Latents:
+    """`inferred`, of particles that were read already."""
     from emspatialvae.model.device import keep_freed_memory
 
     keep_freed_memory()
     manifest, model = run.manifest, load_model(run)
-    stack = load_particles(source)
     preparation = manifest.preparation
     if skip_bad_ctf:
         preparation = dataclasses.replace(preparation, skip_bad_ctf=True)
@@ -76,7 +83,7 @@ def inferred(
                 progress(len(portion))
 
         settings = dataclasses.replace(manifest.config.train, device=device)
-        return infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings, given), stack
+        return infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings, given)
 
 
 def _groups_of_run(stack: ParticleStack, manifest: Manifest, say: Say) -> NDArray[np.int32]:

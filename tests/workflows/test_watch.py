@@ -1,0 +1,179 @@
+"""`emsvae watch`: a file that grows ends where `emsvae infer` on the whole does."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
+from emspatialvae.errors import EmsvaeError, ParticleFileError
+from emspatialvae.results.run_folder import RunDir
+from emspatialvae.workflows import watch as watching
+from emspatialvae.workflows.infer import infer_other
+from emspatialvae.workflows.train import finish_run, new_engine, open_images, start_run
+from emspatialvae.workflows.watch import Watch, watch
+
+FIRST = 8
+"""Rows that the file begins with; ten steps of four make it whole."""
+
+
+@pytest.fixture(scope="module")
+def untrained(easy_stack, tmp_path_factory) -> Path:
+    """A run with results of the model that training begins with, which is enough for inference and takes no time."""
+    train = TrainConfig(device="cpu", infer_turns=1)
+    config = RunConfig(
+        InputConfig(easy_stack / "particles.star"),
+        model=ModelConfig(z_dim=1, hidden=16, encoder_hidden=16),
+        train=train,
+    )
+    run, stack = start_run(config, tmp_path_factory.mktemp("untrained") / "run", say=lambda _: None)
+    images = open_images(run, stack)
+    model = new_engine(run, images, train, say=lambda _: None)
+    run.save_checkpoint({"model": model.state_dict()})
+    finish_run(run, stack, images, "cpu", figures=False, say=lambda _: None)
+    from emspatialvae.io import lock
+
+    lock.release(run.path)
+    return run.path
+
+
+@pytest.fixture
+def grown(easy_stack, tmp_path):
+    """A copy of the file beside which the stack is found, and what is to be written into it: its head and its rows."""
+    text = (easy_stack / "particles.star").read_text().rstrip("\n").splitlines(keepends=True)
+    text[-1] += "\n"
+    rows = [line for line in text if "@" in line]
+    (tmp_path / "particles.mrcs").symlink_to(easy_stack / "particles.mrcs")
+    return tmp_path / "grown.star", "".join(text[: text.index(rows[0])]), rows
+
+
+def columns(file: Path) -> tuple[list[str], np.ndarray]:
+    """The lines of a STAR file's head, and the numbers of its rows, without the image names."""
+    lines = file.read_text().splitlines()
+    rows = [line.split() for line in lines if "@" in line]
+    return [cell for row in rows for cell in row if "@" in cell], np.array(
+        [[float(cell) for cell in row if "@" not in cell] for row in rows]
+    )
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many particles each look inferred."""
+    counts: list[int] = []
+    real = watching.inferred_stack
+
+    def count(run, stack, **how):
+        counts.append(len(stack))
+        return real(run, stack, **how)
+
+    monkeypatch.setattr(watching, "inferred_stack", count)
+    return counts
+
+
+def test_ten_steps_end_where_infer_on_the_whole_does(untrained, grown, tmp_path, counted):
+    """Only new rows are inferred, a row that was written by halves waits, and each look begins with what is on the disk."""
+    file, head, rows = grown
+    assert len(rows) == FIRST + 40
+    said: list[str] = []
+    for step in range(11):
+        whole, half = rows[: FIRST + 4 * step], "".join(rows[FIRST + 4 * step :])[:30]
+        file.write_text(head + "".join(whole) + half)
+        begun = Watch(RunDir(untrained), InputConfig(file), tmp_path / "out", device="cpu", say=said.append)
+        assert watch(begun, once=True) == 0
+        assert said[-1] == f"{len(whole)} particles, {4 if step else FIRST} new: {tmp_path / 'out'}"
+    assert counted == [FIRST, *[4] * 10]
+    assert watch(begun, once=True) == 0
+    assert len(counted) == 11
+    infer_other(
+        RunDir(untrained), InputConfig(file), tmp_path / "at_once.star", poses="auto", device="cpu", say=said.append
+    )
+    names, numbers = columns(tmp_path / "out" / "particles.star")
+    names_at_once, numbers_at_once = columns(tmp_path / "at_once.star")
+    assert names == names_at_once
+    np.testing.assert_allclose(numbers, numbers_at_once, rtol=1e-6, atol=2e-5)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["latents.csv", "particles.star", "watch.json"]
+
+
+def test_what_cannot_be_read_now_is_tried_again(untrained, grown, tmp_path, monkeypatch):
+    """A file without particles yet, then a stack that is missing: said once each; Ctrl-C ends it with what was written."""
+    file, head, rows = grown
+    stack = tmp_path / "particles.mrcs"
+    steps = [
+        lambda: file.write_text(head),
+        lambda: (stack.rename(tmp_path / "away"), file.write_text(head + "".join(rows[:8]))),
+        lambda: None,
+        lambda: (tmp_path / "away").rename(stack),
+    ]
+
+    def sleep(_: float) -> None:
+        if not steps:
+            raise KeyboardInterrupt
+        steps.pop(0)()
+
+    monkeypatch.setattr(watching.time, "sleep", sleep)
+    said: list[str] = []
+    assert watch(Watch(RunDir(untrained), InputConfig(file), tmp_path / "out", device="cpu", say=said.append)) == 0
+    assert [line.split(":")[0] for line in said[:3]] == ["waiting"] * 3
+    assert "no such file" in said[0] or "No such file" in said[0]
+    assert "particles.mrcs not found" in said[2]
+    assert said[3] == f"8 particles, 8 new: {tmp_path / 'out'}"
+    assert said[4:] == [f"ended; the results so far are in {tmp_path / 'out'}"]
+
+
+def test_rows_that_are_gone_are_believed_at_the_second_look(untrained, grown, tmp_path):
+    file, head, rows = grown
+    file.write_text(head + "".join(rows[:8]))
+    begun = Watch(RunDir(untrained), InputConfig(file), tmp_path / "out", device="cpu", say=lambda _: None)
+    begun.look()
+    file.write_text(head + "".join(rows[2:6]))
+    with pytest.raises(ParticleFileError, match="4 particles are gone"):
+        begun.look()
+    assert len(columns(tmp_path / "out" / "particles.star")[0]) == 8
+    assert begun.look().new == 0
+    assert (
+        columns(tmp_path / "out" / "particles.star")[0] == [row.split()[0] for row in rows[2:6]]
+        or len(columns(tmp_path / "out" / "particles.star")[0]) == 4
+    )
+
+
+def test_advice(untrained, grown, tmp_path):
+    """Where more is new than the run knows, or where what is new is explained badly."""
+    begun = Watch(RunDir(untrained), InputConfig(grown[0]), tmp_path / "out", say=lambda _: None)
+    own = watching.latents_of(begun.run)
+    keys = watching._keys(own.names)
+    assert begun._advice(own, keys) is None
+    others = [(f"{number}@other.mrcs", 0) for number in range(2 * len(own))]
+    twice = watching._joined([own, own])
+    assert "particles are new, " in (begun._advice(twice, others) or "")
+    assert own.misfit is not None
+    bad = dataclasses.replace(own, misfit=own.misfit + 100)
+    advice = begun._advice(watching._joined([own, bad, bad]), [*keys, *others])
+    assert (advice or "").startswith("100 % of the 96 new particles are explained as badly as 5 % of those that")
+
+
+def test_retraining_goes_on_beside_the_run(untrained, grown, tmp_path, monkeypatch):
+    """With the settings of the run, and then the new model is watched with."""
+    asked = []
+    monkeypatch.setattr(
+        watching, "start_run", lambda config, out, say: (asked.append((config, out)), (RunDir(untrained), None))[1]
+    )
+    monkeypatch.setattr(watching, "train_run", lambda run, stack, train, say: False)
+    monkeypatch.setattr(Watch, "look", lambda self: watching.Look(10, 5, "training should go on"))
+    begun = Watch(RunDir(untrained), InputConfig(grown[0]), device="cpu", say=lambda _: None)
+    assert watch(begun, retrain=True) == 130
+    ((config, out),) = asked
+    assert out == untrained.with_name("run_2")
+    assert config == dataclasses.replace(RunDir(untrained).manifest.config, input=InputConfig(grown[0]))
+
+
+def test_what_it_refuses(untrained, grown, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    for source, out, words in (
+        (InputConfig(tmp_path / "particles.mrcs"), None, "only STAR files grow"),
+        (InputConfig(grown[0], limit=3), None, "--limit"),
+        (InputConfig(grown[0]), tmp_path / "mine", "was not made by"),
+    ):
+        with pytest.raises(EmsvaeError, match=words):
+            Watch(RunDir(untrained), source, out)
