@@ -136,7 +136,10 @@ class Watch:
         copy = copies / file.name
         copy.write_bytes(content)
         read = dataclasses.replace(self.source, particles=copy)
-        table = load_particles(read, open_stacks=False)
+        try:
+            table = load_particles(read, open_stacks=False)
+        except ParticleFileError as error:  # the copy is nobody's business, and has another name at each look
+            raise ParticleFileError(str(error).replace(str(copy), str(file))) from None
         # Stacks are looked for around the file itself.
         return open_stacks_of(dataclasses.replace(table, source=file), self.source), settled
 
