@@ -13,7 +13,7 @@ from emspatialvae.config import Device, InputConfig, Poses
 class WatchCommand:
     """Infer what a growing STAR file adds, again and again, and say when training should go on; Ctrl-C ends it.
 
-    The results of all its particles are those of `emsvae infer` on the whole file.
+    The results of all its particles are those of `emsvae infer` on the whole file, but for the last digits of sums.
     """
 
     run: Positional[Path]
