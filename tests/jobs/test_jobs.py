@@ -39,7 +39,7 @@ def other_values(hint: Any, default: Any) -> Iterator[Any]:
         yield from (None,) if default is not None else ()
         yield from other_values(next(choice for choice in choices if choice is not type(None)), default)
     else:
-        yield {bool: not default, int: 17, float: 0.1 + 0.2, Path: Path("a b/c=d.mrc")}[hint]
+        yield {bool: not default, int: 17, float: 0.1 + 0.2, Path: Path("a b/c=d.mrc"), str: "a b=c/"}[hint]
 
 
 def one_change_each() -> Iterator[tuple[str, RunConfig]]:

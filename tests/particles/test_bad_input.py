@@ -213,7 +213,7 @@ def test_words_where_numbers_belong(emsvae, here):
         star.read_text().replace("_rlnOpticsGroup #2\n1@", "_rlnAnglePsi #2\n1@").replace("2@a.mrcs 1", "2@a.mrcs x")
     )
     assert "rlnAnglePsi" in emsvae.done("info", "p.star").out  # poses are not needed: it is said, and stops nothing
-    assert "rlnAnglePsi" in emsvae.refused("train", "p.star", "--init-poses")
+    assert "1 of 2 have none" in emsvae.refused("train", "p.star", "--poses-fixed")
 
 
 def test_duplicate_image_names(emsvae, sim, here):

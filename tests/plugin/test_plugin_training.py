@@ -62,7 +62,8 @@ def other(setting):
     if setting.kind == "choice":
         value = next(choice for choice in setting.choices if choice != setting.of(PLAIN))
         return value, value
-    return {"whole": (" 17 ", 17), "number": ("0.25", 0.25), "path": ("a b/c.mrc", Path("a b/c.mrc"))}[setting.kind]
+    typed = {"whole": (" 17 ", 17), "number": ("0.25", 0.25), "path": ("a b/c.mrc", Path("a b/c.mrc"))}
+    return (typed | {"text": ("a b=c/", "a b=c/")})[setting.kind]
 
 
 @pytest.mark.parametrize("key", settings())

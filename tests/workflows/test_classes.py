@@ -11,7 +11,7 @@ from emspatialvae.analysis.classes.view_classes import along_neighbours, joined,
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import RunFolderError
 from emspatialvae.io.cs import read_cs, write_cs
-from emspatialvae.io.mrc import StackWriter
+from emspatialvae.io.mrc import StackWriter, read_header
 from emspatialvae.io.star import StarFile
 from emspatialvae.particles.load import load_particles
 from emspatialvae.results.classes import read_classes
@@ -202,10 +202,11 @@ def test_images_that_are_gone_cost_nothing(run, emsvae, tmp_path):
 
 
 def test_another_stack_of_the_same_name_is_not_averaged(run, emsvae, tmp_path):
-    """Paths are looked for in the current folder first, where something else may lie."""
+    """Paths are looked for beside the particle file first; a namesake in the current folder is told, not taken."""
     with StackWriter(tmp_path / "particles.mrcs", 48, 20, 4.0) as writer:
         writer.append(np.random.default_rng(0).normal(size=(48, 20, 20)))
-    assert "now has images of 20 px, the run was trained on 24 px" in emsvae.refused("classes", "run", "--k", "3")
+    emsvae.done("classes", "run", "--k", "3")
+    assert read_header(run / "classes" / "classes.mrcs").width == 24
 
 
 def load_run_input(run):
