@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from emspatialvae.config import Device, InputConfig, Poses
 from emspatialvae.errors import EmsvaeError, ParticleFileError
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.inference.infer import judged
 from emspatialvae.io.atomic import atomic_folder
 from emspatialvae.io.fingerprint import Fingerprint
@@ -72,7 +73,9 @@ class Watch:
             raise EmsvaeError(f"{source.particles}: only STAR files grow; for any other use `emsvae infer`")
         if source.limit is not None:
             raise EmsvaeError("--limit and a file that grows do not go together; leave it out")
-        self.run, self.source, self.poses, self.device, self.say = run, source, poses, device, say
+        self.run, self.source, self.say = run, source, say
+        self.poses: Poses = poses
+        self.device: Device = device
         self.out = out or run.path / "watch"
         if os.path.lexists(self.out):
             ours = self.out.is_dir() and ((self.out / STATE).is_file() or not any(self.out.iterdir()))
@@ -228,7 +231,7 @@ def _keys(names: Iterable[Any]) -> list[tuple[str, int]]:
     return keys
 
 
-def _badness(latents: Latents) -> NDArray[np.float64]:
+def _badness(latents: Latents) -> Floats:
     """[n]; higher where the model explains less of an image."""
     return -latents.log_likelihood if latents.misfit is None else latents.misfit
 
