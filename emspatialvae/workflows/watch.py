@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emspatialvae.config import Device, InputConfig, Poses
 from emspatialvae.errors import EmsvaeError, ParticleFileError
