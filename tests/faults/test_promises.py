@@ -343,6 +343,11 @@ def test_a_byte_outside_utf8_in_an_image_name(emsvae, project):
     emsvae.done("analyze", "odd")
     assert Path("x.csv").read_bytes().count(b"part\xffcles.mrcs") == 48
     assert Path("x.star").read_bytes().count(b"part\xffcles.mrcs") == 48
+    emsvae.done("classes", "odd", "--k", "2", "--method", "kmeans")
+    assert Path("odd/classes/run_data.star").read_bytes().count(b"part\xffcles.mrcs") == 48
+    emsvae.done("train", star, "--out", "odd", "--resume", "--epochs", "3")
+    assert [row["epoch"] for row in RunDir(Path("odd")).metrics()][-1] == 3
+    assert Path("odd/particles.star").read_bytes().count(b"part\xffcles.mrcs") == 48
 
 
 def test_a_line_end_in_a_path_of_a_cs_file_is_refused_before_the_training(emsvae, project):
