@@ -41,7 +41,7 @@ AXES, STEPS_SD = 3, np.linspace(-2, 2, 9)
 """Axes of latent space that are walked, and where the steps lie."""
 _PLAIN = (*(SCORES[score].star for score in ("class_number", "junk", "misfit")), LOG_LIKELIHOOD)
 ALWAYS = tuple(name for plain in _PLAIN for name in (kept_apart(plain), plain))
-"""What content is coloured by wherever the run knows it."""
+"""What latent space is coloured by wherever the run knows it."""
 
 Colours = Mapping[str, Measure | Groups]
 
@@ -97,12 +97,14 @@ def _analyze(path: Path, asked: Asked, say: Say) -> Path:
     colours = {name: columns.colour(name) for name in dict.fromkeys((*columns.known(ALWAYS), *wanted))}
     plane, parts = _plane(latents.z[columns.rows])
     shown: dict[str, html.Html] = {}
+    site = exhibits.documentation()
     with atomic_folder(path / "analysis") as folder:
         figures = folder / "figures"
         figures.mkdir()
         for exhibit in _exhibits(run, findings, plane, parts, colours, asked.rows if asked.umap else 0):
             png, size_px = exhibit.save(figures)
-            shown[exhibit.name] = html.figure(png, size_px, exhibit.caption, exhibit.alt)
+            more = exhibit.explanation(site)
+            shown[exhibit.name] = html.figure(png, size_px, exhibit.caption, exhibit.alt, name=exhibit.name, more=more)
         of = None if latents.class_number is None else latents.class_number[columns.rows]
         text = page(findings, shown, cloud(plane, latents.names[columns.rows], of))
         # Names that are no UTF-8 came in through surrogates, which no page can hold.
@@ -123,7 +125,7 @@ def _classes(run: RunDir, latents: Latents, asked: Asked, say: Say) -> Classes:
 
 
 def _plane(z: Floats) -> tuple[Plane, PrincipalComponents | None]:
-    """Contents [n, d] themselves where they lie on a line or in a plane, else their first two principal components."""
+    """Latents [n, d] themselves where they lie on a line or in a plane, else their first two principal components."""
     if z.shape[1] <= 2:
         return Plane(z, tuple(f"z{k + 1}" for k in range(z.shape[1]))), None
     parts = embedding.principal_components(z)
@@ -136,9 +138,9 @@ def _exhibits(
 ) -> Iterator[Exhibit]:
     """All figures there are of a run, one after the other: each is written before the next is drawn."""
     latents = findings.latents[findings.latents.used]
-    yield exhibits.content(plane, None if parts is None else float(parts.share[:2].sum()))
+    yield exhibits.density(plane, None if parts is None else float(parts.share[:2].sum()))
     for name, colour in colours.items():
-        yield exhibits.content_by(plane, colour, name)
+        yield exhibits.density_by(plane, colour, name)
     if umap_rows:
         some = embedding.some_rows(len(latents), umap_rows)
         flat = Plane(embedding.umap_plane(latents.z[some]), ("UMAP 1", "UMAP 2"))

@@ -34,7 +34,7 @@ def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report of the map of z alone, which saves most of the time."""
     from emspatialvae.analysis.report import exhibits
 
-    monkeypatch.setattr(job, "_exhibits", lambda run, findings, plane, *_: iter([exhibits.content(plane, None)]))
+    monkeypatch.setattr(job, "_exhibits", lambda run, findings, plane, *_: iter([exhibits.density(plane, None)]))
 
 
 def report(run: Path) -> str:
@@ -268,3 +268,26 @@ def test_the_page_and_its_parts_are_in_the_package():
 
     for name in ("page.css", "page.js"):
         assert resources.files(html.__package__ or "").joinpath(name).is_file()
+
+
+def test_every_figure_has_its_place_in_the_documentation(run, monkeypatch):
+    """Each figure of a report can be linked to, and links to the paragraph about it where a site is known."""
+    from emspatialvae.analysis.report import exhibits
+
+    explained = set(re.findall(r"^\((.+)\)=$", Path(__file__).parents[2].joinpath("docs/report.md").read_text(), re.M))
+    monkeypatch.setattr(exhibits, "documentation", lambda: "https://site.example/")
+    job.analyze_run(run, job.Asked(), say=lambda _: None)
+    text = report(run)
+    shown = re.findall(r'<figure id="figure-([^"]+)"', text)
+    assert len(shown) > 8 and len(shown) == len(set(shown))
+    links = re.findall(r'href="https://site.example/report.html#([^"]+)"', text)
+    assert len(links) == len(shown)
+    assert set(links) | {name.replace("_", "-") for name in exhibits.STORED} <= explained
+
+
+def test_without_a_known_site_no_figure_links_anywhere(run, monkeypatch, one_figure):
+    from emspatialvae.analysis.report import exhibits
+
+    monkeypatch.setattr(exhibits, "documentation", lambda: None)
+    job.analyze_run(run, job.Asked(), say=lambda _: None)
+    assert 'id="figure-z_density"' in report(run) and 'href="http' not in report(run)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata
 from io import BytesIO
 from pathlib import Path
 
@@ -44,6 +45,11 @@ class Exhibit:
     alt: str
     caption: str
 
+    def explanation(self, site: str | None) -> str | None:
+        """The address of what the documentation says about this figure; None where no site of it is known."""
+        page = "z_by" if self.name.startswith("z_by_") else self.name
+        return None if site is None else f"{site.rstrip('/')}/report.html#{page.replace('_', '-')}"
+
     def save(self, folder: Path) -> tuple[bytes, tuple[int, int]]:
         """Write ``NAME.png`` into a folder; returns a smaller copy for the page and its (width, height)."""
         file = folder / f"{self.name}.png"
@@ -52,6 +58,16 @@ class Exhibit:
         else:
             figures.save(self.figure, file, dpi=DPI)
         return compact(file)
+
+
+def documentation() -> str | None:
+    """Where the site of the installed version lies, as its package says (``project.urls`` in ``pyproject.toml``); None where it does not."""
+    try:
+        urls = metadata("emspatialvae").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return None
+    named = dict(url.split(", ", 1) for url in urls)
+    return named.get("Documentation")
 
 
 def compact(picture: Path | NDArray[np.uint8], colours: int = COLOURS) -> tuple[bytes, tuple[int, int]]:
@@ -72,7 +88,7 @@ def compact(picture: Path | NDArray[np.uint8], colours: int = COLOURS) -> tuple[
 # -------------------------------------------------------------------------------------------------------- latent space
 
 
-def content(plane: Plane, total_share: float | None) -> Exhibit:
+def density(plane: Plane, total_share: float | None) -> Exhibit:
     """How many particles lie where; ``total_share``: of the variance of z in the plane, where z has more than its two axes."""
     where = " and ".join(plane.axes)
     many = len(plane.points)
@@ -97,10 +113,10 @@ REMARKS = {
     "large defocus and thick ice; very high for bright dirt.",
 }
 """How to read columns whose names end so."""
-PARTED = "Where the colours mix evenly, content has nothing to do with it; where they part, it has."
+PARTED = "Where the colours mix evenly, z does not depend on it; where they part, it does."
 
 
-def content_by(plane: Plane, colour: Measure | Groups, name: str) -> Exhibit:
+def density_by(plane: Plane, colour: Measure | Groups, name: str) -> Exhibit:
     """The same plane, coloured by a column of this name."""
     many, by_cell = len(plane.points), len(plane.points) > scatter.MARKED
     on_a_line = plane.points.shape[1] == 1

@@ -50,8 +50,13 @@ def image(png: bytes, alt: str, size_px: tuple[int, int], **attributes: str | in
     return tag("img", src=data_url(png), alt=alt, width=size_px[0], height=size_px[1], **attributes)
 
 
-def figure(png: bytes, size_px: tuple[int, int], caption: str, alt: str) -> Html:
-    """A picture with a caption; on a narrow screen a wide one scrolls sideways instead of shrinking beyond reading."""
+def figure(
+    png: bytes, size_px: tuple[int, int], caption: str, alt: str, *, name: str | None = None, more: str | None = None
+) -> Html:
+    """A picture with a caption; on a narrow screen a wide one scrolls sideways instead of shrinking beyond reading.
+
+    ``name`` makes it a place to link to, ``#figure-NAME``; ``more`` is the address of a page that tells more about it.
+    """
     wide = size_px[0] > 1.5 * size_px[1]
     frame = tag(
         "div",
@@ -61,7 +66,9 @@ def figure(png: bytes, size_px: tuple[int, int], caption: str, alt: str) -> Html
         role="group" if wide else None,
         aria_label=f"{alt}; scrolls sideways" if wide else None,
     )
-    return tag("figure", frame, tag("figcaption", caption), class_="broad" if wide else None)
+    said = [caption] if more is None else [caption, " ", tag("a", "How to read this figure", href=more)]
+    place = None if name is None else f"figure-{name}"
+    return tag("figure", frame, tag("figcaption", *said), id=place, class_="broad" if wide else None)
 
 
 @dataclass(frozen=True)

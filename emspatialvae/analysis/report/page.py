@@ -58,7 +58,7 @@ class Findings:
 def page(findings: Findings, figures: Mapping[str, Html], cloud: Html | None) -> str:
     """The page; ``figures`` by name, ``cloud`` the scatter to point at."""
     wanted = {
-        "content": ("Content", ["z_density", "cloud", *_colours(figures), "umap", "z_variance", "paths", "manifold"]),
+        "latents": ("Latent space", ["z_density", "cloud", *_colours(figures), "umap", "z_variance", "paths", "manifold"]),
         "classes": ("Classes", ["classes"]),
         "junk": ("Junk", ["junk"]),
         "poses": ("Poses", ["pose_spread", "poses"]),
@@ -104,7 +104,7 @@ def _key_numbers(findings: Findings) -> Iterator[tuple[str, str, str]]:
     left = len(latents) - len(some)
     yield "Particles", f"{len(some):,}", f"of {len(latents):,}; {left:,} not used" if left else "all of the file"
     active = summary.active_units(latents)
-    yield "Content", f"{active} of {config.z_dim}", "coordinates of z that say something"
+    yield "Latent coordinates", f"{active} of {config.z_dim}", "that hold something"
     rotate, translate = summary.inferred(config)
     if rotate:
         yield "Rotation known to", f"{np.degrees(np.median(some.theta_sd_rad)):.2g}\N{DEGREE SIGN}", "median s.d."
