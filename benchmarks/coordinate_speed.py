@@ -22,7 +22,8 @@ import torch
 
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
 from emspatialvae.model import device
-from emspatialvae.model.coordinate.vae import ImageSpec, SpatialVAE
+from emspatialvae.model.coordinate.vae import SpatialVAE
+from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.results.run_folder import Manifest, RunDir

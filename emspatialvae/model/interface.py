@@ -7,20 +7,7 @@ from torch import Tensor, nn
 
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.distributions import Content
-
-
-@dataclass(frozen=True)
-class ImageSpec:
-    """What the model must know about the images it will see."""
-
-    box: int
-    mask_radius_px: float
-    shift_prior_px: float
-    max_shift_px: float
-    """Infinity for no limit."""
-    channels: int = 1
-    particle_radius_px: float | None = None
-    """Of the circle that holds the particle; None: it may fill the box."""
+from emspatialvae.model.image_spec import ImageSpec
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from torch import Tensor
 
 from emspatialvae.config import ModelConfig
 from emspatialvae.model.coordinate.vae import SpatialVAE
-from emspatialvae.model.interface import ImageSpec, ParticleVAE
+from emspatialvae.model.image_spec import ImageSpec
+from emspatialvae.model.interface import ParticleVAE
 from emspatialvae.model.steerable.vae import SteerableVAE
 
 

@@ -43,7 +43,7 @@ from emspatialvae.results import own_files
 from emspatialvae.results.identity import Identity
 
 if TYPE_CHECKING:
-    from emspatialvae.model.interface import ImageSpec
+    from emspatialvae.model.image_spec import ImageSpec
 
 FORMAT = 2
 """Number of the run folder's layout; any other is refused."""
@@ -173,7 +173,7 @@ class RunDir:
         RunFolderError
             ``config.json`` is damaged, or of a newer or older version.
         """
-        from emspatialvae.model.interface import ImageSpec
+        from emspatialvae.model.image_spec import ImageSpec
 
         file = self.path / "config.json"
         try:

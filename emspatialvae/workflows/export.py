@@ -8,7 +8,6 @@ import numpy as np
 from emspatialvae.config import Poses
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.inference.infer import load_model
 from emspatialvae.io.atomic import check_outputs, check_writable
 from emspatialvae.io.mask import read_mask
 from emspatialvae.particles.load import input_files
@@ -109,6 +108,8 @@ def held_still(run: RunDir, latents: Latents, mask: Path) -> Latents:
     from emspatialvae.model.steerable.vae import SteerableVAE
 
     run.check_results_belong()
+    from emspatialvae.inference.infer import load_model  # torch takes seconds to load, and only this needs it
+
     model = load_model(run)
     if not isinstance(model, SteerableVAE):
         raise EmsvaeError(

@@ -35,7 +35,8 @@ from emspatialvae.workflows.export import said_of_names
 from emspatialvae.workflows.progress import Say
 
 if TYPE_CHECKING:
-    from emspatialvae.model.interface import ImageSpec, ParticleVAE
+    from emspatialvae.model.image_spec import ImageSpec
+    from emspatialvae.model.interface import ParticleVAE
     from emspatialvae.results.latents import Latents
     from emspatialvae.training.trainer import Trainer
 
@@ -504,7 +505,7 @@ def _draw(
 
 def _image_spec(config: RunConfig, preparation: Preparation, channels: int) -> "tuple[ImageSpec, str]":
     """Shift prior and limit in prepared pixels, and a sentence about them."""
-    from emspatialvae.model.interface import ImageSpec
+    from emspatialvae.model.image_spec import ImageSpec
 
     model = config.model
     limit = model.max_shift_A / preparation.pixel_size_A if model.max_shift_A is not None else 0.2 * preparation.box

@@ -18,7 +18,7 @@ from emspatialvae.config import ModelConfig
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.model.interface import ImageSpec
+from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.render import canonical
 from emspatialvae.model.steerable.basis import Disk, SteerableBasis
 from emspatialvae.model.steerable.gauge import register

@@ -11,7 +11,7 @@ from emspatialvae.config import TrainConfig
 from emspatialvae.inference.infer import infer
 from emspatialvae.model import device
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.interface import ImageSpec
+from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.steerable.initialise import new_model
 from emspatialvae.preprocess.preparation import Portion
 from emspatialvae.results.latents import Latents

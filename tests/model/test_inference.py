@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from emspatialvae.config import ModelConfig
-from emspatialvae.model.interface import ImageSpec
+from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.steerable.basis import Disk, SteerableBasis
 from emspatialvae.model.steerable.inference import CLOSE_NODES, close_contents, drawn_contents, tempered
 from emspatialvae.model.steerable.latent_posterior import LatentPosterior

@@ -6,7 +6,7 @@ import torch
 
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.interface import ImageSpec
+from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.initialise import MARGIN_RINGS, new_model, resolved_frequency
 from emspatialvae.model.steerable.observation import Spectra

@@ -14,8 +14,9 @@ from emspatialvae.model.batch import Batch
 from emspatialvae.model.coordinate.decoder import SpatialDecoder, VanillaDecoder
 from emspatialvae.model.coordinate.encoder import MlpEncoder, align_images, turn_images
 from emspatialvae.model.coordinate.likelihood import Bernoulli, FittedGaussian, UnitGaussian, build_likelihood
-from emspatialvae.model.coordinate.vae import ImageSpec, SpatialVAE
+from emspatialvae.model.coordinate.vae import SpatialVAE
 from emspatialvae.model.distributions import AmortisedPosterior, Content, DiagonalGaussian, Prior
+from emspatialvae.model.image_spec import ImageSpec
 
 BOX = 17
 

@@ -13,7 +13,7 @@ from emspatialvae.imaging import alignment, ctf, geometry
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.distributions import Content, standard_normal
-from emspatialvae.model.interface import ImageSpec
+from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.load import blank_model
 from emspatialvae.model.steerable.basis import Disk, SteerableBasis
 from emspatialvae.model.steerable.inference import Inference

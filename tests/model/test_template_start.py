@@ -11,7 +11,7 @@ from emspatialvae.config import ModelConfig
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.interface import ImageSpec
+from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.steerable import template_start
 from emspatialvae.model.steerable.initialise import new_model
 from emspatialvae.model.steerable.observation import Observation

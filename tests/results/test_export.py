@@ -20,8 +20,9 @@ from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.io.mrc import StackWriter, read_header, read_images
 from emspatialvae.io.star import StarFile
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.coordinate.vae import Estimate, ImageSpec, SpatialVAE
+from emspatialvae.model.coordinate.vae import Estimate, SpatialVAE
 from emspatialvae.model.distributions import Content
+from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.particles.find_column import find_column
 from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.read_star import particle_block

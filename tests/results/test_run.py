@@ -8,7 +8,7 @@ import torch
 
 from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig, RunConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
-from emspatialvae.model.coordinate.vae import ImageSpec
+from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.results.run_folder import FORMAT, Manifest, RunDir, default_out
 

@@ -5,7 +5,7 @@ import torch
 
 from emspatialvae.config import ModelConfig
 from emspatialvae.imaging.geometry import Pose2D
-from emspatialvae.model.interface import ImageSpec
+from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.simulation.stack import clean_image, hinge_object
 
 BOX = 24

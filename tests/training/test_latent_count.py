@@ -7,7 +7,7 @@ import torch
 from emspatialvae.config import ModelConfig
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.interface import ImageSpec
+from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.steerable.initialise import new_model
 from emspatialvae.simulation.stack import clean_image, hinge_object
 from emspatialvae.training.latent_count import FEWEST_EPOCHS, FIRST_EPOCHS, TRIAL_EPOCHS, LatentTrials

@@ -14,7 +14,7 @@ from emspatialvae.imaging import geometry
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.inference.infer import load_model
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.interface import ImageSpec
+from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.inference import Inference
 from emspatialvae.model.steerable.initialise import new_model

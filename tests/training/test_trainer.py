@@ -13,7 +13,8 @@ from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model import distributions
-from emspatialvae.model.coordinate.vae import ImageSpec, SpatialVAE
+from emspatialvae.model.coordinate.vae import SpatialVAE
+from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.results.run_folder import Manifest, RunDir

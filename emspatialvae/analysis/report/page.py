@@ -58,7 +58,10 @@ class Findings:
 def page(findings: Findings, figures: Mapping[str, Html], cloud: Html | None) -> str:
     """The page; ``figures`` by name, ``cloud`` the scatter to point at."""
     wanted = {
-        "latents": ("Latent space", ["z_density", "cloud", *_colours(figures), "umap", "z_variance", "paths", "manifold"]),
+        "latents": (
+            "Latent space",
+            ["z_density", "cloud", *_colours(figures), "umap", "z_variance", "paths", "manifold"],
+        ),
         "classes": ("Classes", ["classes"]),
         "junk": ("Junk", ["junk"]),
         "poses": ("Poses", ["pose_spread", "poses"]),

@@ -12,7 +12,8 @@ from emspatialvae.model.coordinate.decoder import Decoder, SpatialDecoder, Vanil
 from emspatialvae.model.coordinate.encoder import MlpEncoder
 from emspatialvae.model.coordinate.likelihood import build_likelihood
 from emspatialvae.model.distributions import AmortisedPosterior, Content, Prior
-from emspatialvae.model.interface import Elbo, Estimate, ImageSpec, ParticleVAE
+from emspatialvae.model.image_spec import ImageSpec
+from emspatialvae.model.interface import Elbo, Estimate, ParticleVAE
 
 
 class SpatialVAE(ParticleVAE):

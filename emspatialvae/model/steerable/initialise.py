@@ -8,7 +8,7 @@ from torch import Tensor
 from emspatialvae.config import ModelConfig
 from emspatialvae.imaging import geometry, masks
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.interface import ImageSpec
+from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.steerable.basis import affordable_frequency
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.noise import noise_within

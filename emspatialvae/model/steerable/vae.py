@@ -17,7 +17,8 @@ from emspatialvae.imaging import geometry
 from emspatialvae.imaging.masks import circular_mask
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.distributions import Content, log_normal, standard_normal
-from emspatialvae.model.interface import Elbo, Estimate, ImageSpec, ParticleVAE
+from emspatialvae.model.image_spec import ImageSpec
+from emspatialvae.model.interface import Elbo, Estimate, ParticleVAE
 from emspatialvae.model.layers import copy_shared
 from emspatialvae.model.steerable.basis import Disk, SteerableBasis
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
