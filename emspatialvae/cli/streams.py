@@ -1,4 +1,4 @@
-"""Output that is gone never ends the work: a closed terminal, ``| head``, a ``tee`` that Ctrl-C has ended first."""
+"""What is printed comes out line by line, and output that is gone never ends the work: a closed terminal, ``| head``, a dead ``tee``."""
 
 import contextlib
 import errno
@@ -56,15 +56,16 @@ def steady_output() -> Iterator[Lost]:
             continue  # somebody catches what is printed: not ours to change
         raw = _Steady(number, "wb", closefd=False)
         lost._raws.append(raw)
-        encoding, errors, lines, through = "utf-8", "backslashreplace", False, False
+        encoding, errors, through = "utf-8", "backslashreplace", False
         if stream is not None:
             with contextlib.suppress(OSError):
                 stream.flush()
             encoding, errors = stream.encoding, stream.errors or "strict"
-            lines, through = stream.line_buffering, stream.write_through
+            through = stream.write_through
         # Where the terminal's encoding lacks a letter, a sentence about results must not end the work either.
         errors = "backslashreplace" if errors == "strict" else errors
-        steady = io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, None, lines, through)
+        # Line by line into files and pipes, too: who looks into a cluster's log wants to see how far a run has come.
+        steady = io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, None, True, through)
         setattr(sys, name, steady)
     try:
         yield lost

@@ -1,7 +1,5 @@
 """``emsvae relion-job``: a training as an External job of RELION's pipeline, with classes where they are wanted."""
 
-import io
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,8 +34,6 @@ def relion_job(
         How many classes to make; 0: none.
     """
     torch.set_num_threads(threads)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # RELION shows run.out while the job runs
     run = folder / RUN
     code = train([str(particles), "--out", str(run), *_onward(run, flags), *flags])
     classified = classes > 0 and code == 0

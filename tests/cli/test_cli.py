@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,7 @@ def test_help_imports_nothing_slow():
     heavy = {"torch", "pandas", "numpy", "scipy", "matplotlib", "mrcfile", "starfile"}
     code = f"""
 import sys
+import time
 from emspatialvae.cli.main import main
 main(["--help"])
 try:
@@ -384,3 +386,15 @@ def test_whole_image_scores_the_corners(emsvae, easy_stack, tmp_path):
     )
     model = load_model(RunDir(tmp_path / "run"))
     assert int(model.mask.sum()) == model.images.box**2
+
+
+def test_a_log_file_is_written_line_by_line(tmp_path):
+    """A cluster's log shows what a command says when it says it, not when it ends."""
+    told = 'from emspatialvae.cli.streams import steady_output\nwith steady_output():\n    print("now")\n    input()'
+    with (tmp_path / "log").open("wb") as log:
+        waiting = subprocess.Popen([sys.executable, "-c", told], stdin=subprocess.PIPE, stdout=log)
+    until = time.monotonic() + 60
+    while not (tmp_path / "log").read_text() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert (tmp_path / "log").read_text() == "now\n" and waiting.poll() is None
+    waiting.communicate(b"\n", timeout=60)
