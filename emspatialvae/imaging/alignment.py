@@ -1,5 +1,8 @@
 """Rotation and shift taken out of images."""
 
+from collections.abc import Callable
+from typing import Literal
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
@@ -9,7 +12,7 @@ from emspatialvae.imaging.arrays import Images
 from emspatialvae.imaging.geometry import Pose2D
 
 
-def align(images: ArrayLike, pose: Pose2D, fill: float = 0.0, order: int = 3) -> Images:
+def align(images: ArrayLike, pose: Pose2D, fill: float = 0.0, order: Literal[0, 1, 2, 3, 4, 5] = 3) -> Images:
     """Take rotation and shift out: the image as the object's own frame sees it.
 
     Parameters
@@ -79,8 +82,9 @@ def _turned(images: Images, quarters: NDArray[np.integer]) -> Images:
     """Images [n, b, b] turned back by quarter turns [n] about the pixel ``b // 2``: pixels only change places."""
     out = np.empty(images.shape, dtype=np.float32)
     # On even boxes -b/2 would become +b/2, which the box does not hold: it wraps round to -b/2.
-    mirrored = (2 * (images.shape[-1] // 2) - np.arange(images.shape[-1])) % images.shape[-1]
-    turns = (
+    box = int(images.shape[-1])
+    mirrored = np.remainder(2 * (box // 2) - np.arange(box), box)
+    turns: tuple[Callable[[Images], Images], ...] = (
         lambda some: some,
         lambda some: some.swapaxes(1, 2)[:, mirrored],
         lambda some: some[:, mirrored][:, :, mirrored],

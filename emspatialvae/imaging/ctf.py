@@ -63,9 +63,10 @@ class CtfParams:
     def with_typical(self, rows: NDArray[np.bool_]) -> "CtfParams":
         """The same with parameters that any formula can take in some of the rows [n]."""
         typical = CtfParams(*(np.full(len(self), value) for value in (15_000.0, 15_000.0, 0.0, 0.0, 300.0, 2.7, 0.1)))
-        return CtfParams(
-            **{name: np.where(rows, getattr(typical, name), values) for name, values in vars(self).items()}
-        )
+        columns: dict[str, Floats] = {
+            name: np.where(rows, getattr(typical, name), values) for name, values in vars(self).items()
+        }
+        return CtfParams(**columns)
 
     def oddities(self) -> Iterator[tuple[NDArray[np.bool_], Floats, str]]:
         """Whatever is possible but unusual, as a wrong unit makes it: which particles, the values [n], and a remark on them."""
@@ -134,7 +135,12 @@ def completed(
     assumed = {"defocus_v_A": u} | dict.fromkeys(
         ("astigmatism_rad", "phase_shift_rad", "amplitude_contrast"), np.zeros(len(u))
     )
-    params = CtfParams(**(assumed | dict.fromkeys(("voltage_kV", "cs_mm"), np.full(len(u), np.nan)) | dict(found)))
+    columns: dict[str, Floats] = {
+        **assumed,
+        **dict.fromkeys(("voltage_kV", "cs_mm"), np.full(len(u), np.nan)),
+        **found,
+    }
+    params = CtfParams(**columns)
     # Projections without a CTF have a defocus of 0 and may lack all the rest.
     if not set(NEEDED) <= set(found) or not np.nan_to_num(u).any():
         return params, []

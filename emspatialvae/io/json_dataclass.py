@@ -3,11 +3,21 @@
 import dataclasses
 import types
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from emspatialvae.errors import EmsvaeError
 
 T = TypeVar("T")
+
+
+def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
+    """A JSON object."""
+    return isinstance(value, dict)
+
+
+def is_list(value: Any) -> TypeGuard[list[Any]]:
+    """A JSON list."""
+    return isinstance(value, list)
 
 
 def to_json(value: Any) -> Any:

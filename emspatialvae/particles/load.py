@@ -111,7 +111,8 @@ def _ending(path: Path) -> str:
 
 
 def _check_pixel_sizes(stack: ParticleStack) -> None:
-    for number in np.unique(stack.optics_of):
+    numbers: list[int] = np.unique(stack.optics_of).tolist()
+    for number in numbers:
         if np.isnan(stack.optics[number].pixel_size_A):
             of_group = f" of optics group {stack.optics[number].name}" if len(stack.optics) > 1 else ""
             raise ParticleFileError(
@@ -220,7 +221,7 @@ def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
                 stack, notes=(*stack.notes, f"the pixel size, {size:.4g} A, stands in the stack's header only")
             )
     _check_pixel_sizes(stack)
-    used = np.unique(stack.file_of)
+    used: list[int] = np.unique(stack.file_of).tolist()
     renumber = np.zeros(len(stack.paths), np.int32)
     renumber[used] = np.arange(len(used))
     files = tuple(open_images(find_stack(stack.paths[f], config)) for f in used)
@@ -292,4 +293,5 @@ def input_files(stack: ParticleStack, config: InputConfig) -> list[Path]:
 
 def most_common_box(stack: ParticleStack) -> int:
     """The box of the largest number of particles."""
-    return Counter(np.array([file.width for file in stack.files])[stack.file_of].tolist()).most_common(1)[0][0]
+    boxes: list[int] = np.array([file.width for file in stack.files])[stack.file_of].tolist()
+    return Counter(boxes).most_common(1)[0][0]

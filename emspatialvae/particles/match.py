@@ -71,7 +71,8 @@ def join(
     EmsvaeError
         No key finds any, or image names and coordinates contradict each other; the message says what was tried.
     """
-    tried, best = [], Join("", np.full(len(rows), NOWHERE, np.intp))
+    tried: list[str] = []
+    best = Join("", np.full(len(rows), NOWHERE, np.intp))
     contradiction = ""
     for key, compare in (
         ("uid", _by_uid),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,16 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _DEEPEST = 50
+
+
+def _both(one: Mask, other: Mask) -> Mask:
+    return one & other
+
+
+def _either(one: Mask, other: Mask) -> Mask:
+    return one | other
+
+
 _WORDS = ("and", "or", "not", "in")
 _ORDER: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
@@ -93,7 +103,8 @@ class _Value:
 
     @property
     def constants(self) -> tuple[Any, ...]:
-        return self.what if isinstance(self.what, tuple) else (self.what,)
+        what = self.what
+        return cast(tuple[Any, ...], what) if isinstance(what, tuple) else (what,)
 
 
 class _Parser:
@@ -116,7 +127,8 @@ class _Parser:
 
     def _tokens(self) -> list[tuple[str, str, int]]:
         """(kind, word, position) of every word; words of the language are signs."""
-        tokens, at = [], 0
+        tokens: list[tuple[str, str, int]] = []
+        at = 0
         while at < len(self.text):
             found = _TOKEN.match(self.text, at)
             if found is None:
@@ -157,12 +169,12 @@ class _Parser:
     # ------------------------------------------------------------------------------------------------------------ rules
 
     def _any(self) -> _Value | Condition:
-        return self._joined("or", self._all, operator.or_)
+        return self._joined("or", self._all, _either)
 
     def _all(self) -> _Value | Condition:
-        return self._joined("and", self._one, operator.and_)
+        return self._joined("and", self._one, _both)
 
-    def _joined(self, word: str, part: Callable[[], Any], join: Callable[[Any, Any], Any]) -> _Value | Condition:
+    def _joined(self, word: str, part: Callable[[], Any], join: Callable[[Mask, Mask], Mask]) -> _Value | Condition:
         first = part()
         if self._sign != word:
             return first
@@ -197,7 +209,7 @@ class _Parser:
         parts = [
             self._compared(left, sign, right) for (left, right), sign in zip(pairwise(chain), operators, strict=True)
         ]
-        return lambda texts, numbers: reduce(operator.and_, (part(texts, numbers) for part in parts))
+        return lambda texts, numbers: reduce(_both, (part(texts, numbers) for part in parts))
 
     def _operator(self) -> tuple[str, int] | None:
         at = self.tokens[self.next][2]
@@ -292,7 +304,7 @@ def _comparing(word: str, left: _Value, right: _Value, *, part: bool) -> Callabl
     if word == "in" and right.is_text:
         return lambda column, wanted: np.fromiter(map(frozenset(wanted).__contains__, column), bool, len(column))
     if word == "in":
-        return lambda column, wanted: reduce(operator.or_, (column == constant for constant in wanted))
+        return lambda column, wanted: reduce(_either, (column == constant for constant in wanted))
     return {"==": operator.eq, "!=": operator.ne, **_ORDER}[word]
 
 

@@ -168,7 +168,7 @@ def _without_missing(block: StarBlock, numbers: Numbers) -> list[str]:
     ParticleFileError
         Particles without an optics group.
     """
-    notes = []
+    notes: list[str] = []
     for label in list(numbers):
         column = numbers[label]
         unset = column == UNSET if label in ANGLES else np.zeros(len(column), bool)

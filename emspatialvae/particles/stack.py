@@ -86,7 +86,7 @@ class ParticleStack:
     @property
     def boxes(self) -> tuple[int, ...]:
         """The box sizes that occur among the particles, sorted; empty when only the metadata were asked for."""
-        used = np.unique(self.file_of) if self.files else []
+        used: list[int] = np.unique(self.file_of).tolist() if self.files else []
         return tuple(sorted({self.files[f].width for f in used}))
 
     @property
@@ -119,13 +119,14 @@ class ParticleStack:
             The rows have images of different sizes.
         """
         wanted = np.arange(len(self))[rows]
-        boxes = {self.files[f].width for f in np.unique(self.file_of[wanted])}
+        found: list[int] = np.unique(self.file_of[wanted]).tolist()
+        boxes = {self.files[f].width for f in found}
         if len(boxes) > 1:
             raise ParticleFileError(
                 f"{self.source}: images of {sorted(boxes)} pixels do not fit into one array; use --box"
             )
         out = np.empty((len(wanted), self.channels, *(2 * [boxes.pop() if boxes else 0])), dtype=np.float32)
-        for f in np.unique(self.file_of[wanted]):
+        for f in found:
             here = np.flatnonzero(self.file_of[wanted] == f)
             out[here] = read_images(self.files[f], self.index_of[wanted[here]])
         return out

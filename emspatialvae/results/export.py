@@ -153,7 +153,7 @@ def write_star(
         star.write_new(destination, tables, overwrite=force)
         return
     block = particle_block(stack.metadata)
-    cells = {}
+    cells: dict[str, list[str]] = {}
     for column in columns:
         known = column.label in block.labels
         texts = block.columns(column.label)[column.label] if known else ["0"] * block.n_rows
@@ -186,13 +186,15 @@ def _new_tables(
 
     known_ctf = np.ones(len(stack), bool) if stack.ctf is None else stack.ctf.known
     # Of each group a particle that can speak for it.
-    first = [int(np.argmax((stack.optics_of == group) * (1 + known_ctf))) for group in range(len(stack.optics))]
+    first: list[int] = [
+        int(np.argmax((stack.optics_of == group) * (1 + known_ctf))) for group in range(len(stack.optics))
+    ]
     optics = pd.DataFrame(
         {
             "rlnOpticsGroup": np.arange(len(stack.optics)) + 1,
             "rlnOpticsGroupName": [group.name for group in stack.optics],
             "rlnImagePixelSize": np.array([group.pixel_size_A for group in stack.optics], np.float32),
-            "rlnImageSize": [stack.files[stack.file_of[row]].width for row in first],
+            "rlnImageSize": [stack.files[int(stack.file_of[row])].width for row in first],
             "rlnImageDimensionality": 2,
         }
     )
@@ -267,7 +269,7 @@ def write_cs(
         whole_numbers = values.dtype.kind == "i"  # classes, which cryoSPARC counts from 0
         name = kept_apart(names.cs) if group == "emsvae" else names.cs
         fields[name] = np.maximum(values - 1, 0).astype(np.uint32) if whole_numbers else values.astype(np.float32)
-    merged = {}
+    merged: dict[str, NDArray[Any]] = {}
     for name, values in fields.items():
         whole = (
             array[name].copy()

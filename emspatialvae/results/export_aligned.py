@@ -1,6 +1,6 @@
 """The raw images with rotation and shift taken out, as one stack."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +55,7 @@ def write_aligned(
 @contextmanager
 def _stack_writer(
     stack: ParticleStack, destination: Path, n: int, box: int, force: bool
-) -> Iterator[Callable[[NDArray[np.float32]], None]]:
+) -> Generator[Callable[[NDArray[np.float32]], None], None, None]:
     """Yields the function that takes the next images [k, channels, box, box]."""
     if destination.suffix == ".npy":
         source = stack.files[0]

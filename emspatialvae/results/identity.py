@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from emspatialvae.errors import RunFolderError
 from emspatialvae.io.fingerprint import Fingerprint
+from emspatialvae.io.json_dataclass import is_list
 from emspatialvae.particles.stack import ParticleStack
 
 
@@ -50,9 +51,12 @@ class Identity:
     def from_json(cls, content: Any) -> "Identity":
         """What ``dataclasses.asdict`` made of one; TypeError, KeyError or ValueError where it is damaged."""
         names = content["names"]
-        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        if not (is_list(names) and all(isinstance(name, str) for name in names)):
             raise ValueError("names is not a list of texts")
-        stacks = [Stack(**{**found, "mark": Fingerprint(**found["mark"])}) for found in content["stacks"]]
+        stacks = [
+            Stack(found["name"], found["images"], found["box"], Fingerprint(**found["mark"]))
+            for found in content["stacks"]
+        ]
         return cls(names, stacks)
 
 

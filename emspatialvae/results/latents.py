@@ -121,7 +121,7 @@ def read_csv(file: Path, z_dim: int | None, pixel_size_A: float) -> Latents:
             table = pd.read_csv(
                 stream, dtype={"image_name": object}, keep_default_na=False, encoding_errors="surrogateescape"
             )
-        count = z_dim or sum(bool(re.fullmatch(r"z\d+", name)) for name in table)
+        count = z_dim or sum(bool(re.fullmatch(r"z\d+", str(name))) for name in table.columns)
         z, z_sd = ([_numbers(table, f"z{k + 1}{end}") for k in range(count)] for end in ("", "_sd"))
         shift, shift_sd = (
             np.stack([_numbers(table, name) for name in names], 1)

@@ -68,7 +68,7 @@ def check_free(path: Path, *, force: bool) -> None:
 
 def foreign(folder: Path) -> list[str]:
     """What lies in a run folder and none of our commands has written, sorted; folders that hold nothing of ours end in a slash."""
-    found = []
+    found: list[str] = []
     for at, folders, files in os.walk(folder):
         here = PurePosixPath(Path(at).relative_to(folder).as_posix())
         if here.parts[:1] == (switch.NAME,) or any(map(leftovers.is_temporary, here.parts)):

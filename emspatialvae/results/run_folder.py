@@ -25,11 +25,11 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from emspatialvae import __version__
 from emspatialvae.config import RunConfig
@@ -37,7 +37,7 @@ from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.io import leftovers, lock, switch
 from emspatialvae.io.atomic import atomic_path, place_new, replace_folder, sync_tree
 from emspatialvae.io.fingerprint import Fingerprint
-from emspatialvae.io.json_dataclass import from_json, to_json
+from emspatialvae.io.json_dataclass import from_json, is_list, is_object, to_json
 from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.results import own_files
 from emspatialvae.results.identity import Identity
@@ -108,7 +108,7 @@ class RunDir:
     @contextmanager
     def creating(
         cls, path: Path, manifest: Manifest, *, force: bool = False, keep_lock: bool = False
-    ) -> "Iterator[RunDir]":
+    ) -> "Generator[RunDir, None, None]":
         """Yield a new run folder under a temporary name, which takes its place when the body ends well and vanishes otherwise.
 
         With ``force`` an older run at ``path`` is removed, but only then: a start that fails costs nothing. Meanwhile both are
@@ -177,10 +177,10 @@ class RunDir:
 
         file = self.path / "config.json"
         try:
-            content = json.loads(file.read_bytes())
+            content: Any = json.loads(file.read_bytes())
         except (ValueError, OSError, RecursionError) as error:
             raise RunFolderError(f"{file} is damaged ({error}); train again") from None
-        if not (isinstance(content, dict) and type(content.get("format")) is int):
+        if not (is_object(content) and type(content.get("format")) is int):
             raise RunFolderError(f"{file} is damaged (it has no format number); train again")
         if content["format"] > FORMAT:
             raise RunFolderError(
@@ -432,12 +432,12 @@ class RunDir:
         except Exception as error:  # torch raises anything from EOFError to UnpicklingError here
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise RunFolderError(f"{file} is damaged ({reason[:120]}); train again") from error
-        if not (isinstance(state, dict) and {"format", "model"} <= state.keys()):
+        if not (is_object(state) and {"format", "model"} <= state.keys()):
             raise RunFolderError(f"{file} is a checkpoint of another program; train again")
         if state["format"] != FORMAT:
             raise RunFolderError(f"{file} has format {state['format']}, expected {FORMAT}; train again")
         model = state["model"]
-        if not (isinstance(model, dict) and all(isinstance(value, torch.Tensor) for value in model.values())):
+        if not (is_object(model) and all(isinstance(value, torch.Tensor) for value in model.values())):
             raise RunFolderError(f"{file} is damaged (its model is not made of tensors); train again")
         return state
 
@@ -449,17 +449,17 @@ def _whole(value: Any, name: str, largest: int) -> int:
 
 
 def _texts(value: Any, name: str) -> tuple[str, ...]:
-    if not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
+    if not (is_list(value) and all(isinstance(text, str) for text in value)):
         raise EmsvaeError(f"{name} is not a list of texts")
     return tuple(value)
 
 
-def _renamed(config: dict[str, Any]) -> dict[str, Any]:
+def _renamed(config: Any) -> dict[str, Any]:
     """Settings under today's names, where an older version wrote others."""
-    if not isinstance(config, dict):
+    if not is_object(config):
         raise EmsvaeError("config is not an object of settings")
     return {
-        part: {RENAMED.get(key, key): value for key, value in values.items()} if isinstance(values, dict) else values
+        part: {RENAMED.get(key, key): value for key, value in values.items()} if is_object(values) else values
         for part, values in config.items()
     }
 
@@ -492,8 +492,10 @@ def _on_cpu(value: Any) -> Any:
 
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
-    if isinstance(value, dict):
+    if is_object(value):
         return {key: _on_cpu(inside) for key, inside in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_on_cpu(inside) for inside in value)
+    if is_list(value):
+        return [_on_cpu(inside) for inside in value]
+    if isinstance(value, tuple):
+        return tuple(map(_on_cpu, cast(tuple[Any, ...], value)))
     return value

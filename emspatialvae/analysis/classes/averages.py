@@ -81,7 +81,8 @@ def average(
     ParticleFileError
         An image file that cannot be read, or a CTF that no microscope has.
     """
-    counted: Any = sparse.diags_array(latents.used.astype(np.float32)) @ sparse.csr_array(weights, dtype=np.float32)
+    given: Any = weights  # an array or a sparse one: csr_array takes both, which its types do not say
+    counted: Any = sparse.diags_array(latents.used.astype(np.float32)) @ sparse.csr_array(given, dtype=np.float32)
     share = sparse.csr_array(counted)
     share.eliminate_zeros()
     half = split(latents.used.astype(np.int64), seed) if half is None else half

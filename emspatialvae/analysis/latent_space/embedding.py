@@ -83,4 +83,4 @@ def umap_plane(z: Floats, seed: int = 0) -> NDArray[np.float32]:
 
     # A seed makes it run on one core and come out the same every time.
     made = UMAP(n_neighbors=min(15, len(z) - 1), random_state=seed, n_jobs=1)
-    return made.fit_transform(z.astype(np.float32))
+    return np.asarray(made.fit_transform(z.astype(np.float32)), dtype=np.float32)

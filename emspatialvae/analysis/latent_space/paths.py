@@ -85,7 +85,8 @@ def _shortest(points: Floats, first: int, last: int, neighbours: int) -> list[in
         cost = np.maximum(np.reshape(distance, (n, count))[:, 1:] ** 2, 1e-12)  # a cost of nothing would be no edge
         own = np.repeat(np.arange(n), count - 1)
         graph = sparse.csr_array((cost.ravel(), (own, np.reshape(found, (n, count))[:, 1:].ravel())), shape=(n, n))
-        _, before = dijkstra(graph, directed=False, indices=first, return_predecessors=True)
+        _, before = dijkstra(graph, directed=False, indices=[first], return_predecessors=True)
+        before = before[0]
         if before[last] >= 0 or first == last or count == n:
             break
         neighbours *= 2

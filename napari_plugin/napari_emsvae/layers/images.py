@@ -43,8 +43,8 @@ class Grid:
         corner = box // 2 - step * (self.box // 2)
         out = np.empty((len(images), self.box, self.box), dtype=np.float32)
         for image, target in zip(images, out, strict=True):
-            ndimage.affine_transform(
-                image, [step, step], corner, target.shape, target, order=1, cval=float(image.mean())
+            target[:] = ndimage.affine_transform(
+                image, [step, step], corner, target.shape, order=1, cval=float(image.mean())
             )
         return out
 
