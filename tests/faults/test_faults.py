@@ -21,9 +21,11 @@ def campaign(tmp_path_factory) -> Iterator[tuple]:
     ("name", "where"),
     [
         *(("train", where) for where in (0.1, 0.9)),
-        *(("resume", where) for where in (0.9, 0.97)),
-        ("force", 0.4),
-        *(("classes", where) for where in (0.75, 0.93)),
+        pytest.param("resume", 0.9, marks=pytest.mark.slow),
+        ("resume", 0.97),
+        pytest.param("force", 0.4, marks=pytest.mark.slow),
+        pytest.param("classes", 0.75, marks=pytest.mark.slow),
+        ("classes", 0.93),
         ("analyze", 0.9),
         ("export", 0.5),
         ("select", 0.9),
@@ -37,7 +39,7 @@ def test_a_kill_loses_nothing(campaign, name, where):
 
 @pytest.mark.parametrize(
     ("name", "largest_file"),
-    [("train", 20_000), ("resume", 30_000), ("classes", 20_000)],
+    [("train", 20_000), pytest.param("resume", 30_000, marks=pytest.mark.slow), ("classes", 20_000)],
 )
 def test_a_full_disk_loses_nothing(campaign, name, largest_file):
     server, cases, scratch = campaign
@@ -47,9 +49,9 @@ def test_a_full_disk_loses_nothing(campaign, name, largest_file):
 @pytest.mark.parametrize(
     ("name", "where", "other"),
     [
-        ("train", 0.7, "train"),
+        pytest.param("train", 0.7, "train", marks=pytest.mark.slow),
         ("resume", 0.5, "resume"),
-        ("force", 0.7, "force"),
+        pytest.param("force", 0.7, "force", marks=pytest.mark.slow),
         ("classes", 0.93, "classes"),
     ],
 )

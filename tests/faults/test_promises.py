@@ -410,6 +410,7 @@ def test_help_without_a_reader(command):
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_training_whose_reader_goes_away_goes_on(project):
     done = shell(f"emsvae train sim/particles.star --out new {' '.join(SMALL)} 2>&1 | head -1", cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -609,7 +610,14 @@ def test_a_damaged_cache_is_noticed_and_made_again(emsvae, project, kind, damage
 # ------------------------------------------------------------------------------------------------------------ 11  signals
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 138), ("SIGHUP", 129)])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        pytest.param("SIGTERM", 143, marks=pytest.mark.slow),
+        ("SIGUSR1", 138),
+        pytest.param("SIGHUP", 129, marks=pytest.mark.slow),
+    ],
+)
 def test_signals_end_a_training_as_ctrl_c_does(emsvae, clear_stack, tmp_path, monkeypatch, no_figures, name, code):
     from emspatialvae.training.trainer import Trainer
 

@@ -368,6 +368,7 @@ def mean_bound(question: tuple[SteerableVAE, Observation, Poses], draws: int, n:
     return float(found.mean()), float(found.std()) / math.sqrt(n)
 
 
+@pytest.mark.slow
 def test_elbo_is_a_bound_and_rises_with_draws(open_question):
     """E[bound of K] <= E[bound of more] <= log of the evidence."""
     evidence = log_evidence(*open_question)

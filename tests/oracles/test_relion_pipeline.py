@@ -115,6 +115,7 @@ def test_a_job_that_cannot_work_is_shown_as_failed(project):
     assert not (project.root / JOB / "particles.star").exists()
 
 
+@pytest.mark.slow
 def test_abort_running(project):
     project.add({}, "--epochs 100000")
     pipeliner = project.start()

@@ -217,6 +217,7 @@ def test_start_trains_to_the_end_and_the_result_opens_itself(viewer, filled, err
     assert filled.training.message.text().startswith("\N{WARNING SIGN}")
 
 
+@pytest.mark.slow
 def test_a_training_outlives_the_form_is_cancelled_and_gone_on_with(viewer, filled, errors, qtbot, tmp_path):
     from napari_emsvae.training.form import GO_ON
 

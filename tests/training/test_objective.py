@@ -500,6 +500,7 @@ def test_the_gauge_is_fitted_at_the_end(tmp_path, images, whole):
     assert torch.allclose(geometry.wrapped(still.theta_rad + found.theta_rad), torch.zeros(200), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_number_of_latents_is_found_by_trials(tmp_path, images, monkeypatch):
     """One hinge: a second coordinate tells held-out particles nothing, so one is kept; a training that is resumed in a trial goes on alike."""
     monkeypatch.setattr(LatentTrials, "__init__", _early(LatentTrials.__init__, ends_after=4))

@@ -186,6 +186,7 @@ def test_cryosparc_runs_are_coloured_by_fields(emsvae, easy_stack, tmp_path, mon
     assert "z_by_emsvaeMisfit" in figures(Path("run"))
 
 
+@pytest.mark.slow
 def test_a_report_of_100_000_particles_stays_small(run):
     """Everything but the classes, which do not grow with the number of particles, made of a table of that many rows."""
     emsvae_classes(run)
