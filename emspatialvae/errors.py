@@ -5,13 +5,12 @@ and exits with its code. Anything else that is raised is a defect of the program
 """
 
 from pathlib import Path
-from typing import ClassVar
 
 
 class EmsvaeError(Exception):
     """What was found, what was expected, what to do: one line for the user."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
 
 
 class ParticleFileError(EmsvaeError):
@@ -32,4 +31,4 @@ class RunFolderError(EmsvaeError):
 class NothingSelectedError(EmsvaeError):
     """No particle meets what was asked; nothing was written."""
 
-    exit_code: ClassVar[int] = 3
+    exit_code: int = 3

@@ -34,16 +34,18 @@ class InferCommand:
 def main(argv: list[str]) -> int:
     """``emsvae infer``."""
     asked = parse(InferCommand, argv)
+    from emspatialvae.jobs import ranks
     from emspatialvae.results.run_folder import RunDir
     from emspatialvae.workflows.infer import infer_other
 
-    infer_other(
-        RunDir(asked.run),
-        asked.input,
-        asked.out,
-        poses=asked.poses,
-        skip_bad_ctf=asked.skip_bad_ctf,
-        device=asked.device,
-        force=asked.force,
-    )
+    with ranks.joined():
+        infer_other(
+            RunDir(asked.run),
+            asked.input,
+            asked.out,
+            poses=asked.poses,
+            skip_bad_ctf=asked.skip_bad_ctf,
+            device=asked.device,
+            force=asked.force,
+        )
     return 0

@@ -32,6 +32,8 @@ COMMANDS = (
     "view",
 )
 """Each a module of `emspatialvae.cli`."""
+BY_RANKS = ("train", "infer")
+"""Those that several processes do together when ``torchrun`` has started them."""
 
 HELP = """\
 emsvae: single-particle EM images without their in-plane pose (a spatial-VAE for RELION and cryoSPARC stacks)
@@ -79,6 +81,8 @@ def _main(arguments: list[str]) -> int:
     if arguments[0] not in COMMANDS:
         print(f"emsvae: no command {arguments[0]!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    if not _has_work(arguments[0]):
+        return 0
     try:
         with ended_by_signals():
             try:
@@ -89,7 +93,8 @@ def _main(arguments: list[str]) -> int:
     except EmsvaeError as error:
         if debug:
             raise
-        print(f"emsvae: {error}", file=sys.stderr)
+        if str(error):  # else another rank has said it
+            print(f"emsvae: {error}", file=sys.stderr)
         return error.exit_code
     except Ended as ended:
         print(f"emsvae: {ended}", file=sys.stderr)
@@ -103,6 +108,16 @@ def _main(arguments: list[str]) -> int:
             raise
         print(f"emsvae: {found}", file=sys.stderr)
         return 2
+
+
+def _has_work(command: str) -> bool:
+    """Whether this process does anything: of several that ``torchrun`` has started with a command for one of them, the first alone works."""
+    count, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "0")
+    if command in BY_RANKS or count in ("", "1"):
+        return True
+    if rank == "0":
+        print(f"emsvae: {command} works in one process; the other ranks of {count} have nothing to do", file=sys.stderr)
+    return rank == "0"
 
 
 def _tell_leftovers() -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -11,6 +11,10 @@ from emspatialvae import config as configuration
 from emspatialvae.cli.parsing import parse
 from emspatialvae.config import InputConfig, RunConfig
 from emspatialvae.errors import EmsvaeError
+
+if TYPE_CHECKING:
+    from emspatialvae.jobs.ranks import Ranks
+    from emspatialvae.particles.stack import ParticleStack
 
 
 @dataclass(frozen=True)
@@ -38,21 +42,34 @@ def main(argv: list[str]) -> int:
     if preset is not None and preset in configuration.PRESETS:
         default = configuration.with_preset(default, preset)
     asked = parse(TrainCommand, argv, TrainCommand(default))
+    from emspatialvae.jobs import ranks
+
+    with ranks.joined() as team:
+        return _train(asked, argv, team)
+
+
+def _train(asked: TrainCommand, argv: list[str], team: "Ranks") -> int:
     from emspatialvae.jobs import interrupt
     from emspatialvae.results.run_folder import RunDir, default_out
     from emspatialvae.workflows import train
 
     out = asked.out or default_out(asked.run.input.particles)
-    if not asked.resume:
-        run, stack = train.start_run(asked.run, out, force=asked.force)
-    elif asked.force:
+    if asked.resume and asked.force:
         raise EmsvaeError("--resume goes on with a run, --force replaces it; give one of them")
-    else:
+    if asked.resume:
         # Read again with the run's own settings as defaults, so that only flags that were given can differ.
         own = RunDir(out).manifest.config
         own = replace(own, input=replace(own.input, particles=tyro.MISSING))
         asked = parse(TrainCommand, argv, TrainCommand(own))
-        run, stack = train.open_run(asked.run, out)
+    begun: list[tuple[RunDir, ParticleStack]] = []
+
+    def begin() -> None:
+        begun.append(
+            train.open_run(asked.run, out) if asked.resume else train.start_run(asked.run, out, force=asked.force)
+        )
+
+    team.by_first(begin)
+    run, stack = begun[0] if team.first else train.follow_run(out, asked.run.input)
     return 0 if train.train_run(run, stack, asked.run.train, resume=asked.resume) else interrupt.exit_code()
 
 

@@ -14,6 +14,7 @@ from emspatialvae.imaging import geometry
 from emspatialvae.imaging.arrays import Floats
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.inference.junk_score import junk_probability
+from emspatialvae.jobs.ranks import ALONE, Ranks
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.device import matmul_precision, part_size, pick_device, pick_precision, side_by_side
 from emspatialvae.model.interface import Estimate, ParticleVAE
@@ -59,6 +60,7 @@ def infer(
     pixel_size_A: float,
     config: TrainConfig,
     given: Pose2D | None = None,
+    ranks: Ranks = ALONE,
 ) -> Latents:
     """Infer z, theta and shift of every particle.
 
@@ -72,6 +74,8 @@ def infer(
         Of the prepared images.
     given
         Poses that are known for certain, for a model that was trained with such (``--poses-fixed``); n, in prepared pixels.
+    ranks
+        Processes that share the particles: each is given portions of its own, and all return the whole.
     """
     device = pick_device(config.device)
     dtype = pick_precision(config.precision, device) if model.half_precision else torch.float32
@@ -80,11 +84,11 @@ def infer(
     part = part_size(max(config.batch_size or 256, least), model.floats_per_particle, device, dtype)
     n = len(names)
     columns: dict[str, Any] = {name: np.zeros((n, *shape)) for name, shape in _column_shapes(model.z_dim).items()}
-    used = np.zeros(n, dtype=np.bool_)
+    used, seen = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
 
     def parts() -> Iterator[Portion]:
         for portion in portions:
-            used[portion.rows] = portion.usable
+            used[portion.rows], seen[portion.rows] = portion.usable, True
             good = portion[portion.usable]
             yield from (good[start : start + part] for start in range(0, len(good), part))
 
@@ -100,6 +104,12 @@ def infer(
                 if name not in columns:
                     columns[name] = np.zeros((n, *values.shape[1:]))
                 columns[name][rows] = values.float().cpu().numpy()
+    if ranks.count > 1:
+        own = np.flatnonzero(seen)
+        for rows, usable, found in ranks.exchanged((own, used[own], {k: v[own] for k, v in columns.items()})):
+            used[rows] = usable
+            for name, values in found.items():
+                columns.setdefault(name, np.zeros((n, *values.shape[1:])))[rows] = values
     lost = ~np.all([np.isfinite(values).reshape(n, -1).all(1) for values in columns.values()], axis=0)
     used &= ~lost
     for values in columns.values():

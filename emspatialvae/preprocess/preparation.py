@@ -231,10 +231,15 @@ def _multiply_by_ctf(
     return images * scale[:, None, None], power
 
 
-def prepare(stack: ParticleStack, preparation: Preparation) -> Iterator[Portion]:
+def prepare(
+    stack: ParticleStack,
+    preparation: Preparation,
+    share: Callable[[list[NDArray[np.int64]]], list[NDArray[np.int64]]] = lambda chunks: chunks,
+) -> Iterator[Portion]:
     """Prepare a whole stack in portions of bounded memory.
 
-    They come in the order of the disk; reading and arithmetic of the next ones go on while one is used.
+    They come in the order of the disk; reading and arithmetic of the next ones go on while one is used. ``share`` picks some of them, by the
+    rows that they hold.
 
     Raises
     ------
@@ -247,7 +252,7 @@ def prepare(stack: ParticleStack, preparation: Preparation) -> Iterator[Portion]
         )
     check_ctf(stack, preparation.ctf, skip=preparation.skip_bad_ctf)
     size = max(1, CHUNK_BYTES // (4 * stack.channels * max(stack.boxes) ** 2))
-    return ahead(lambda rows: prepare_chunk(stack, rows, preparation)[0], stack.chunks(size))
+    return ahead(lambda rows: prepare_chunk(stack, rows, preparation)[0], share(list(stack.chunks(size))))
 
 
 def ahead(work: Callable[[T], U], items: Iterable[T], workers: int | None = None) -> Iterator[U]:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from emspatialvae.config import TrainConfig
 from emspatialvae.imaging.geometry import Pose2D
+from emspatialvae.jobs.ranks import ALONE as ONE_RANK
+from emspatialvae.jobs.ranks import Ranks
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.coordinate.vae import SpatialVAE
 from emspatialvae.model.device import matmul_precision, part_size
@@ -104,6 +106,15 @@ class ParticleTable:
         z[:, :shared] = self.z[:, :shared]
         return replace(self, z=z)
 
+    def rows(self, index: Tensor) -> dict[str, Tensor]:
+        """What is known of some particles."""
+        return {field.name: getattr(self, field.name)[index] for field in fields(self)}
+
+    def put(self, index: Tensor, values: dict[str, Tensor]) -> None:
+        """What `rows` has given, of the same particles."""
+        for name, some in values.items():
+            getattr(self, name)[index] = some
+
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -114,6 +125,8 @@ class Objective(ABC):
 
     workers: Workers = ALONE
     """For what is done particle by particle."""
+    ranks: Ranks = ONE_RANK
+    """Processes that share the particles of a batch."""
     unsettled_epochs: int = 0
     """Epochs over which what is measured still changes, so that their bounds cannot be compared with later ones."""
 
@@ -137,6 +150,9 @@ class Objective(ABC):
 
         With ``training`` it may augment, and gradients flow; without ``keep`` nothing of what it finds is remembered.
         """
+
+    def exchange(self, parts: list[Rows]) -> None:  # noqa: B027 - an objective that remembers nothing of particles has nothing to tell
+        """Tell the other ranks what is remembered of these particles, which this rank has seen, and learn what they remember of theirs."""
 
     @property
     def remark(self) -> str:
@@ -177,8 +193,9 @@ class AmortisedObjective(Objective):
             return self.model.elbo(self.load(rows), generator, turn_rad=turns, freeze_z=freeze_z)
 
     def part(self, batch_size: int) -> int:
-        """As many as keep a hidden layer in the cache."""
-        return part_size(batch_size, self.model.floats_per_particle, self.device, self.dtype)
+        """As many as keep a hidden layer in the cache; no more than a rank's share."""
+        most = part_size(batch_size, self.model.floats_per_particle, self.device, self.dtype)
+        return min(most, -(-batch_size // self.ranks.count))
 
     def begin_epoch(self, epoch: int, rows: Rows) -> None:
         """Nothing to prepare."""
@@ -293,8 +310,17 @@ class SearchedObjective(Objective):
         return elbo
 
     def part(self, batch_size: int) -> int:
-        """A quarter on a CPU, where parts are worked on side by side; all at once elsewhere."""
-        return batch_size if self.device.type != "cpu" else -(-batch_size // PARTS_OF_A_BATCH)
+        """A quarter on a CPU, where parts are worked on side by side, all at once elsewhere; no more than a rank's share."""
+        parts = 1 if self.device.type != "cpu" else PARTS_OF_A_BATCH
+        return -(-batch_size // max(parts, self.ranks.count))
+
+    def exchange(self, parts: list[Rows]) -> None:
+        """See `Objective`."""
+        if self.ranks.count == 1:
+            return
+        index = torch.from_numpy(np.concatenate([*parts, np.zeros(0, np.int64)]))
+        for rows, values in self.ranks.exchanged((index, self.table.rows(index))):
+            self.table.put(rows, values)
 
     def state_dict(self) -> dict[str, Any]:
         """The table of poses, what amplitudes are relative to, and how many contents are drawn and why."""
@@ -564,13 +590,14 @@ class SearchedObjective(Objective):
                 )
             return found
 
-        squares, count = 0.0, 0
         parts = list(self._parts(rows))
-        for part, found in zip(parts, self.workers.each(look, parts), strict=True):
+        own, squares = self.ranks.share(parts), []
+        for part, found in zip(own, self.workers.each(look, own), strict=True):
             self._keep(part, found)
-            squares, count = squares + float(found.near.shift_square.sum()), count + 2 * len(part)
+            squares.append(float(found.near.shift_square.sum()))
+        self.exchange(own)
         if model.search.translate and self.learn_shift_prior and not self.given:
-            spread = math.sqrt(squares / count)
+            spread = math.sqrt(sum(self.ranks.in_order(squares, len(parts))) / (2 * len(rows)))
             model.search.shift_sd_px.fill_(max(spread, LEAST_SHIFT_SD_PX))
 
     def _search_contents(self, rows: Rows) -> None:

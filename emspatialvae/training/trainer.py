@@ -1,5 +1,6 @@
 """The training loop, on one screen, and the state it can be resumed from."""
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from emspatialvae.config import TrainConfig, train_for
 from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.imaging.geometry import Pose2D
+from emspatialvae.jobs import ranks
 from emspatialvae.jobs.interrupt import asked_to_end
 from emspatialvae.model import device
 from emspatialvae.model.batch import Batch
@@ -103,7 +105,9 @@ class Trainer:
         self.device = device.pick_device(config.device)
         self.model = model.to(self.device)
         self._loader = Loader(images, self.device)
+        self.ranks = ranks.present()
         self.objective = self._objective(start, learn_shift_prior)
+        self.objective.ranks = self.ranks
         self.workers = ALONE
         self.optimiser = self._new_optimiser()
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -148,6 +152,7 @@ class Trainer:
         step, so that the checkpoint is one of a whole step; a second Ctrl-C ends the program.
         """
         self.save()
+        self._check_ranks_agree()
         self.workers = self.objective.workers = workers
         try:
             return self._fit()
@@ -165,12 +170,14 @@ class Trainer:
                     if coming is not None:
                         self._loader.expect(coming)
                     self._step(rows)
-                    if interrupted() or time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
+                    end = self.ranks.anywhere(interrupted())
+                    if end or time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
                         self.save()
                         saved = time.monotonic()
-                    if interrupted():
+                    if end:
                         return False
                 self._end_epoch()
+                self._check_ranks_agree()
         self.save()
         return True
 
@@ -206,11 +213,13 @@ class Trainer:
             sums = torch.stack(list(vars(elbo).values())).detach().sum(1)
             return sums, torch.autograd.grad(loss, weights, allow_unused=True)
 
-        found = self.workers.each(differentiated, list(zip(parts, seeds, strict=True)))
-        for weight, *gradients in zip(weights, *(slopes for _, slopes in found), strict=True):
-            there = [gradient for gradient in gradients if gradient is not None]
-            weight.grad = torch.stack(there).sum(0) if there else None
-        sums = torch.stack([total for total, _ in found]).sum(0).tolist()
+        own = self.ranks.share(list(zip(parts, seeds, strict=True)))
+        found = self.workers.each(differentiated, own)
+        self.objective.exchange([part for part, _ in own])
+        for weight, gradient in zip(weights, self._summed(weights, [slopes for _, slopes in found]), strict=True):
+            weight.grad = gradient
+        totals = self.ranks.in_order([total.cpu() for total, _ in found], len(parts))
+        sums = torch.stack(totals).sum(0).tolist()
         if not math.isfinite(sums[0]):
             self._raise_not_finite(rows)
         self.optimiser.step()
@@ -219,6 +228,47 @@ class Trainer:
         self.progress.step += 1
         seen = min(self.progress.step * self.batch_size, len(self.train_rows))
         self.show(self.progress.epoch, len(rows), [s / seen for s in self.progress.sums])
+
+    def _summed(
+        self, weights: list[torch.nn.Parameter], gradients: list[tuple[torch.Tensor | None, ...]]
+    ) -> list[torch.Tensor | None]:
+        """The gradient of each weight over all parts, of which this rank has those in ``gradients``; None where no part has any."""
+        own: list[torch.Tensor | None] = []
+        for of_one in zip(*gradients, strict=True) if gradients else [()] * len(weights):
+            there = [gradient for gradient in of_one if gradient is not None]
+            own.append(torch.stack(there).sum(0) if there else None)
+        if self.ranks.count == 1:
+            return own
+        known = np.any(self.ranks.exchanged([gradient is not None for gradient in own]), axis=0)
+        flat = torch.cat(
+            [
+                (torch.zeros_like(weight) if gradient is None else gradient).flatten()
+                for weight, gradient in zip(weights, own, strict=True)
+            ]
+        )
+        summed = self.ranks.summed(flat).split([weight.numel() for weight in weights])
+        return [
+            part.view_as(weight) if any_rank else None
+            for part, weight, any_rank in zip(summed, weights, known, strict=True)
+        ]
+
+    def _check_ranks_agree(self) -> None:
+        """Refuse to go on with models that are no longer the same.
+
+        Raises
+        ------
+        EmsvaeError
+            The ranks have different weights.
+        """
+        if self.ranks.count > 1:
+            digest = hashlib.sha256()
+            for tensor in self.model.state_dict().values():
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            self.ranks.check_alike(
+                digest.hexdigest(),
+                f"after epoch {self.progress.epoch} the ranks hold different weights: their processors calculate differently; take machines of "
+                "one kind, and go on with --resume",
+            )
 
     def _kl_weight(self) -> float:
         per_epoch = -(-len(self.train_rows) // self.batch_size)
@@ -287,7 +337,11 @@ class Trainer:
             return torch.stack(list(vars(elbo).values())).cpu().double()
 
         parts = np.split(rows, range(self.batch_size, len(rows), self.batch_size))
-        return torch.cat(self.workers.each(look, list(enumerate(parts))), 1)
+        own = self.ranks.share(list(enumerate(parts)))
+        looked = self.workers.each(look, own)
+        if keep:
+            self.objective.exchange([part for _, part in own])
+        return torch.cat(self.ranks.in_order(looked, len(parts)), 1)
 
     def evidences(self) -> torch.Tensor:
         """ELBO of each held-out particle (of all where none are held out); [n]."""
@@ -314,10 +368,11 @@ class Trainer:
             or "no single particle of the batch"
         )
         self.optimiser.zero_grad()
-        raise EmsvaeError(
+        message = (
             f"the ELBO is no longer a number in epoch {self.progress.epoch + 1}, for {names}; look at these images, or lower "
             "--learning-rate; the checkpoint holds the last good state"
         )
+        raise self.ranks.said_once(EmsvaeError(message))
 
     # ---------------------------------------------------------------------------------------------------- resume
 

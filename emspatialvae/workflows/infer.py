@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from emspatialvae.config import Device, InputConfig, Poses
 from emspatialvae.inference.infer import infer, load_model
 from emspatialvae.io.atomic import check_outputs
+from emspatialvae.jobs import ranks
 from emspatialvae.particles.load import followed, input_files, load_particles
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.preparation import Portion, file_poses, prepare
@@ -38,6 +39,8 @@ def infer_other(
     check_not_own([out])
     check_outputs([out], [*input_files(load_particles(source), source), *input_paths(run, source.project_dir)])
     latents, stack = inferred(run, source, skip_bad_ctf=skip_bad_ctf, device=device, say=say)
+    if not ranks.present().first:
+        return
     if run.manifest.config.model.poses_fixed:
         poses = "keep" if poses == "auto" else poses
     export.write(latents, stack, out, poses=poses, force=force)
@@ -75,15 +78,17 @@ def inferred_stack(
         asked = f"{run.path} was trained with --poses-fixed, which"
         given = file_poses(stack, manifest.preparation, asked, "give a file that has them")
     groups = _groups_of_run(stack, manifest, say)
+    team = ranks.present()
+    team.check_alike([str(name) for name in stack.names], f"the ranks see different particles as {stack.source}")
     with bar(len(stack), "inferring poses", say) as progress:
 
         def portions() -> Iterator[Portion]:
-            for portion in prepare(stack, preparation):
+            for portion in prepare(stack, preparation, team.share):
                 yield dataclasses.replace(portion, group=groups[portion.group])
-                progress(len(portion))
+                progress(len(portion) * team.count)
 
         settings = dataclasses.replace(manifest.config.train, device=device)
-        return infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings, given)
+        return infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings, given, team)
 
 
 def _groups_of_run(stack: ParticleStack, manifest: Manifest, say: Say) -> NDArray[np.int32]:

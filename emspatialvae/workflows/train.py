@@ -4,8 +4,10 @@ Command line and plugin call these; ``say`` receives each sentence for the user.
 """
 
 import dataclasses
+import hashlib
 import math
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io import leftovers, lock, switch
 from emspatialvae.io.mask import read_mask
 from emspatialvae.io.star_text import as_cells
+from emspatialvae.jobs import ranks
 from emspatialvae.jobs.interrupt import noticed_by_training
 from emspatialvae.particles.load import followed, input_files, load_particles
 from emspatialvae.particles.stack import ParticleStack
@@ -27,6 +30,7 @@ from emspatialvae.preprocess.cache import PreparedImages, forget_other_caches, p
 from emspatialvae.preprocess.plan import decide
 from emspatialvae.preprocess.preparation import Portion, Preparation, file_poses, without_ctf
 from emspatialvae.results import export
+from emspatialvae.results.followed_run import FollowedRun
 from emspatialvae.results.identity import Identity, check_stacks, rows_of
 from emspatialvae.results.own_files import never_began
 from emspatialvae.results.run_folder import Manifest, RunDir
@@ -223,15 +227,66 @@ def train_run(
     from emspatialvae.training.workers import at_most, worker_count
 
     keep_freed_memory()
+    team = ranks.present()
+    resume = team.by_first(lambda: resume and not never_began(run.path))
     count, sentence = worker_count(train.threads, pick_device(train.device))
     if sentence:
-        _report(run, say, sentence)
+        _report(run, say, sentence + (f", {team.count} ranks with as many each" if team.count > 1 else ""))
     try:
-        lock.acquire(run.path)
+        if team.first:
+            lock.acquire(run.path)
         with noticed_by_training(), at_most(count):
-            return _train_run(run, stack, train, resume=resume and not never_began(run.path), figures=figures, say=say)
+            return _train_run(run, stack, train, resume=resume, figures=figures, say=say)
     finally:
-        lock.release(run.path)
+        if team.first:
+            lock.release(run.path)
+
+
+def follow_run(out: Path, source: configuration.InputConfig) -> tuple[RunDir, ParticleStack]:
+    """The run that the first rank has started or opened, as another rank sees it.
+
+    Raises
+    ------
+    EmsvaeError
+        This rank does not see the run folder or the particles.
+    """
+    if not (out / "config.json").is_file():
+        raise RunFolderError(
+            f"rank {ranks.present().rank} on {platform.node()} does not see {out}: the run folder must lie on a disk that all ranks share"
+        )
+    return FollowedRun(out), load_particles(followed(source))
+
+
+def _check_same_particles(stack: ParticleStack) -> None:
+    """Every rank must have the same particles before it.
+
+    Raises
+    ------
+    EmsvaeError
+        They differ; the first rank says so.
+    """
+    team = ranks.present()
+    if team.count > 1:
+        identity = repr(Identity.of(stack)).encode("utf-8", "surrogatepass")
+        team.check_alike(
+            hashlib.sha256(identity).hexdigest(),
+            f"the ranks see different particles as {stack.source}: give all of them one file and its stacks on a disk that they share",
+        )
+
+
+def _check_enough(images: PreparedImages) -> None:
+    """Every rank needs a particle to work on.
+
+    Raises
+    ------
+    EmsvaeError
+        There are more ranks.
+    """
+    team, count = ranks.present(), int(images.usable.sum())
+    if count < team.count:
+        raise _once(
+            f"{team.count} ranks for {count} particles that can be used; expected at least one for each rank: start fewer"
+        )
 
 
 def _train_run(
@@ -243,9 +298,14 @@ def _train_run(
     from emspatialvae.training.trainer import Trainer
 
     manifest = run.manifest
+    _check_same_particles(stack)
     order = _run_order(run, stack)
     stack_of_file, stack = stack, stack if order is None else stack.subset(order)
+    team = ranks.present()
+    if team.count > 1:  # only the first rank makes or mends the cache
+        team.by_first(lambda: open_images(run, stack, say=say) and None)
     images = open_images(run, stack, say=say)
+    _check_enough(images)
     known = ~without_ctf(stack, manifest.preparation.ctf) if manifest.preparation.skip_bad_ctf else True
     bad = np.flatnonzero(~images.usable & known)
     if len(bad):
@@ -350,7 +410,7 @@ def _check_signal(run: RunDir, trainer: "Trainer", stack: ParticleStack, say: Sa
     mean = float(each.mean())
     error = float(each.std() / math.sqrt(len(each))) if len(each) > 1 else math.inf
     if not mean > 0:
-        raise EmsvaeError(
+        raise _once(
             f"no signal found in {stack.source}: images held out from training are explained no better than by noise alone "
             f"({mean:.2f} +- {error:.2f} nats per particle); look at them with `emsvae info`, check --invert, --ctf and "
             "--particle-diameter-a; no results were written"
@@ -368,6 +428,11 @@ def _check_signal(run: RunDir, trainer: "Trainer", stack: ParticleStack, say: Sa
         _report(
             run, say, f"the signal is weak or the images are few: {mean:.2f} +- {error:.2f} nats per particle held out"
         )
+
+
+def _once(message: str) -> EmsvaeError:
+    """An error that comes up in all ranks alike, to be raised; one of them says it."""
+    return ranks.present().said_once(EmsvaeError(message))
 
 
 def _fit(trainer: "Trainer", run: RunDir, say: Say) -> bool:
@@ -441,6 +506,8 @@ def finish_run(
     from emspatialvae.results import summary
     from emspatialvae.workflows.progress import bar
 
+    team = ranks.present()
+    team.exchanged(None)  # the first rank has written the checkpoint by now
     model = load_model(run)
     run.record_z_dim(model.z_dim)
     manifest = run.manifest
@@ -448,20 +515,22 @@ def finish_run(
     with bar(len(stack), "inferring poses", lambda line: _report(run, say, line)) as progress:
 
         def portions() -> Iterator[Portion]:
-            for rows in chunks:
+            for rows in team.share(chunks):
                 yield images.portion(rows)
-                progress(len(rows))
+                progress(len(rows) * team.count)
 
         # A resumed run may go on elsewhere than where it began.
         settings = dataclasses.replace(manifest.config.train, device=device)
         fixed = manifest.config.model.poses_fixed
         given = file_poses(stack, manifest.preparation, "--poses-fixed") if fixed else None
-        latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings, given)
+        latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings, given, team)
     lost = int((images.usable & ~latents.used).sum())
     if lost == int(images.usable.sum()):
-        raise EmsvaeError(
+        raise _once(
             "what the model says of every particle is not a number; train again with a lower --learning-rate; no results were written"
         )
+    if not team.first:
+        return
     if lost:
         _report(run, say, f"of {lost:,} particles the model says nothing that is a number: they count as unusable")
     with switch.switching(run.path) as parts:
