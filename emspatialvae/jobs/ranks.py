@@ -89,10 +89,6 @@ class Ranks:
             distributed.all_reduce(mine)
         return mine
 
-    def anywhere(self, here: bool) -> bool:
-        """Whether it is so in any rank."""
-        return any(self.exchanged(here))
-
     def by_first(self, work: Callable[[], T]) -> T:
         """What ``work`` returns, which the first rank alone does; the others get a copy.
 
@@ -217,9 +213,7 @@ def joined() -> Generator[Ranks, None, None]:
             sys.stdout = silent
             os.environ["TQDM_DISABLE"] = "1"  # no progress bars but the first rank's
         yield ranks
-        ranks.exchanged(
-            None
-        )  # torchrun ends all ranks when one does not end well: the first one must have written by then
+        ranks.exchanged(None)  # torchrun ends all ranks when one does not end well: the first must have written by then
     finally:
         sys.stdout, _present = before, ALONE
         silent.close()

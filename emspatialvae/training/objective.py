@@ -106,14 +106,19 @@ class ParticleTable:
         z[:, :shared] = self.z[:, :shared]
         return replace(self, z=z)
 
-    def rows(self, index: Tensor) -> dict[str, Tensor]:
-        """What is known of some particles."""
-        return {field.name: getattr(self, field.name)[index] for field in fields(self)}
+    def rows(self, index: Tensor) -> Tensor:
+        """All that is known of some particles, as numbers; [k, 6 + z_dim]."""
+        columns = [getattr(self, field.name)[index] for field in fields(self)]
+        return torch.cat([column if column.dim() == 2 else column[:, None] for column in columns], 1)
 
-    def put(self, index: Tensor, values: dict[str, Tensor]) -> None:
-        """What `rows` has given, of the same particles."""
-        for name, some in values.items():
-            getattr(self, name)[index] = some
+    def put(self, index: Tensor, known: Tensor) -> None:
+        """Take over what `rows` has given, of the same particles."""
+        at = 0
+        for field in fields(self):
+            column = getattr(self, field.name)
+            width = column.shape[1] if column.dim() == 2 else 1
+            column[index] = known[:, at : at + width].view_as(column[index])
+            at += width
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint."""
@@ -151,8 +156,19 @@ class Objective(ABC):
         With ``training`` it may augment, and gradients flow; without ``keep`` nothing of what it finds is remembered.
         """
 
-    def exchange(self, parts: list[Rows]) -> None:  # noqa: B027 - an objective that remembers nothing of particles has nothing to tell
-        """Tell the other ranks what is remembered of these particles, which this rank has seen, and learn what they remember of theirs."""
+    def remembered(self, rows: Rows) -> Tensor:
+        """What is remembered of some particles; [k, numbers]."""
+        return torch.zeros(len(rows), 0)
+
+    def learn(self, rows: Rows, memory: Tensor) -> None:  # noqa: B027 - one that remembers nothing has nothing to learn
+        """Take over what has been `remembered` of some particles elsewhere."""
+
+    def share(self, parts: list[Rows]) -> None:
+        """Tell the other ranks what is remembered of these particles, which this rank has seen, and learn what they know of theirs."""
+        if self.ranks.count > 1:
+            rows = np.concatenate([*parts, np.zeros(0, np.int64)])
+            for others, memory in self.ranks.exchanged((rows, self.remembered(rows))):
+                self.learn(others, memory)
 
     @property
     def remark(self) -> str:
@@ -314,13 +330,13 @@ class SearchedObjective(Objective):
         parts = 1 if self.device.type != "cpu" else PARTS_OF_A_BATCH
         return -(-batch_size // max(parts, self.ranks.count))
 
-    def exchange(self, parts: list[Rows]) -> None:
+    def remembered(self, rows: Rows) -> Tensor:
+        """See `Objective`; rows of the table."""
+        return self.table.rows(torch.from_numpy(rows))
+
+    def learn(self, rows: Rows, memory: Tensor) -> None:
         """See `Objective`."""
-        if self.ranks.count == 1:
-            return
-        index = torch.from_numpy(np.concatenate([*parts, np.zeros(0, np.int64)]))
-        for rows, values in self.ranks.exchanged((index, self.table.rows(index))):
-            self.table.put(rows, values)
+        self.table.put(torch.from_numpy(rows), memory)
 
     def state_dict(self) -> dict[str, Any]:
         """The table of poses, what amplitudes are relative to, and how many contents are drawn and why."""
@@ -595,7 +611,7 @@ class SearchedObjective(Objective):
         for part, found in zip(own, self.workers.each(look, own), strict=True):
             self._keep(part, found)
             squares.append(float(found.near.shift_square.sum()))
-        self.exchange(own)
+        self.share(own)
         if model.search.translate and self.learn_shift_prior and not self.given:
             spread = math.sqrt(sum(self.ranks.in_order(squares, len(parts))) / (2 * len(rows)))
             model.search.shift_sd_px.fill_(max(spread, LEAST_SHIFT_SD_PX))

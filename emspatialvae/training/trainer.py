@@ -70,6 +70,17 @@ class Progress:
         return found
 
 
+def _over_parts(
+    weights: list[torch.nn.Parameter], gradients: list[tuple[torch.Tensor | None, ...]]
+) -> list[torch.Tensor | None]:
+    """The gradient of each weight summed over the parts of a batch, in their order; None where no part has any."""
+    found: list[torch.Tensor | None] = []
+    for of_one in zip(*gradients, strict=True) if gradients else [()] * len(weights):
+        there = [gradient for gradient in of_one if gradient is not None]
+        found.append(torch.stack(there).sum(0) if there else None)
+    return found
+
+
 class Trainer:
     """Trains a model on prepared images and keeps the run folder up to date.
 
@@ -169,8 +180,7 @@ class Trainer:
                 for rows, coming in zip_longest(batches, batches[1:]):
                     if coming is not None:
                         self._loader.expect(coming)
-                    self._step(rows)
-                    end = self.ranks.anywhere(interrupted())
+                    end = self._step(rows, interrupted)
                     if end or time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
                         self.save()
                         saved = time.monotonic()
@@ -198,8 +208,11 @@ class Trainer:
         left = (self.config.epochs - self.progress.epoch) / self.config.epochs
         return min(1.0, max(0.1, 3 * left))
 
-    def _step(self, rows: NDArray[np.int64]) -> None:
-        """One optimiser step, the batch taken in parts so that memory stays bounded and hidden layers in the cache."""
+    def _step(self, rows: NDArray[np.int64], interrupted: Callable[[], bool]) -> bool:
+        """One optimiser step, the batch taken in parts so that memory stays bounded and hidden layers in the cache.
+
+        Returns True if any rank has been interrupted by now.
+        """
         size = self.objective.part(self.batch_size)
         parts = np.split(rows, range(size, len(rows), size))
         # Each part has random numbers and gradients of its own, which are summed in their order: the same whoever works on them.
@@ -215,11 +228,16 @@ class Trainer:
 
         own = self.ranks.share(list(zip(parts, seeds, strict=True)))
         found = self.workers.each(differentiated, own)
-        self.objective.exchange([part for part, _ in own])
-        for weight, gradient in zip(weights, self._summed(weights, [slopes for _, slopes in found]), strict=True):
+        gradients = _over_parts(weights, [slopes for _, slopes in found])
+        totals = torch.zeros(len(parts), len(PARTS), device=self.device)
+        for number, (total, _) in zip(self.ranks.share(range(len(parts))), found, strict=True):
+            totals[number] = total
+        end = interrupted()
+        if self.ranks.count > 1:
+            gradients, end = self._exchanged(rows, [part for part, _ in own], weights, gradients, totals, end)
+        for weight, gradient in zip(weights, gradients, strict=True):
             weight.grad = gradient
-        totals = self.ranks.in_order([total.cpu() for total, _ in found], len(parts))
-        sums = torch.stack(totals).sum(0).tolist()
+        sums = totals.sum(0).tolist()
         if not math.isfinite(sums[0]):
             self._raise_not_finite(rows)
         self.optimiser.step()
@@ -228,29 +246,42 @@ class Trainer:
         self.progress.step += 1
         seen = min(self.progress.step * self.batch_size, len(self.train_rows))
         self.show(self.progress.epoch, len(rows), [s / seen for s in self.progress.sums])
+        return end
 
-    def _summed(
-        self, weights: list[torch.nn.Parameter], gradients: list[tuple[torch.Tensor | None, ...]]
-    ) -> list[torch.Tensor | None]:
-        """The gradient of each weight over all parts, of which this rank has those in ``gradients``; None where no part has any."""
-        own: list[torch.Tensor | None] = []
-        for of_one in zip(*gradients, strict=True) if gradients else [()] * len(weights):
-            there = [gradient for gradient in of_one if gradient is not None]
-            own.append(torch.stack(there).sum(0) if there else None)
-        if self.ranks.count == 1:
-            return own
-        known = np.any(self.ranks.exchanged([gradient is not None for gradient in own]), axis=0)
-        flat = torch.cat(
-            [
-                (torch.zeros_like(weight) if gradient is None else gradient).flatten()
-                for weight, gradient in zip(weights, own, strict=True)
-            ]
-        )
-        summed = self.ranks.summed(flat).split([weight.numel() for weight in weights])
-        return [
-            part.view_as(weight) if any_rank else None
-            for part, weight, any_rank in zip(summed, weights, known, strict=True)
+    def _exchanged(
+        self,
+        rows: NDArray[np.int64],
+        own: list[NDArray[np.int64]],
+        weights: list[torch.nn.Parameter],
+        gradients: list[torch.Tensor | None],
+        totals: torch.Tensor,
+        end: bool,
+    ) -> tuple[list[torch.Tensor | None], bool]:
+        """Gradients of all ranks together, and whether any is to end; ``totals`` and what is remembered of the batch are completed.
+
+        All of it goes in one sum over the ranks, with zeros where a rank has nothing: every message is a wait for the slowest.
+        """
+        memory = self.objective.remembered(rows)
+        memory[~torch.from_numpy(np.isin(rows, np.concatenate([*own, rows[:0]])))] = 0
+        there = torch.tensor([gradient is not None for gradient in gradients] + [end], dtype=torch.float32)
+        parts = [
+            *(
+                torch.zeros_like(weight) if gradient is None else gradient
+                for weight, gradient in zip(weights, gradients, strict=True)
+            ),
+            totals,
+            memory.to(self.device),
+            there.to(self.device),
         ]
+        flat = self.ranks.summed(torch.cat([part.flatten() for part in parts]))
+        *summed, all_totals, memory, there = (
+            values.view_as(part)
+            for values, part in zip(flat.split([part.numel() for part in parts]), parts, strict=True)
+        )
+        totals.copy_(all_totals)
+        self.objective.learn(rows, memory.cpu())
+        *known, end = (there > 0).tolist()
+        return [gradient if has else None for gradient, has in zip(summed, known, strict=True)], end
 
     def _check_ranks_agree(self) -> None:
         """Refuse to go on with models that are no longer the same.
@@ -340,7 +371,7 @@ class Trainer:
         own = self.ranks.share(list(enumerate(parts)))
         looked = self.workers.each(look, own)
         if keep:
-            self.objective.exchange([part for _, part in own])
+            self.objective.share([part for _, part in own])
         return torch.cat(self.ranks.in_order(looked, len(parts)), 1)
 
     def evidences(self) -> torch.Tensor:
