@@ -195,6 +195,10 @@ def joined() -> Generator[Ranks, None, None]:
         yield ranks
         return
     import torch
+
+    # Its functions have the group of all ranks as a default value. Loaded first, they hold none; loaded later, as the optimiser does, they keep the
+    # group's threads alive past the end, where Python aborts every now and then ("terminate called without an active exception").
+    import torch.distributed.nn.functional
     from torch import distributed
 
     backend = "gloo"

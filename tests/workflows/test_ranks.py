@@ -22,7 +22,12 @@ FLAGS = (*Emsvae.TINY[2:], "--z-dim", "1", "--threads", "1")
 PATIENCE_S = 200
 
 
-def start(count: int, *words: object, others: tuple[object, ...] | None = None) -> list[subprocess.Popen[str]]:
+def start(
+    count: int,
+    *words: object,
+    others: tuple[object, ...] | None = None,
+    program: tuple[str, ...] = ("-m", "emspatialvae"),
+) -> list[subprocess.Popen[str]]:
     """As many ranks of one command, as torchrun sets them up; all but the first may be given other words."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -30,7 +35,7 @@ def start(count: int, *words: object, others: tuple[object, ...] | None = None) 
     group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "emspatialvae", *map(str, others if rank and others else words)],
+            [sys.executable, *program, *map(str, others if rank and others else words)],
             env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -197,6 +202,25 @@ def test_one_rank_says_what_comes_up_in_all():
     assert Ranks(0, 2).said_once(error) is error
     quiet = Ranks(1, 2).said_once(error)
     assert isinstance(quiet, EndedElsewhere) and str(quiet) == "" and quiet.exit_code == error.exit_code
+
+
+THREADS_LEFT = """
+import glob, pathlib, torch
+from emspatialvae.jobs.ranks import joined
+with joined() as team:
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = team.summed(torch.ones(3))
+    torch.optim.Adam([weight]).step()
+names = [pathlib.Path(name).read_text().strip() for name in glob.glob("/proc/self/task/*/comm")]
+print([name for name in names if "gloo" in name])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_no_thread_outlives_the_ranks():
+    """Threads of torch that are left when Python ends abort it every now and then."""
+    for code, out, errors in ended(start(2, program=("-c", THREADS_LEFT))):
+        assert (code, out) == (0, "[]\n"), errors
 
 
 def test_a_command_for_one_process_runs_in_one(alone, monkeypatch, capsys):
