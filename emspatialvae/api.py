@@ -25,9 +25,9 @@ from emspatialvae.results.run_folder import RunDir
 if TYPE_CHECKING:
     import pandas as pd
 
-    from emspatialvae.analysis.accuracy.run_views import ViewsJudged
+    from emspatialvae.analysis.accuracy.run_views import ViewsEvaluation
     from emspatialvae.model.interface import ParticleVAE
-    from emspatialvae.workflows.evaluate import Judged
+    from emspatialvae.workflows.evaluate import RunEvaluation
 
 Say = Callable[[str], None]
 AnyPath = str | PathLike[str]
@@ -159,7 +159,7 @@ def read_run(folder: AnyPath) -> "Run":
     return Run(Path(folder))
 
 
-def evaluate(run: "Run | AnyPath", truth: AnyPath, *, oracle_particles: int = 0) -> "Judged | ViewsJudged":
+def evaluate(run: "Run | AnyPath", truth: AnyPath, *, oracle_particles: int = 0) -> "RunEvaluation | ViewsEvaluation":
     """Compare what a run found with the truth of a simulation; ``str(result.table())`` is the table of ``emsvae evaluate``.
 
     Parameters

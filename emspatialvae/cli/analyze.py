@@ -30,7 +30,7 @@ class AnalyzeCommand:
 def main(argv: list[str]) -> int:
     """``emsvae analyze``."""
     asked = parse(AnalyzeCommand, argv)
-    from emspatialvae.workflows.analyze import Asked, analyze_run
+    from emspatialvae.workflows.analyze import ReportSettings, analyze_run
 
-    analyze_run(asked.run, Asked(asked.k, asked.colour_by, asked.umap, asked.rows, asked.project_dir))
+    analyze_run(asked.run, ReportSettings(asked.k, asked.colour_by, asked.umap, asked.rows, asked.project_dir))
     return 0

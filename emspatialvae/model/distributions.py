@@ -52,7 +52,7 @@ class Prior:
 
 
 @dataclass(frozen=True)
-class Content:
+class LatentAndPose:
     """z and pose of n particles, whether sampled, estimated or chosen by hand."""
 
     z: Tensor
@@ -62,17 +62,17 @@ class Content:
     shift_px: Tensor
     """[n, 2], (x, y) in prepared pixels"""
 
-    def __getitem__(self, rows: Tensor) -> "Content":
-        return Content(self.z[rows], self.theta_rad[rows], self.shift_px[rows])
+    def __getitem__(self, rows: Tensor) -> "LatentAndPose":
+        return LatentAndPose(self.z[rows], self.theta_rad[rows], self.shift_px[rows])
 
-    def put(self, rows: Tensor, other: "Content") -> "Content":
+    def put(self, rows: Tensor, other: "LatentAndPose") -> "LatentAndPose":
         """A copy with some rows replaced."""
         parts = []
         for mine, new in zip(vars(self).values(), vars(other).values(), strict=True):
             copy = mine.clone()
             copy[rows] = new
             parts.append(copy)
-        return Content(*parts)
+        return LatentAndPose(*parts)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class AmortisedPosterior:
     shift: DiagonalGaussian | None
     turn_rad: Tensor
 
-    def rsample(self, generator: torch.Generator | None = None) -> Content:
+    def rsample(self, generator: torch.Generator | None = None) -> LatentAndPose:
         """One sample per particle, differentiable, in the frame of the image."""
         return self._in_image_frame(
             self.z.rsample(generator),
@@ -107,7 +107,7 @@ class AmortisedPosterior:
         )
 
     @property
-    def mean(self) -> Content:
+    def mean(self) -> LatentAndPose:
         """Posterior means in the frame of the image."""
         return self._in_image_frame(
             self.z.mean,
@@ -116,15 +116,15 @@ class AmortisedPosterior:
         )
 
     @property
-    def sd(self) -> Content:
+    def sd(self) -> LatentAndPose:
         """Standard deviations; the shift's along x and y of the image (its covariance is turned with it)."""
         zero = torch.zeros_like(self.turn_rad)
         theta_sd = zero if self.theta is None else self.theta.sd[:, 0]
         if self.shift is None:
-            return Content(self.z.sd, theta_sd, torch.stack([zero, zero], 1))
+            return LatentAndPose(self.z.sd, theta_sd, torch.stack([zero, zero], 1))
         c2, s2 = torch.cos(self.turn_rad) ** 2, torch.sin(self.turn_rad) ** 2
         x, y = (self.shift.sd**2).unbind(1)
-        return Content(self.z.sd, theta_sd, torch.stack([c2 * x + s2 * y, s2 * x + c2 * y], 1).sqrt())
+        return LatentAndPose(self.z.sd, theta_sd, torch.stack([c2 * x + s2 * y, s2 * x + c2 * y], 1).sqrt())
 
     def kl(self, prior: Prior) -> Kl:
         """Divergence from the prior; parts that are not inferred cost nothing (eq. 5)."""
@@ -137,13 +137,13 @@ class AmortisedPosterior:
         kl_shift = zero if self.shift is None else self.shift.kl_to_normal(prior.shift_sd_px)
         return Kl(self.z.kl_to_normal(1.0), kl_theta, kl_shift)
 
-    def _in_image_frame(self, z: Tensor, theta: Tensor | None, shift: Tensor | None) -> Content:
+    def _in_image_frame(self, z: Tensor, theta: Tensor | None, shift: Tensor | None) -> LatentAndPose:
         zero = torch.zeros_like(self.turn_rad)
         theta_rad = zero if theta is None else theta[:, 0] - self.turn_rad
         if shift is None:
-            return Content(z, theta_rad, torch.stack([zero, zero], 1))
+            return LatentAndPose(z, theta_rad, torch.stack([zero, zero], 1))
         x, y = geometry.rotate_xy(shift[:, 0], shift[:, 1], torch.cos(self.turn_rad), -torch.sin(self.turn_rad))
-        return Content(z, theta_rad, torch.stack([x, y], 1))
+        return LatentAndPose(z, theta_rad, torch.stack([x, y], 1))
 
 
 def log_normal(z: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.distributions import Content
+from emspatialvae.model.distributions import LatentAndPose
 from emspatialvae.model.image_spec import ImageSpec
 
 
@@ -33,9 +33,9 @@ class Elbo:
 class Estimate:
     """What was inferred of n particles."""
 
-    mean: Content
+    mean: LatentAndPose
     """Posterior means."""
-    sd: Content
+    sd: LatentAndPose
     """Posterior standard deviations."""
     log_likelihood: Tensor
     """log p(y | posterior means) in nats, or of the steerable engine log p(y) - log p(y | noise alone); shape [n]."""
@@ -48,7 +48,7 @@ class Estimate:
 
 
 class ParticleVAE(nn.Module, ABC):
-    """A generative model of particle images with content z and in-plane pose."""
+    """A generative model of particle images with latent z and in-plane pose."""
 
     images: ImageSpec
     half_precision: bool = True
@@ -69,7 +69,7 @@ class ParticleVAE(nn.Module, ABC):
         """Posterior means and s.d. of z and pose."""
 
     @abstractmethod
-    def render(self, content: Content, box: int | None = None) -> Tensor:
+    def render(self, content: LatentAndPose, box: int | None = None) -> Tensor:
         """Draw particles at any pose, without CTF; shape [n, channels, box, box].
 
         ``box`` pixels cover the field of view of the training images [default: their own box].

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from emspatialvae.imaging import masks
 from emspatialvae.imaging.arrays import Floats
-from emspatialvae.model.distributions import Content
+from emspatialvae.model.distributions import LatentAndPose
 from emspatialvae.model.interface import ParticleVAE
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.vae import SteerableVAE
@@ -18,15 +18,17 @@ LEAST_POWER = 1.0
 
 
 def canonical(model: ParticleVAE, z: Floats) -> NDArray[np.float32]:
-    """What the model draws for contents z [n, d] at pose zero, of colour the mean; shape [n, box, box].
+    """What the model draws for latents z [n, d] at pose zero, of colour the mean; shape [n, box, box].
 
     The steerable engine draws them in the common frame, registered on the consensus: they do not turn or move against each
     other. The coordinate engine has no such frame, and what it draws may turn with z.
     """
     content = torch.from_numpy(np.ascontiguousarray(z)).float()
-    still = Content(content, torch.zeros(len(z)), torch.zeros(len(z), 2))
+    still = LatentAndPose(content, torch.zeros(len(z)), torch.zeros(len(z), 2))
     parts = [
-        model.render(Content(still.z[i : i + 64], still.theta_rad[i : i + 64], still.shift_px[i : i + 64])).mean(1)
+        model.render(LatentAndPose(still.z[i : i + 64], still.theta_rad[i : i + 64], still.shift_px[i : i + 64])).mean(
+            1
+        )
         for i in range(0, len(z), 64)
     ]
     return seen(model, torch.cat(parts).numpy())
@@ -42,8 +44,8 @@ def seen(model: ParticleVAE, images: NDArray[np.float32]) -> NDArray[np.float32]
 def consensus(model: ParticleVAE, z: Floats) -> NDArray[np.float32]:
     """The image that reported poses refer to, ``particle(p) ~ consensus(R(-theta) (p - shift))``; shape [box, box].
 
-    The steerable engine registers all contents on it. The coordinate engine has no such frame: the mean of what it draws for
-    contents z [n, d] then stands for it.
+    The steerable engine registers all latents on it. The coordinate engine has no such frame: the mean of what it draws for
+    latents z [n, d] then stands for it.
     """
     if isinstance(model, SteerableVAE) and model.gauge.fitted:
         return model.pictures(model.gauge.reference).numpy()

@@ -177,7 +177,7 @@ class _Problem:
         return prior
 
     def unpack(self, parameters: Floats) -> tuple[Floats, Pose2D]:
-        """The contents z and the poses in parameters [n, d + 3]."""
+        """The latents z and the poses in parameters [n, d + 3]."""
         d = self.z_dim
         return parameters[:, :d], Pose2D(wrap_rad(parameters[:, d]), parameters[:, d + 1 :])
 

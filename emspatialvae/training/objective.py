@@ -21,7 +21,7 @@ from emspatialvae.model.coordinate.vae import SpatialVAE
 from emspatialvae.model.device import matmul_precision, part_size
 from emspatialvae.model.interface import Elbo
 from emspatialvae.model.steerable.groups import shrunk_scales
-from emspatialvae.model.steerable.inference import Settled
+from emspatialvae.model.steerable.inference import Refined
 from emspatialvae.model.steerable.initialise import CONSENSUS_PARTICLES, LEAST_NOISE, find_consensus
 from emspatialvae.model.steerable.observation import Observation
 from emspatialvae.model.steerable.pose_search import Poses
@@ -41,7 +41,7 @@ Load = Callable[[Rows], Batch]
 """Particles by their row numbers, on the training's device."""
 
 SEARCH_EPOCHS = (0, 2, 4)
-"""Poses are searched everywhere before these epochs: with the consensus, then with contents as soon as there are some,"""
+"""Poses are searched everywhere before these epochs: with the consensus, then with the decoder's images as soon as there are some,"""
 SEARCH_EVERY = 8
 """and every so many epochs later."""
 SEARCH_BATCH, GPU_SEARCH_BATCH = 512, 8192
@@ -64,8 +64,8 @@ TEMPLATE_LOSS_NATS, TEMPLATE_LOSS_SHARE = 1.0, 0.15
 """What half of the particles may lose by the nearest template, in nats and as a share of what they look like."""
 DRAWS, MANY_DRAWS = 4, 16
 LITTLE_EVIDENCE = 6.0
-"""Nats per particle, of the consensus over noise alone, below which many contents are drawn. The encoder then has next to nothing to
-learn from, and with a loose bound z stays closed: it is the sum over contents that teaches the decoder."""
+"""Nats per particle, of the consensus over noise alone, below which many latents are drawn. The encoder then has next to nothing to
+learn from, and with a loose bound z stays closed: it is the sum over latents that teaches the decoder."""
 EVIDENCE_PARTICLES = 1000
 LEAST_SHIFT_SD_PX = 0.3
 TRIAL_SEARCH = 2
@@ -83,7 +83,7 @@ class ParticleTable:
     theta_rad, shift_px, z
         Pose and latent; [n], [n, 2] and [n, z_dim].
     match
-        How they match what the decoder draws for them (`Nearby.of_unit_amplitude`); [n, 2].
+        How they match what the decoder draws for them (`LocalPosterior.of_unit_amplitude`); [n, 2].
     evidence
         Log evidence at the last visit, in nats; [n].
     """
@@ -292,7 +292,7 @@ class SearchedObjective(Objective):
         size = SEARCH_BATCH if self.device.type == "cpu" else GPU_SEARCH_BATCH
         yield from np.split(rows, range(size, len(rows), size))
 
-    def _keep(self, rows: Rows, found: Settled) -> None:
+    def _keep(self, rows: Rows, found: Refined) -> None:
         index = torch.from_numpy(rows)
         self.table.theta_rad[index] = found.near.mean.theta_rad.cpu()
         self.table.shift_px[index] = found.near.mean.shift_px.cpu()
@@ -339,7 +339,7 @@ class SearchedObjective(Objective):
         self.table.put(torch.from_numpy(rows), memory)
 
     def state_dict(self) -> dict[str, Any]:
-        """The table of poses, what amplitudes are relative to, and how many contents are drawn and why."""
+        """The table of poses, what amplitudes are relative to, and how many latents are drawn and why."""
         return {
             "particles": self.table.state_dict(),
             "given": self.given,
@@ -377,7 +377,7 @@ class SearchedObjective(Objective):
             remarks.append(f"{self.model.z_dim} latent coordinate(s) found{why} (--z-dim)")
         if self.config.draws is None and self.draws != DRAWS:
             remarks.append(
-                f"a particle says little, {self.evidence:.1f} nats more than noise: {self.draws} contents were drawn for each in a step "
+                f"a particle says little, {self.evidence:.1f} nats more than noise: {self.draws} latents were drawn for each in a step "
                 f"(--draws), {DRAWS} are the rule"
             )
         return "; ".join(remarks)
@@ -398,26 +398,26 @@ class SearchedObjective(Objective):
         if epoch > self.z_delay and searched:
             self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], epoch)
         if self.model.scale != "none" and epoch > 0:
-            self._settle_scales(rows)
+            self._update_scales(rows)
         if self.z_delay < epoch < self.noise_until:
             self._look_at_noise(some[:NOISE_PARTICLES])
         if epoch > 0 or self.given:
             self._set_steps(some[:256], frozen=frozen)
         unknown = rows[self.unset[rows]] if self.given else rows
         if searched and len(unknown):
-            self._search_everywhere(unknown, frozen=frozen, known=epoch > 0)
+            self._search_globally(unknown, frozen=frozen, known=epoch > 0)
         if searched and self.model.search.fixed and epoch > self.z_delay:
-            self._search_contents(rows)
+            self._search_latents(rows)
         if epoch == self.z_delay and self.config.draws is None:
             self._choose_draws(some[:EVIDENCE_PARTICLES])
 
     def _choose_draws(self, rows: Rows) -> None:
-        """Many contents where the consensus alone explains little."""
+        """Many latents where the consensus alone explains little."""
         total = 0.0
         for part in self._parts(rows):
             observation = self._observe(part)
             known = self.model.decoder(self.z(part))
-            total += float(self.model.search.nearby(observation, self.poses(part), known).log_evidence.sum())
+            total += float(self.model.search.local_search(observation, self.poses(part), known).log_evidence.sum())
         self.evidence = total / len(rows)
         self.draws = MANY_DRAWS if self.evidence < LITTLE_EVIDENCE else DRAWS
 
@@ -530,7 +530,7 @@ class SearchedObjective(Objective):
         self.noise_until = self.unsettled_epochs = epoch + NOISE_EPOCHS
         self.searches |= {epoch + after for after in SEARCH_EPOCHS if after}
 
-    def _settle_scales(self, rows: Rows) -> None:
+    def _update_scales(self, rows: Rows) -> None:
         """Amplitudes average to 1, for the decoder has one of its own; a group's is the most likely one of all its particles."""
         index = torch.from_numpy(rows)
         if self.model.scale == "particle":
@@ -549,7 +549,7 @@ class SearchedObjective(Objective):
 
     @torch.no_grad()
     def fix_gauge(self, rows: Rows, mask: NDArray[np.float32] | None = None) -> tuple[float, float] | None:
-        """Fit the model's gauge to contents as some particles have them; what is left for others (degrees, px).
+        """Fit the model's gauge to latents as some particles have them; what is left for others (degrees, px).
 
         Fixed poses stay as they are: nothing is fitted.
         """
@@ -560,19 +560,15 @@ class SearchedObjective(Objective):
         if self.model.search.fixed:
             return None
         weights = None if mask is None else torch.from_numpy(mask).to(self.device)
-        self.model.fix_gauge(self.contents(some), weights, common=not self.from_templates)
-        return self.model.gauge_residual(self.contents(others), weights)
-
-    def contents(self, rows: Rows) -> Tensor:
-        """Posterior means of z at the table's poses; [k, z_dim]."""
-        return self.z(rows)
+        self.model.fix_gauge(self.z(some), weights, common=not self.from_templates)
+        return self.model.gauge_residual(self.z(others), weights)
 
     def _anchors(self, rows: Rows, seed: int) -> Tensor:
         """Search templates: latents [J, z_dim] such that what each particle looks like is close to one of them.
 
         Their number is doubled until the loss in log-likelihood by taking the nearest one instead of a particle's own z is small.
         """
-        z = self.contents(rows)
+        z = self.z(rows)
         if not np.ptp(z.cpu().numpy(), axis=0).any():
             return z[:1].clone()
         drawn = self.model.decoder(z).cpu().double().numpy()
@@ -588,21 +584,21 @@ class SearchedObjective(Objective):
         nearest = [np.flatnonzero(of == k)[lost[of == k].argmin()] for k in np.unique(of)]
         return z[torch.from_numpy(np.array(nearest))].clone()
 
-    def _search_everywhere(self, rows: Rows, *, frozen: bool, known: bool) -> None:
+    def _search_globally(self, rows: Rows, *, frozen: bool, known: bool) -> None:
         """Poses from all shifts and angles; where some are ``known`` already, those that explain the image better stay."""
         model = self.model
         templates = torch.zeros_like(model.anchors[:1]) if frozen else model.anchors
 
         @torch.no_grad()
-        def look(part: Rows) -> Settled:
+        def look(part: Rows) -> Refined:
             observation = self._observe(part)
             poses, z, _ = model.inference.search_globally(
                 observation, templates, model.search_radius_px, freeze_z=frozen
             )
-            found = model.inference.settle(observation, poses[:, 0], z[:, 0], freeze_z=frozen, fine=False)
+            found = model.inference.refine(observation, poses[:, 0], z[:, 0], freeze_z=frozen, fine=False)
             if known:
                 found = found.better_of(
-                    model.inference.settle(observation, self.poses(part), self.z(part), freeze_z=frozen, fine=False)
+                    model.inference.refine(observation, self.poses(part), self.z(part), freeze_z=frozen, fine=False)
                 )
             return found
 
@@ -616,14 +612,14 @@ class SearchedObjective(Objective):
             spread = math.sqrt(sum(self.ranks.in_order(squares, len(parts))) / (2 * len(rows)))
             model.search.shift_sd_px.fill_(max(spread, LEAST_SHIFT_SD_PX))
 
-    def _search_contents(self, rows: Rows) -> None:
+    def _search_latents(self, rows: Rows) -> None:
         """The best z at the poses of the table, wherever it is."""
         model = self.model
         for part in self._parts(rows):
             observation, poses = self._observe(part), self.poses(part)
             _, z, evidence = model.inference.known(observation, poses, model.anchors, self.z(part))
-            near = model.search.nearby(observation, poses, model.decoder(z[:, 0]))
-            self._keep(part, Settled(near, z[:, 0], evidence[:, 0]))
+            near = model.search.local_search(observation, poses, model.decoder(z[:, 0]))
+            self._keep(part, Refined(near, z[:, 0], evidence[:, 0]))
 
     def _look_at_noise(self, rows: Rows) -> None:
         """Noise power from what the model leaves unexplained."""

@@ -379,11 +379,11 @@ class Trainer:
         return self._each(self.test_rows if len(self.test_rows) else self.train_rows, keep=False)[0]
 
     def fix_gauge(self, mask: NDArray[np.float32] | None = None) -> tuple[float, float] | None:
-        """Refer the poses of all contents to one frame, where the engine knows how: see `SteerableVAE.fix_gauge`.
+        """Refer the poses of all latents to one frame, where the engine knows how: see `SteerableVAE.fix_gauge`.
 
         Returns
         -------
-        What is left of turn (degrees) and move (prepared px), r.m.s. over contents; None where there is no common frame.
+        What is left of turn (degrees) and move (prepared px), r.m.s. over latents; None where there is no common frame.
         """
         if not isinstance(self.objective, SearchedObjective):
             return None

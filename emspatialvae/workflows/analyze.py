@@ -47,7 +47,7 @@ Colours = Mapping[str, Measure | Groups]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReportSettings:
     """What `analyze_run` shall do beyond what it always does."""
 
     k: int | None = None
@@ -61,7 +61,7 @@ class Asked:
     """Where the images lie now; None: as the run knows it."""
 
 
-def analyze_run(path: Path, asked: Asked, say: Say = print) -> Path:
+def analyze_run(path: Path, asked: ReportSettings, say: Say = print) -> Path:
     """Write ``analysis/`` into a run folder and return its page; an older one is replaced as a whole, or stays as it is.
 
     Raises
@@ -78,7 +78,7 @@ def analyze_run(path: Path, asked: Asked, say: Say = print) -> Path:
         return _analyze(path, asked, say)
 
 
-def _analyze(path: Path, asked: Asked, say: Say) -> Path:
+def _analyze(path: Path, asked: ReportSettings, say: Say) -> Path:
     run, latents = read_latents(path)
     run.check_results_belong()
     used = int(latents.used.sum())
@@ -114,7 +114,7 @@ def _analyze(path: Path, asked: Asked, say: Say) -> Path:
     return report
 
 
-def _classes(run: RunDir, latents: Latents, asked: Asked, say: Say) -> Classes:
+def _classes(run: RunDir, latents: Latents, asked: ReportSettings, say: Say) -> Classes:
     """Those of the run, unless it has none or others are wanted."""
     stored = read_classes(run)
     if stored is not None and asked.k is None and latents.class_number is not None:

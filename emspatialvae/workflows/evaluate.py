@@ -23,7 +23,7 @@ from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.oracle import oracle_of_stack
 from emspatialvae.simulation.truth import load_simulation
 
-__all__ = ["Judged", "JunkScore", "auc_of_low", "evaluate_run"]
+__all__ = ["JunkScore", "RunEvaluation", "auc_of_low", "evaluate_run"]
 
 
 CLASS_LABELS = ("emsvaeTrueClass", "rlnClassNumber")
@@ -31,7 +31,7 @@ CLASS_LABELS = ("emsvaeTrueClass", "rlnClassNumber")
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class RunEvaluation:
     """An evaluation and the yardsticks that were at hand.
 
     Attributes
@@ -71,7 +71,9 @@ class Judged:
         return text if self.junk is None else f"{text}\n{self.junk.table()}"
 
 
-def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[str], None] = lambda _: None) -> Judged:
+def evaluate_run(
+    path: Path, truth: Path, oracle_particles: int, say: Callable[[str], None] = lambda _: None
+) -> RunEvaluation:
     """Compare a run's results with the truth, joined on the image names.
 
     Parameters
@@ -109,7 +111,7 @@ def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[
     score = latents.log_likelihood if latents.misfit is None else -latents.misfit
     junk_auc = auc_of_low(score, junk)
     if simulation is None:
-        return Judged(evaluation, None, None, junk_auc, junk=reported)
+        return RunEvaluation(evaluation, None, None, junk_auc, junk=reported)
     oracle = same = None
     if oracle_particles > 0 and simulation.has_oracle:
         say(f"running the oracle on {oracle_particles} particles, some seconds (--oracle-particles 0 leaves it out)")
@@ -117,7 +119,7 @@ def evaluate_run(path: Path, truth: Path, oracle_particles: int, say: Callable[[
         oracle = evaluate_latents(z, oracle_pose, known.z[some], known.pose[some], symmetry=symmetry)
         shared = np.isin(rows, some) & ~junk
         same = _evaluation(latents[shared], known, rows[shared], symmetry) if shared.sum() > 1 else None
-    return Judged(evaluation, oracle, simulation.cramer_rao, junk_auc, same, reported)
+    return RunEvaluation(evaluation, oracle, simulation.cramer_rao, junk_auc, same, reported)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
 from emspatialvae.inference.infer import load_model
 from emspatialvae.io.atomic import atomic_path
 from emspatialvae.io.json_dataclass import to_json
-from emspatialvae.model.distributions import Content
+from emspatialvae.model.distributions import LatentAndPose
 from emspatialvae.results import read_run
 from emspatialvae.results.latents import Latents, read_csv
 from emspatialvae.results.run_folder import RunDir
@@ -174,7 +174,7 @@ def drawn(run: RunDir, z: np.ndarray) -> np.ndarray:
     model, content = load_model(run), torch.from_numpy(np.ascontiguousarray(z)).float()
     parts = []
     for some in content.split(64):
-        parts.append(model.render(Content(some, torch.zeros(len(some)), torch.zeros(len(some), 2))))
+        parts.append(model.render(LatentAndPose(some, torch.zeros(len(some)), torch.zeros(len(some), 2))))
     return torch.cat(parts).numpy()
 
 

@@ -1,4 +1,4 @@
-"""One frame for all contents: registrations of known poses, their smooth function of z, and the algebra of frames."""
+"""One frame for all latents: registrations of known poses, their smooth function of z, and the algebra of frames."""
 
 import math
 
@@ -66,9 +66,9 @@ def test_register_recovers_turns_and_moves(box):
     """``content(q) = reference(R(-theta) (q - shift))``, for any turn and moves of a few pixels."""
     search = make_search(box)
     poses = some_poses(20)
-    contents = drawn(search, hinge_object(), 0.2, poses.theta_rad, poses.shift_px)
+    images = drawn(search, hinge_object(), 0.2, poses.theta_rad, poses.shift_px)
     (reference,) = drawn(search, hinge_object(), 0.2, [0.0], [(0.0, 0.0)])
-    found = register(search, contents, reference)
+    found = register(search, images, reference)
     assert float(degrees_apart(found.theta_rad, poses.theta_rad).max()) < 0.5
     assert float((found.shift_px - poses.shift_px).abs().max()) < 0.05
 
@@ -83,23 +83,23 @@ def test_register_leaves_alone_what_is_not_inferred(part):
         if part == "rotate"
         else Poses(poses.theta_rad, zero(poses.shift_px))
     )
-    contents = drawn(search, hinge_object(), 0.2, poses.theta_rad, poses.shift_px)
+    images = drawn(search, hinge_object(), 0.2, poses.theta_rad, poses.shift_px)
     (reference,) = drawn(search, hinge_object(), 0.2, [0.0], [(0.0, 0.0)])
-    found = register(search, contents, reference)
+    found = register(search, images, reference)
     assert float(degrees_apart(found.theta_rad, poses.theta_rad).max()) < 0.5
     assert float((found.shift_px - poses.shift_px).abs().max()) < 0.05
     still = make_search(rotate=False, translate=False)
-    assert not register(still, contents, reference).theta_rad.any()
+    assert not register(still, images, reference).theta_rad.any()
 
 
 def test_register_of_another_content_is_the_least_squares_pose(search):
     """No small turn or move makes the difference smaller."""
-    contents = drawn(search, hinge_object(), [-0.6, 0.7], [0.3, -2.0], [(1.0, 0.0), (0.0, -1.0)])
+    images = drawn(search, hinge_object(), [-0.6, 0.7], [0.3, -2.0], [(1.0, 0.0), (0.0, -1.0)])
     (reference,) = drawn(search, hinge_object(), 0.0, [0.0], [(0.0, 0.0)])
-    found = register(search, contents, reference)
+    found = register(search, images, reference)
 
     def misfit(theta: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-        transform = search.plane.transform(search.basis.images(contents))
+        transform = search.plane.transform(search.basis.images(images))
         upright = search.coefficients(search.plane.move_back(transform, shift))[0][:, 0]
         return ((search.basis.rotate(upright, -theta) - reference) ** 2).sum(1)
 
@@ -112,11 +112,11 @@ def test_a_mask_holds_its_part_still(search):
     """Of two parts the masked one is registered as if the other were not there; the whole follows both."""
     z = np.linspace(-1, 1, 9)
     obj = boots()
-    contents = drawn(search, obj, z, np.zeros(9), np.zeros((9, 2)))
+    images = drawn(search, obj, z, np.zeros(9), np.zeros((9, 2)))
     (reference,) = drawn(search, obj, 0.0, [0.0], [(0.0, 0.0)])
     x, y = geometry.pixel_grid(BOX)
     mask = torch.from_numpy(np.hypot(x + 0.17 * BOX, y - 0.03 * BOX) < 0.17 * BOX).float()
-    held, whole = register(search, contents, reference, mask), register(search, contents, reference)
+    held, whole = register(search, images, reference, mask), register(search, images, reference)
     assert float(torch.rad2deg(held.theta_rad.abs()).max()) < 2.5
     assert float(held.shift_px.abs().max()) < 0.4
     assert float(torch.rad2deg(whole.theta_rad.abs()).max()) > 8
@@ -126,11 +126,11 @@ def test_a_mask_holds_its_part_still_at_any_pose(search):
     """The mask lies in the reference's frame, the content anywhere."""
     poses = some_poses(12, theta=0.6, shift=1.5)
     obj = boots(40.0)
-    contents = drawn(search, obj, np.linspace(-1, 1, 12), poses.theta_rad, poses.shift_px)
+    images = drawn(search, obj, np.linspace(-1, 1, 12), poses.theta_rad, poses.shift_px)
     (reference,) = drawn(search, obj, 0.0, [0.0], [(0.0, 0.0)])
     x, y = geometry.pixel_grid(BOX)
     mask = torch.from_numpy(np.hypot(x + 0.17 * BOX, y - 0.03 * BOX) < 0.17 * BOX).float()
-    found = register(search, contents, reference, mask)
+    found = register(search, images, reference, mask)
     assert float(degrees_apart(found.theta_rad, poses.theta_rad).max()) < 3
     assert float((found.shift_px - poses.shift_px).abs().max()) < 0.5
 

@@ -144,7 +144,7 @@ def bent(metric: RingMetric) -> Linear:
 
 
 def log_joint(decoder: CanonicalDecoder, upright: Tensor, form: RingForm, z: Tensor) -> Tensor:
-    """Log density of images [n, 2 R] and contents [K, d], by hand; [n, K], the prior with its constant."""
+    """Log density of images [n, 2 R] and latents [K, d], by hand; [n, K], the prior with its constant."""
     drawn = decoder(z).detach()
     f = whole_metric(form, 0).float()
     return upright @ drawn.T - 0.5 * ((drawn @ f) * drawn).sum(1) + log_normal(z)

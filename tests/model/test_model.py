@@ -15,7 +15,7 @@ from emspatialvae.model.coordinate.decoder import SpatialDecoder, VanillaDecoder
 from emspatialvae.model.coordinate.encoder import MlpEncoder, align_images, turn_images
 from emspatialvae.model.coordinate.likelihood import Bernoulli, FittedGaussian, UnitGaussian, build_likelihood
 from emspatialvae.model.coordinate.vae import SpatialVAE
-from emspatialvae.model.distributions import AmortisedPosterior, Content, DiagonalGaussian, Prior
+from emspatialvae.model.distributions import AmortisedPosterior, DiagonalGaussian, LatentAndPose, Prior
 from emspatialvae.model.image_spec import ImageSpec
 
 BOX = 17
@@ -362,8 +362,8 @@ def test_render_keeps_the_convention(box):
     model = SpatialVAE(coordinate(hidden=32, encoder_hidden=8), ImageSpec(box, box / 2, 2.0, 6.0))
     z = torch.tensor([[0.3, -0.8]])
     pose = geometry.Pose2D(np.array([0.7]), np.array([[2.5, -1.5]]))
-    posed = Content(z, torch.tensor([0.7]), torch.tensor([[2.5, -1.5]]))
-    still = Content(z, torch.zeros(1), torch.zeros(1, 2))
+    posed = LatentAndPose(z, torch.tensor([0.7]), torch.tensor([[2.5, -1.5]]))
+    still = LatentAndPose(z, torch.zeros(1), torch.zeros(1, 2))
     undone = alignment.align(model.render(posed)[:, 0].numpy(), pose)
     inside = masks.circular_mask(box, box / 2 - 5)
     assert np.abs(undone - model.render(still)[:, 0].numpy())[0][inside].max() < 2e-3
@@ -372,7 +372,7 @@ def test_render_keeps_the_convention(box):
 def test_render_at_another_sampling_shows_the_same_field_of_view():
     torch.manual_seed(0)
     model = SpatialVAE(coordinate(hidden=32, encoder_hidden=8), IMAGES)
-    content = Content(torch.zeros(1, 2), torch.tensor([0.3]), torch.tensor([[1.0, 2.0]]))
+    content = LatentAndPose(torch.zeros(1, 2), torch.tensor([0.3]), torch.tensor([[1.0, 2.0]]))
     coarse, fine = model.render(content), model.render(content, 2 * BOX)
     # Pixel i of the coarse image sits at 2 (i - BOX // 2) on the fine one.
     start = BOX - 2 * (BOX // 2)
@@ -413,7 +413,7 @@ def test_elbo_is_a_bound():
         bound = model.elbo(batch_of(y.expand(4000, -1, -1, -1)), seeded()).bound.mean()
         n = 20_000
         z, theta = torch.randn(n, 1), math.pi * torch.randn(n)
-        content = Content(z, theta, torch.zeros(n, 2))
+        content = LatentAndPose(z, theta, torch.zeros(n, 2))
         log_p = model.likelihood.log_prob(model.decode(content), model._pixels(y).expand(n, -1, -1))
         evidence = torch.logsumexp(log_p, 0) - math.log(n)
     assert float(bound) < float(evidence)

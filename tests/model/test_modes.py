@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from emspatialvae.model.distributions import Content
+from emspatialvae.model.distributions import LatentAndPose
 from emspatialvae.model.interface import Estimate
 from emspatialvae.model.steerable.modes import AGREED, IMPOSSIBLE, best_of, mean_of_two, mixture, without_doubles
 from emspatialvae.model.steerable.pose_search import Poses
 
 
-def content(z: float, theta: float, shift: float = 0.0, n: int = 1) -> Content:
-    return Content(torch.full((n, 1), z), torch.full((n,), theta), torch.full((n, 2), shift))
+def content(z: float, theta: float, shift: float = 0.0, n: int = 1) -> LatentAndPose:
+    return LatentAndPose(torch.full((n, 1), z), torch.full((n,), theta), torch.full((n, 2), shift))
 
 
 def test_modes_that_met_count_once():

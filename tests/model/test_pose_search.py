@@ -18,7 +18,7 @@ from emspatialvae.model.steerable.pose_search import (
     ANGLES_EVERYWHERE,
     COARSE_STEP_PX,
     HEX_AREA,
-    Nearby,
+    LocalPosterior,
     Poses,
     PoseSearch,
     _fits_by_order,
@@ -131,7 +131,7 @@ def test_everywhere_finds_known_poses(box):
     n = 24
     theta, shift = rng.uniform(-np.pi, np.pi, n), rng.uniform(-3, 3, (n, 2))
     images = hinge_images(box, 0.3, theta, shift, 0.3)
-    candidates = search.everywhere(seen(search, images), reference(search, height=0.3)[None], 5.0)
+    candidates = search.global_search(seen(search, images), reference(search, height=0.3)[None], 5.0)
     found = candidates.poses
     assert found.theta_rad.shape == candidates.score.shape == candidates.template.shape == (n, 1)
     assert found.shift_px.shape == (n, 1, 2) and not candidates.template.any()
@@ -145,22 +145,22 @@ def test_everywhere_is_exact_on_its_grid(search):
     x, y = lattice(4.0, COARSE_STEP_PX)[11].tolist()
     b = reference(search, height=1.0)
     image = at_pose(search, b, angle, x, y).float()[None]
-    found = search.everywhere(seen(search, image), b[None], 4.0).poses
+    found = search.global_search(seen(search, image), b[None], 4.0).poses
     assert apart(found.theta_rad, torch.tensor([[angle]])) < 1e-5
     assert torch.allclose(found.shift_px[0, 0], torch.tensor([x, y]), atol=1e-5)
 
 
 def test_everywhere_takes_the_reference_that_fits(search):
-    """Several contents: the best candidate is that of the right one, its score what it is without the others."""
+    """Several latents: the best candidate is that of the right one, its score what it is without the others."""
     references = torch.stack([reference(search, z) for z in (-1, 0, 1)])
     images = hinge_images(BOX, 1.0, 0.5, (1.0, 0.0), 0.2)
     observation = seen(search, images)
-    all_three = search.everywhere(observation, references, 3.0, 1, 2)
+    all_three = search.global_search(observation, references, 3.0, 1, 2)
     assert int(all_three.template[0, 0]) == 2
     assert sorted(all_three.template[0].tolist()) == [0, 1, 2]
     assert (all_three.score[0].diff() <= 0).all()
     for template, score in zip(all_three.template[0].tolist(), all_three.score[0].tolist(), strict=True):
-        alone = search.everywhere(observation, references[template, None], 3.0)
+        alone = search.global_search(observation, references[template, None], 3.0)
         # Alone, its own strongest components are looked at; together, those of all.
         assert score == pytest.approx(float(alone.score), rel=0.02)
     assert float(all_three.score[0, 0] - all_three.score[0, 2]) > 5
@@ -174,7 +174,7 @@ def test_everywhere_gives_its_score(search, coloured):
     if coloured:
         information = 1 + 0.8 * torch.sin(torch.arange(search.plane.rings))[None]
         observation = Observation(observation.plane, information, None)
-    found = search.everywhere(observation, b[None], 3.0)
+    found = search.global_search(observation, b[None], 3.0)
     coarse = search._coarse(b[None], 3.0)
     # Nearly all of the reference and of the plane is among them.
     assert float((coarse.whole**2).sum() / (b**2).sum()) > 0.99
@@ -191,7 +191,7 @@ def test_everywhere_gives_its_score(search, coloured):
 
 def test_modes_are_apart_and_in_order(search):
     image = noisy(hinge_images(BOX, 0.3, 0.7, (0.0, 0.0), 0.1))
-    found = search.everywhere(seen(search, image), reference(search)[None], 3.0, modes=3)
+    found = search.global_search(seen(search, image), reference(search)[None], 3.0, modes=3)
     assert found.poses.theta_rad.shape == (1, 3)
     assert (found.score[0].diff() <= 0).all()
     for i, j in itertools.combinations(range(3), 2):
@@ -204,14 +204,14 @@ def test_others_are_the_best_poses_of_the_remaining_templates(search):
     """Beside the modes, which may all be of one template: each at the pose that it explains the image with by itself."""
     references = torch.stack([reference(search, z) for z in np.linspace(-1, 1, 6)])
     observation = seen(search, noisy(hinge_images(BOX, 0.3, [0.7, -2.0], [(1.0, -1.0), (0.4, 0.8)], 0.2)))
-    every = search.everywhere(observation, references, 3.0, 1, 5)
+    every = search.global_search(observation, references, 3.0, 1, 5)
     assert all(sorted(row) == list(range(6)) for row in every.template.tolist())
     assert (every.score.diff(dim=1) <= 0).all()
-    some = search.everywhere(observation, references, 3.0, 1, 3)
+    some = search.global_search(observation, references, 3.0, 1, 3)
     assert torch.equal(some.template, every.template[:, :4]) and torch.equal(some.score, every.score[:, :4])
     assert torch.equal(some.poses.shift_px, every.poses.shift_px[:, :4])
     # With two modes: these, and the two best of the templates that are not among them.
-    modes, found = (search.everywhere(observation, references, 3.0, 2, others) for others in (0, 2))
+    modes, found = (search.global_search(observation, references, 3.0, 2, others) for others in (0, 2))
     assert found.template.shape == (2, 4) and (found.score.diff(dim=1) <= 0).all()
     for n in range(2):
         taken = set(modes.template[n].tolist())
@@ -225,10 +225,10 @@ def test_everywhere_in_parts_is_everywhere_at_once(search, monkeypatch):
     references = torch.stack([reference(search, z) for z in np.linspace(-1, 1, 7)])
     theta, shift = np.linspace(-3, 3, 9), np.linspace(-2, 2, 18).reshape(9, 2)
     observation = seen(search, noisy(hinge_images(BOX, 0.3, theta, shift, 0.2)))
-    whole = search.everywhere(observation, references, 3.0, 2, 3)
+    whole = search.global_search(observation, references, 3.0, 2, 3)
     monkeypatch.setattr(pose_search, "SMALLEST_PART", 2)
     monkeypatch.setattr(pose_search, "CELLS", 1500)
-    parts = search.everywhere(observation, references, 3.0, 2, 3)
+    parts = search.global_search(observation, references, 3.0, 2, 3)
     assert torch.equal(parts.template, whole.template)
     assert torch.allclose(parts.score, whole.score, atol=1e-3)
     assert torch.equal(parts.poses.theta_rad, whole.poses.theta_rad)
@@ -237,7 +237,7 @@ def test_everywhere_in_parts_is_everywhere_at_once(search, monkeypatch):
 
 def test_shifts_are_looked_for_within_the_radius(search):
     far = hinge_images(BOX, 0.3, 0.7, (6.0, 0.0), 0.5)
-    found = search.everywhere(seen(search, far), reference(search)[None], 2.5).poses
+    found = search.global_search(seen(search, far), reference(search)[None], 2.5).poses
     assert float(found.shift_px.norm()) == pytest.approx(COARSE_STEP_PX, abs=1e-4)
 
 
@@ -321,7 +321,7 @@ def test_nearby_is_the_sum_over_its_neighbourhood(box, tolerance, zoom):
     b = torch.stack([reference(fine, z) for z in (0.3, 0.0)])
     images = noisy(hinge_images(box, 0.3, [0.7, -2.0], [(1.0, -1.0), (0.4, 0.8)], 0.2))
     poses = Poses(torch.tensor([0.72, -1.95]), torch.tensor([[0.8, -0.9], [0.5, 0.5]]))
-    found = fine.nearby(seen(fine, images), poses, b, zoom=zoom)
+    found = fine.local_search(seen(fine, images), poses, b, zoom=zoom)
     expected = brute_nearby(fine, images, poses, b, zoom=zoom)
     for row, (evidence, mean, _) in enumerate(expected):
         assert float(found.log_evidence[row]) == pytest.approx(evidence, abs=tolerance)
@@ -333,7 +333,7 @@ def test_the_square_of_the_shift_is_a_posterior_mean(fine):
     """Of the length from the origin, spread included: what the prior of shifts is learned from."""
     b, poses = reference(fine)[None], Poses(torch.tensor([0.72]), torch.tensor([[0.8, -0.9]]))
     images = noisy(hinge_images(BOX, 0.3, [0.7], [(1.0, -1.0)], 0.1))
-    found = fine.nearby(seen(fine, images), poses, b, zoom=2.0)
+    found = fine.local_search(seen(fine, images), poses, b, zoom=2.0)
     ((_, mean, variance),) = brute_nearby(fine, images, poses, b, zoom=2.0)
     points = (hexagon(1) * fine._quantised(2.0 * float(fine.shift_step_px)) + poses.shift_px).numpy()
     assert mean[1:].tolist() == pytest.approx(found.mean.shift_px[0].tolist(), abs=1e-3)
@@ -349,8 +349,8 @@ def test_several_references_are_a_mixture(fine):
     observation = seen(fine, images)
     poses = Poses(torch.tensor([0.72, -1.95]), torch.tensor([[0.8, -0.9], [0.5, 0.5]]))
     log_weight = torch.tensor([[-1.0, 0.5, 2.0], [0.0, -2.0, -0.3]])
-    found = fine.nearby(observation, poses, many, log_weight)
-    each = [fine.nearby(observation, poses, many[:, k]) for k in range(3)]
+    found = fine.local_search(observation, poses, many, log_weight)
+    each = [fine.local_search(observation, poses, many[:, k]) for k in range(3)]
     evidence = torch.stack([one.log_evidence for one in each], 1) + log_weight
     assert torch.allclose(found.log_evidence, torch.logsumexp(evidence, 1), atol=1e-3)
     share = torch.softmax(evidence, 1)
@@ -368,8 +368,11 @@ def test_one_reference_in_either_shape(fine):
     """Of weight 1 if nothing is said."""
     images = noisy(hinge_images(BOX, 0.3, [0.7], [(1.0, -1.0)], 0.2))
     observation, poses, b = seen(fine, images), rows_of(1, 0.7, (1.0, -1.0)), reference(fine)[None]
-    one = fine.nearby(observation, poses, b)
-    for other in (fine.nearby(observation, poses, b[:, None]), fine.nearby(observation, poses, b, torch.zeros(1, 1))):
+    one = fine.local_search(observation, poses, b)
+    for other in (
+        fine.local_search(observation, poses, b[:, None]),
+        fine.local_search(observation, poses, b, torch.zeros(1, 1)),
+    ):
         assert torch.equal(one.log_evidence, other.log_evidence)
         assert torch.equal(one.mean.shift_px, other.mean.shift_px)
 
@@ -384,8 +387,8 @@ def test_references_differ_in_the_information_of_each_image():
     observation = spectra.observe(Batch.of(images.numpy(), np.array([0, 1])), search.plane)
     poses = Poses(torch.tensor([0.72, -1.95]), torch.tensor([[0.8, -0.9], [0.5, 0.5]]))
     many = torch.stack([reference(search, z, 0.1) for z in (0.3, -0.5)]).expand(2, -1, -1)
-    found = search.nearby(observation, poses, many)
-    each = [search.nearby(observation, poses, many[:, k]).log_evidence for k in (0, 1)]
+    found = search.local_search(observation, poses, many)
+    each = [search.local_search(observation, poses, many[:, k]).log_evidence for k in (0, 1)]
     assert torch.allclose(found.log_evidence, torch.logaddexp(*each), atol=1e-3)
 
 
@@ -393,9 +396,9 @@ def test_the_chosen_one_of_two_neighbourhoods():
     """Particle by particle, all that was found there."""
     rows = torch.arange(3.0)
 
-    def nearby(evidence: list[float], offset: float) -> Nearby:
+    def nearby(evidence: list[float], offset: float) -> LocalPosterior:
         values = rows + offset
-        return Nearby(
+        return LocalPosterior(
             torch.tensor(evidence), Poses(values, torch.stack([values, -values], 1)), values + 1, values + 2, values + 3
         )
 
@@ -413,13 +416,15 @@ def test_gradient_of_nearby_with_respect_to_references(fine):
     observation = seen(fine, images)
     poses = Poses(torch.tensor([0.72, -1.95]), torch.tensor([[0.8, -0.9], [0.5, 0.5]]))
     b = torch.stack([reference(fine, z) for z in (0.3, 0.0)]).requires_grad_()
-    found = fine.nearby(observation, poses, b).log_evidence.sum()
+    found = fine.local_search(observation, poses, b).log_evidence.sum()
     (gradient,) = torch.autograd.grad(found, b)
     generator = torch.Generator().manual_seed(0)
     for _ in range(4):
         step = 0.05 * torch.randn(b.shape, generator=generator) * (gradient.abs() > 0)
         with torch.no_grad():
-            up, down = (fine.nearby(observation, poses, b + s * step).log_evidence.double().sum() for s in (1, -1))
+            up, down = (
+                fine.local_search(observation, poses, b + s * step).log_evidence.double().sum() for s in (1, -1)
+            )
         assert float(up - down) / 2 == pytest.approx(float((gradient * step).sum()), rel=0.02, abs=0.02)
 
 
@@ -430,7 +435,7 @@ def test_gradient_is_the_posterior_mean_residual(fine):
     b = reference(fine)[None].requires_grad_()
     # So sharp a posterior that one pose has all the weight: the gradient is that pose's residual.
     (gradient,) = torch.autograd.grad(
-        fine.nearby(seen(fine, images), poses, b, zoom=1e-4, reach=0).log_evidence.sum(), b
+        fine.local_search(seen(fine, images), poses, b, zoom=1e-4, reach=0).log_evidence.sum(), b
     )
     upright = fine.upright(seen(fine, images), poses)
     assert torch.allclose(gradient, upright - b, atol=2e-2)
@@ -446,7 +451,7 @@ def test_a_particle_beyond_the_largest_shift_is_not_lost():
     poses = Poses(torch.tensor([0.7]), torch.tensor([[4.9, 0.0]]))
     evidence = []
     for zoom in (8.0, 8.0, 1.0, 1.0):
-        found = search.nearby(observation, poses, b, zoom=zoom)
+        found = search.local_search(observation, poses, b, zoom=zoom)
         poses = found.mean
         evidence.append(float(found.log_evidence))
     assert evidence[-1] > 100, evidence
@@ -460,7 +465,7 @@ def test_jointly_is_nearby_for_many_references(fine):
     b = torch.stack([reference(fine, z) for z in (0.3, 0.0, -0.4)])[None]
     images = noisy(hinge_images(BOX, 0.3, [0.7], [(1.0, -1.0)], 0.2))
     poses = Poses(torch.tensor([0.75]), torch.tensor([[0.8, -0.9]]))
-    found = fine.jointly(seen(fine, images), poses, b)
+    found = fine.joint_search(seen(fine, images), poses, b)
     for k in range(3):
         ((evidence, mean, variance),) = brute_nearby(fine, images, poses, b[:, k], zoom=1.5, reach=2, count=20)
         assert float(found.log_evidence[0, k]) == pytest.approx(evidence, abs=2e-3)
@@ -475,9 +480,9 @@ def test_jointly_is_the_posterior_itself(fine):
     b = reference(fine)
     images = noisy(hinge_images(BOX, 0.3, [0.7], [(1.0, -1.0)], 0.2), seed=3)
     start = Poses(torch.tensor([0.7]), torch.tensor([[1.0, -1.0]]))
-    settled = fine.nearby(seen(fine, images), start, b[None]).mean
-    settled = fine.nearby(seen(fine, images), settled, b[None]).mean
-    found = fine.jointly(seen(fine, images), settled, b[None, None])
+    settled = fine.local_search(seen(fine, images), start, b[None]).mean
+    settled = fine.local_search(seen(fine, images), settled, b[None]).mean
+    found = fine.joint_search(seen(fine, images), settled, b[None, None])
     sd_theta, sd_shift = float(fine.theta_step_rad), float(fine.shift_step_px)
     axis = torch.linspace(-6, 6, 49)
     angles = settled.theta_rad + axis * sd_theta
@@ -511,9 +516,9 @@ def test_a_part_that_is_not_inferred_stays_at_zero(part):
     images = noisy(hinge_images(BOX, 0.3, [0.7, -1.0], [(2.0, -1.0), (0.0, 3.0)], 0.2))
     b = reference(search)
     search.set_steps(b[None], None)
-    everywhere = search.everywhere(seen(search, images), b[None], 4.0, modes=2).poses
-    nearby = search.nearby(seen(search, images), everywhere[:, 0], b.expand(2, -1)).mean
-    jointly = search.jointly(seen(search, images), nearby, b.expand(2, 3, -1))
+    everywhere = search.global_search(seen(search, images), b[None], 4.0, modes=2).poses
+    nearby = search.local_search(seen(search, images), everywhere[:, 0], b.expand(2, -1)).mean
+    jointly = search.joint_search(seen(search, images), nearby, b.expand(2, 3, -1))
     for poses in (everywhere, nearby, jointly.mean):
         values = poses.theta_rad if part == "rotate" else poses.shift_px
         others = poses.shift_px if part == "rotate" else poses.theta_rad
@@ -527,13 +532,13 @@ def test_nothing_to_infer():
     search = make_search(rotate=False, translate=False)
     images = noisy(hinge_images(BOX, 0.3, [0.0], [(0.0, 0.0)], 0.2))
     b = reference(search)[None]
-    found = search.nearby(seen(search, images), rows_of(1), b)
+    found = search.local_search(seen(search, images), rows_of(1), b)
     expected = (search.basis.coefficients(images) * b).sum() - 0.5 * (b**2).sum()
     assert float(found.log_evidence) == pytest.approx(float(expected), abs=1e-2)
 
 
 def test_canonical_is_upright_without_a_filter(search):
-    """Whatever is in the Fourier plane, images or contents; and the inverse of drawing at a pose."""
+    """Whatever is in the Fourier plane, images or latents; and the inverse of drawing at a pose."""
     b = reference(search)
     image = at_pose(search, b, 0.9, 1.5, -2.0).float()[None]
     poses = rows_of(1, 0.9, (1.5, -2.0))

@@ -12,14 +12,14 @@ from emspatialvae.config import ModelConfig
 from emspatialvae.imaging import alignment, ctf, geometry
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.distributions import Content, standard_normal
+from emspatialvae.model.distributions import LatentAndPose, standard_normal
 from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.load import blank_model
 from emspatialvae.model.steerable.basis import Disk, SteerableBasis
 from emspatialvae.model.steerable.inference import Inference
 from emspatialvae.model.steerable.initialise import new_model
 from emspatialvae.model.steerable.observation import Observation
-from emspatialvae.model.steerable.pose_search import Nearby, Poses
+from emspatialvae.model.steerable.pose_search import LocalPosterior, Poses
 from emspatialvae.model.steerable.vae import STEPS_IN_TRAINING, SteerableVAE, amplitude
 from emspatialvae.simulation.kinds import phantom
 from emspatialvae.simulation.stack import clean_image, hinge_object
@@ -135,7 +135,7 @@ def test_frozen_z_is_out_of_the_bound(made):
     poses = Poses(torch.zeros(6), torch.zeros(6, 2))
     frozen, found = model.elbo(model.observe(batch), poses, torch.ones(6, 2), seeded(), freeze_z=True)
     assert not frozen.kl_z.any() and not found.z.any()
-    expected = model.search.nearby(model.observe(batch), poses, model.decoder(torch.zeros(6, 2))).log_evidence
+    expected = model.search.local_search(model.observe(batch), poses, model.decoder(torch.zeros(6, 2))).log_evidence
     assert torch.allclose(frozen.bound, expected, atol=1e-4)
 
 
@@ -175,8 +175,8 @@ def hinge_image(
     return height * clean_image(hinge_object(), [0.2], Pose2D(np.array([theta]), np.array([shift])), box)[0]
 
 
-def content(model: SteerableVAE, theta: float, shift: tuple[float, float]) -> Content:
-    return Content(torch.zeros(1, model.z_dim), torch.tensor([theta]), torch.tensor([shift]))
+def content(model: SteerableVAE, theta: float, shift: tuple[float, float]) -> LatentAndPose:
+    return LatentAndPose(torch.zeros(1, model.z_dim), torch.tensor([theta]), torch.tensor([shift]))
 
 
 @pytest.mark.parametrize("box", [24, 25])
@@ -207,13 +207,13 @@ def test_render_of_reported_poses_is_the_image(made):
     model = of_one_image(hinge_image(24))
     raw = Poses(torch.tensor([0.4]), torch.tensor([[1.0, -0.5]]))
     z = torch.tensor([[0.7]])
-    before = model.render(Content(z, raw.theta_rad, raw.shift_px))
+    before = model.render(LatentAndPose(z, raw.theta_rad, raw.shift_px))
     for parameter in model.gauge.layers.parameters():
         parameter.mul_(2)
     model.gauge.fitted.fill_(True)
     common = model.gauge.into_common(raw, z)
     assert float((common.theta_rad - raw.theta_rad).abs()) > 0.05
-    after = model.render(Content(z, common.theta_rad, common.shift_px))
+    after = model.render(LatentAndPose(z, common.theta_rad, common.shift_px))
     assert torch.allclose(before, after, atol=1e-3 * float(before.abs().max()))
 
 
@@ -341,7 +341,7 @@ def test_the_encoder_learns_to_propose_what_the_decoder_says(made):
 
 @pytest.fixture(scope="module")
 def open_question() -> tuple[SteerableVAE, Observation, Poses]:
-    """A model whose contents differ, an image that leaves z open between some of them, and an encoder that does not know."""
+    """A model whose latents differ, an image that leaves z open between some of them, and an encoder that does not know."""
     torch.manual_seed(2)
     model = of_one_image(hinge_image(24, 0.1))
     with torch.no_grad():
@@ -354,7 +354,9 @@ def log_evidence(model: SteerableVAE, observation: Observation, poses: Poses) ->
     """log of the neighbourhood's evidence of one image, summed over the prior of z on a fine grid."""
     grid = torch.linspace(-5, 5, 401)[:, None]
     with torch.no_grad():
-        each = torch.cat([model.search.nearby(observation, poses, model.decoder(z[None])).log_evidence for z in grid])
+        each = torch.cat(
+            [model.search.local_search(observation, poses, model.decoder(z[None])).log_evidence for z in grid]
+        )
     prior = torch.distributions.Normal(0.0, 1.0).log_prob(grid[:, 0])
     return float(torch.logsumexp(each + prior, 0)) + math.log(10 / 400)
 
@@ -405,7 +407,7 @@ def test_the_bound_of_several_draws_by_hand(open_question):
         for k in range(3):
             z = q.mean + q.sd * unit[:, k]
             ours, prior = torch.distributions.Normal(q.mean, q.sd), torch.distributions.Normal(0.0, 1.0)
-            log_p = model.search.nearby(observation, poses, model.decoder(z)).log_evidence
+            log_p = model.search.local_search(observation, poses, model.decoder(z)).log_evidence
             weights.append(log_p + (prior.log_prob(z) - ours.log_prob(z)).sum(1))
         expected = torch.logsumexp(torch.stack(weights), 0) - math.log(3)
     assert torch.allclose(found.bound, expected, atol=2e-3)
@@ -422,7 +424,7 @@ def test_one_draw_is_the_bound_with_its_kl_in_closed_form(open_question):
         )
         q = model.inference.q(observation, poses, start, STEPS_IN_TRAINING)
         z = q.mean + q.sd * standard_normal((1, 1, 1), seeded(), observation.plane)[:, 0]
-        expected = model.search.nearby(observation, poses, model.decoder(z)).log_evidence - q.kl_to_normal()
+        expected = model.search.local_search(observation, poses, model.decoder(z)).log_evidence - q.kl_to_normal()
     assert torch.equal(one.bound, plain.bound)
     assert torch.allclose(one.bound, expected, atol=1e-3)
 
@@ -517,7 +519,7 @@ def test_the_amplitude_of_a_particle_is_found(made, strength):
     batch = Batch(images.detach()[:, None], torch.zeros(3, dtype=torch.long))
     scale = torch.ones(3)
     for _ in range(2):
-        found = model.search.nearby(model.observe(batch, scale), poses, 6 * model.decoder(z))
+        found = model.search.local_search(model.observe(batch, scale), poses, 6 * model.decoder(z))
         scale = amplitude(found.of_unit_amplitude(scale))
         assert torch.allclose(scale, torch.full((3,), strength), rtol=0.05)
 
@@ -525,7 +527,7 @@ def test_the_amplitude_of_a_particle_is_found(made, strength):
 def test_the_prior_rules_the_amplitude_of_noise():
     """Where the image says nothing the amplitude is 1."""
     still = Poses(torch.zeros(2), torch.zeros(2, 2))
-    nothing = Nearby(
+    nothing = LocalPosterior(
         torch.zeros(2), still, shift_square=torch.zeros(2), cross=torch.zeros(2), norm=torch.full((2,), 1e-3)
     )
     assert torch.allclose(amplitude(nothing.of_unit_amplitude(torch.ones(2))), torch.ones(2), atol=1e-3)

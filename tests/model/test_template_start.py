@@ -86,7 +86,7 @@ def found(stack) -> Templates:
 
 def template_of(stack: Stack, found: Templates) -> tuple[np.ndarray, np.ndarray]:
     """The template that explains each particle best, and at which angle."""
-    best = stack.model.search.everywhere(stack.observation, found.coefficients, stack.model.search_radius_px)
+    best = stack.model.search.global_search(stack.observation, found.coefficients, stack.model.search_radius_px)
     return best.template[:, 0].numpy(), best.poses.theta_rad[:, 0].numpy()
 
 

@@ -21,7 +21,7 @@ from emspatialvae.io.mrc import StackWriter, read_header, read_images
 from emspatialvae.io.star import StarFile
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.coordinate.vae import Estimate, SpatialVAE
-from emspatialvae.model.distributions import Content
+from emspatialvae.model.distributions import LatentAndPose
 from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.particles.find_column import find_column
 from emspatialvae.particles.load import load_particles
@@ -470,7 +470,7 @@ class Weighing(SpatialVAE):
 
     def infer(self, batch: Batch, turns: int = 1) -> Estimate:
         some = batch.images[:, 0, 0, 0]
-        content = Content(some[:, None].expand(-1, 2), 10 * some, torch.stack([some, -some], -1))
+        content = LatentAndPose(some[:, None].expand(-1, 2), 10 * some, torch.stack([some, -some], -1))
         return Estimate(mean=content, sd=content, log_likelihood=-some, peak_weight=some)
 
 

@@ -238,10 +238,10 @@ def test_init_poses_are_kept_and_refined(tmp_path, truth, blank, monkeypatch):
     np.testing.assert_allclose(table.theta_rad, rough.theta_rad, atol=1e-5)
     np.testing.assert_allclose(table.shift_px, rough.shift_px, atol=1e-5)
 
-    def everywhere(*_, **__):
+    def never(*_, **__):
         raise AssertionError("searched everywhere")
 
-    monkeypatch.setattr(PoseSearch, "everywhere", everywhere)
+    monkeypatch.setattr(PoseSearch, "global_search", never)
     assert t.fit()
     before, after = errors(table, pose), errors(searched(t).table, pose)
     assert np.sqrt(np.mean(after[0] ** 2)) < 0.8 * np.sqrt(np.mean(before[0] ** 2))
@@ -378,7 +378,7 @@ def test_anchors_stand_for_all_contents(tmp_path, images, blank):
         searched(t).table.z.copy_(torch.randn(N, 1, generator=torch.Generator().manual_seed(0)))
         with torch.no_grad():
             found = searched(t)._anchors(np.arange(N), 0)
-            z = searched(t).contents(np.arange(N))
+            z = searched(t).z(np.arange(N))
         assert found.shape == (expected, 1)
         assert float(found.min()) > float(z.min()) and float(found.max()) < float(z.max())
         assert float(torch.cdist(z, found).min(1).values.mean()) < 0.5 * float(z.std())
@@ -393,9 +393,9 @@ def test_anchors_of_contents_that_are_all_the_same(tmp_path, images, blank):
 
 
 def test_everything_is_searched_again_now_and_then(tmp_path, images, blank, monkeypatch):
-    """Before the first epoch, with contents, and every eighth one; the table is what remembers in between."""
+    """Before the first epoch, with latents, and every eighth one; the table is what remembers in between."""
     epochs = []
-    search = SearchedObjective._search_everywhere
+    search = SearchedObjective._search_globally
 
     def noticed(objective, rows, *, frozen, known):
         epochs.append((t.progress.epoch, frozen))
@@ -403,7 +403,7 @@ def test_everything_is_searched_again_now_and_then(tmp_path, images, blank, monk
         assert known == (t.progress.epoch > 0)
         search(objective, rows, frozen=frozen, known=known)
 
-    monkeypatch.setattr(SearchedObjective, "_search_everywhere", noticed)
+    monkeypatch.setattr(SearchedObjective, "_search_globally", noticed)
     t = trainer(tmp_path / "run", images, copy.deepcopy(blank), epochs=9, batch_size=300)
     t.fit()
     assert epochs[0] == (0, True)
@@ -417,7 +417,7 @@ def evidence_at(t: Trainer, table: ParticleTable) -> torch.Tensor:
     objective = searched(t)
     with torch.no_grad():
         poses = Poses(table.theta_rad, table.shift_px)
-        found = t.model.inference.settle(objective._observe(rows), poses, table.z, fine=False)
+        found = t.model.inference.refine(objective._observe(rows), poses, table.z, fine=False)
     return found.log_evidence
 
 
@@ -444,7 +444,7 @@ def test_a_known_pose_gives_way_only_to_one_with_more_evidence(tmp_path, whole, 
     def after(table: ParticleTable, found: ParticleTable, *, known: bool) -> ParticleTable:
         objective.table, answer[:] = copy.deepcopy(table), zip(found.theta_rad, found.shift_px, found.z, strict=True)
         with torch.no_grad():
-            objective._search_everywhere(rows, frozen=False, known=known)
+            objective._search_globally(rows, frozen=False, known=known)
         return copy.deepcopy(objective.table)
 
     def apart(a: ParticleTable, b: ParticleTable) -> torch.Tensor:
@@ -474,7 +474,7 @@ def test_several_contents_are_drawn_in_a_step(tmp_path, images, blank, monkeypat
         t = trainer(tmp_path / str(len(expected) + max(expected)), images, copy.deepcopy(blank), epochs=2, **settings)
         t.fit()
         assert set(seen) == expected  # four while z is held at zero, and what is drawn does not matter
-        assert t.objective.remark.count("16 contents were drawn") == (16 in expected)
+        assert t.objective.remark.count("16 latents were drawn") == (16 in expected)
         seen.clear()
     resumed = trainer(tmp_path / "resumed", images, copy.deepcopy(blank), epochs=3)
     resumed.objective.load_state_dict(t.objective.state_dict())
@@ -482,7 +482,7 @@ def test_several_contents_are_drawn_in_a_step(tmp_path, images, blank, monkeypat
 
 
 def test_the_gauge_is_fitted_at_the_end(tmp_path, images, whole):
-    """Poses of all contents in one frame: registered on the consensus they stand still."""
+    """Poses of all latents in one frame: registered on the consensus they stand still."""
     t = copy.copy(whole)
     t.model = copy.deepcopy(whole.model)
     assert isinstance(t.model, SteerableVAE)

@@ -124,7 +124,7 @@ def test_one_pose_is_looked_at():
     images = torch.randn(2, box, box, generator=torch.Generator().manual_seed(0))
     observation = Observation(plane.transform(images), None, None)
     poses = Poses(torch.full((2,), turn), shift.expand(2, 2))
-    near = search.nearby(observation, poses, reference.expand(2, -1))
+    near = search.local_search(observation, poses, reference.expand(2, -1))
     drawn = plane.images(
         plane.move_back(plane.transform(basis.images(basis.rotate(reference, torch.tensor(turn)))), -shift)
     )
@@ -132,7 +132,7 @@ def test_one_pose_is_looked_at():
     assert torch.allclose(near.log_evidence, expected, atol=0.05)
     assert torch.equal(near.mean.theta_rad, poses.theta_rad)
     assert torch.equal(near.mean.shift_px, poses.shift_px)
-    joint = search.jointly(observation, poses, reference.expand(2, 3, -1))
+    joint = search.joint_search(observation, poses, reference.expand(2, 3, -1))
     assert torch.allclose(joint.log_evidence, near.log_evidence[:, None].expand(2, 3), atol=1e-3)
     assert not joint.theta_var.any()
     assert not joint.shift_var.any()

@@ -16,7 +16,7 @@ from emspatialvae.cli.main import COMMANDS
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.io.cs import write_cs
 from emspatialvae.workflows import analyze as job
-from emspatialvae.workflows.analyze import Asked, analyze_run
+from emspatialvae.workflows.analyze import ReportSettings, analyze_run
 from tests.conftest import Emsvae, contents
 
 EVIL = "<script>alert(1)</script>&\"'.mrc"
@@ -96,15 +96,15 @@ def test_classes_of_the_run_are_kept_unless_others_are_wanted(emsvae, run, one_f
 
 
 def test_a_second_report_replaces_the_first_whole(run):
-    analyze_run(run, Asked(k=2, colour_by=("rlnMicrographName",)), say=lambda _: None)
+    analyze_run(run, ReportSettings(k=2, colour_by=("rlnMicrographName",)), say=lambda _: None)
     (run / "analysis" / "note.txt").write_text("old")
-    analyze_run(run, Asked(), say=lambda _: None)
+    analyze_run(run, ReportSettings(), say=lambda _: None)
     assert sorted(file.name for file in (run / "analysis").iterdir()) == ["figures", "report.html"]
     assert "z_by_rlnMicrographName" not in figures(run)
 
 
 def test_a_report_that_fails_leaves_the_older_one(run, monkeypatch, one_figure):
-    analyze_run(run, Asked(k=2), say=lambda _: None)
+    analyze_run(run, ReportSettings(k=2), say=lambda _: None)
     before = contents(run)
 
     def fail(*_):
@@ -112,7 +112,7 @@ def test_a_report_that_fails_leaves_the_older_one(run, monkeypatch, one_figure):
 
     monkeypatch.setattr(job, "page", fail)
     with pytest.raises(EmsvaeError, match="the disk is full"):
-        analyze_run(run, Asked(), say=lambda _: None)
+        analyze_run(run, ReportSettings(), say=lambda _: None)
     assert contents(run) == before
 
 
@@ -210,7 +210,7 @@ def test_a_report_of_100_000_particles_stays_small(run):
         "\n".join([*lines[:first], *(renamed(rows[i % len(rows)], many["image_name"][i]) for i in range(n))]) + "\n"
     )
     said: list[str] = []
-    file = analyze_run(run, Asked(colour_by=("rlnMicrographName",)), say=said.append)
+    file = analyze_run(run, ReportSettings(colour_by=("rlnMicrographName",)), say=said.append)
     assert file.stat().st_size < 5_000_000
     assert "20,000 of 100,000 particles" in file.read_text()
     assert ">100,000</dd>" in file.read_text()
@@ -277,7 +277,7 @@ def test_every_figure_has_its_place_in_the_documentation(run, monkeypatch):
 
     explained = set(re.findall(r"^\((.+)\)=$", Path(__file__).parents[2].joinpath("docs/report.md").read_text(), re.M))
     monkeypatch.setattr(exhibits, "documentation", lambda: "https://site.example/")
-    job.analyze_run(run, job.Asked(), say=lambda _: None)
+    job.analyze_run(run, job.ReportSettings(), say=lambda _: None)
     text = report(run)
     shown = re.findall(r'<figure id="figure-([^"]+)"', text)
     assert len(shown) > 8 and len(shown) == len(set(shown))
@@ -290,5 +290,5 @@ def test_without_a_known_site_no_figure_links_anywhere(run, monkeypatch, one_fig
     from emspatialvae.analysis.report import exhibits
 
     monkeypatch.setattr(exhibits, "documentation", lambda: None)
-    job.analyze_run(run, job.Asked(), say=lambda _: None)
+    job.analyze_run(run, job.ReportSettings(), say=lambda _: None)
     assert 'id="figure-z_density"' in report(run) and 'href="http' not in report(run)

@@ -41,7 +41,7 @@ class Evaluation:
     class_accuracy
         Share of the particles in the right class, classes matched with the true ones as well as can be; None without either.
     theta_gauge_drift_deg, shift_gauge_drift_px
-        How much the gauge differs between contents, that is the turn and the shift that z still carries: rms over the
+        How much the gauge differs between latents, that is the turn and the shift that z still carries: rms over the
         particles of the fitted turn (per axis: offset) minus one for all. The fit's own noise is in it: some error /
         sqrt(particles per term).
     z_within_1sd
@@ -193,8 +193,8 @@ _MEANINGS = {
     "shift Pearson x": "the same, gauge left in (the paper's)",
     "shift Pearson y": "the same, gauge left in (the paper's)",
     "class accuracy": "share in the right class, classes matched one to one (Hungarian method)",
-    "theta drift [deg]": "rms over the contents of the turn that was removed: what z still carries of theta",
-    "shift drift [px]": "rms per axis over the contents of the offset that was removed",
+    "theta drift [deg]": "rms over the latents of the turn that was removed: what z still carries of theta",
+    "shift drift [px]": "rms per axis over the latents of the offset that was removed",
     "right mode": "share of the particles whose angle is no more than 15 degrees or 4 s.d. off",
     "within 1 s.d., z": _HONEST,
     "within 1 s.d., theta": _HONEST,

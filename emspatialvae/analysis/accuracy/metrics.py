@@ -1,4 +1,4 @@
-"""How close estimated contents and poses come to a known truth. Pure functions of arrays.
+"""How close estimated latents and poses come to a known truth. Pure functions of arrays.
 
 The truth's canonical frame is one choice among many: an estimator may turn and move its canonical image by any amount
 that depends smoothly on z without a change of the likelihood (the *gauge*). Errors are therefore given twice: after

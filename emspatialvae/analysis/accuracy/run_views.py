@@ -25,7 +25,7 @@ JUNK_LABEL = "emsvaeTrueJunk"
 
 
 @dataclass(frozen=True, eq=False)
-class ViewsJudged:
+class ViewsEvaluation:
     """Views that were put together, and junk that was told apart.
 
     Attributes
@@ -83,7 +83,7 @@ def has_views(truth: Path) -> bool:
     return any(np.any(column != 0) for column in block.read(numbers=VIEW_LABELS)[1].values())
 
 
-def evaluate_views(path: Path, truth: Path) -> ViewsJudged:
+def evaluate_views(path: Path, truth: Path) -> ViewsEvaluation:
     """Compare the classes, the in-plane angles and z of ``path`` with the true views, joined on the image names.
 
     Parameters
@@ -127,7 +127,7 @@ def evaluate_views(path: Path, truth: Path) -> ViewsJudged:
         if found.on_class_rad is None
         else rotations_left(rot_rad, tilt_rad, true_rad, found.on_class_rad[real]),
     )
-    return ViewsJudged(
+    return ViewsEvaluation(
         scores,
         None if found.misfit is None else auc_of_low(-found.misfit, is_junk),
         None if found.junk is None else JunkScore.of(found.junk, is_junk),

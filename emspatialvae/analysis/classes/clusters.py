@@ -1,4 +1,4 @@
-"""Particles put into classes by their content: k-means or a mixture of Gaussians in z."""
+"""Particles put into classes by their latents: k-means or a mixture of Gaussians in z."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -97,7 +97,7 @@ def classified(latents: Latents, k: int, method: ClassMethod = "kmeans", seed: i
 
 
 def fit(z: Floats, k: int, method: ClassMethod, seed: int) -> Mixture:
-    """Fit k classes to contents z [n, d], n >= k: to all of them or to `FITTED` drawn by chance."""
+    """Fit k classes to latents z [n, d], n >= k: to all of them or to `FITTED` drawn by chance."""
     # They take a second to import, and only classes need them.
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -108,7 +108,7 @@ def fit(z: Floats, k: int, method: ClassMethod, seed: int) -> Mixture:
         z = z[np.sort(np.random.default_rng(seed).choice(len(z), most, replace=False))]
     restarts = RESTARTS[method]
     with warnings.catch_warnings():
-        # Fewer different contents than classes, or a fit that still creeps: both give classes, if fewer or rougher ones.
+        # Fewer different latents than classes, or a fit that still creeps: both give classes, if fewer or rougher ones.
         warnings.simplefilter("ignore", ConvergenceWarning)
         if method == "gmm":
             mixture: Any = GaussianMixture(

@@ -138,7 +138,7 @@ def tiles(images: Floats, shape: tuple[int, int], title: str, across: str, up: s
 
 
 def averages(before: Floats, after: Floats, model: Floats, count: int, *, ctf: bool = False) -> Figure:
-    """Average of the particles as recorded, of the aligned ones, and what the model draws for the same contents; [box, box].
+    """Average of the particles as recorded, of the aligned ones, and what the model draws for the same latents; [box, box].
 
     ``ctf``: the first two are sums of CTF-multiplied images over sums of CTF^2.
     """

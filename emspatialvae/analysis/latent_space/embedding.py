@@ -21,7 +21,7 @@ class PrincipalComponents:
     Attributes
     ----------
     mean
-        Of the contents; shape [d].
+        Of the latents; shape [d].
     axes
         Directions of length 1 in z, a row each; where z does not vary, of length 0; shape [d, d].
     scores
@@ -37,7 +37,7 @@ class PrincipalComponents:
 
 
 def principal_components(z: Floats) -> PrincipalComponents:
-    """PCA of contents z [n, d], n >= 1."""
+    """PCA of latents z [n, d], n >= 1."""
     mean, axes = principal_axes(z, tuple(range(1, z.shape[1] + 1)))
     sd = np.linalg.norm(axes, axis=1)
     axes = axes / np.maximum(sd, 1e-12)[:, None]
@@ -71,7 +71,7 @@ def check_umap(n: int) -> None:
 
 
 def umap_plane(z: Floats, seed: int = 0) -> NDArray[np.float32]:
-    """UMAP of contents z [n, d] into a plane; shape [n, 2]. Neighbours stay neighbours; distances and densities do not last.
+    """UMAP of latents z [n, d] into a plane; shape [n, 2]. Neighbours stay neighbours; distances and densities do not last.
 
     Raises
     ------

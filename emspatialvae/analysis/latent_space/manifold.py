@@ -30,7 +30,7 @@ def quantiles(n: int) -> Floats:
 
 
 def principal_axes(z: Floats, components: tuple[int, ...] = (1, 2)) -> tuple[Floats, Floats]:
-    """Mean [d] of contents z [n, d] and some of their principal axes [k, d], counted from 1, each one s.d. long.
+    """Mean [d] of latents z [n, d] and some of their principal axes [k, d], counted from 1, each one s.d. long.
 
     The sign of an axis, which means nothing, is such that its largest entry is positive.
     """

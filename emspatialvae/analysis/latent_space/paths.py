@@ -102,7 +102,7 @@ def typical_sd(z_sd: Floats) -> Floats:
 
 
 def walk(points: Floats, z: Floats, unit: Floats) -> ZPath:
-    """The particles with contents z [n, d] along points [k, d], distances measured in ``unit`` [d] per coordinate.
+    """The particles with latents z [n, d] along points [k, d], distances measured in ``unit`` [d] per coordinate.
 
     A coordinate counts by what an image tells of it, 1 - unit^2: nothing if its s.d. is that of the prior.
     """

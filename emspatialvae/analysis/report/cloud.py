@@ -17,7 +17,7 @@ FINEST = 2**16 - 1
 
 
 def cloud(plane: Plane, names: NDArray, group: NDArray[np.integer] | None) -> Html | None:
-    """Particles with their names [n] and classes [n] under the pointer; None for contents on a line."""
+    """Particles with their names [n] and classes [n] under the pointer; None for latents on a line."""
     if plane.points.shape[1] != 2:
         return None
     rows = some_rows(len(plane.points), LIMIT)

@@ -15,7 +15,7 @@ from emspatialvae.analysis.latent_space import manifold
 from emspatialvae.imaging import alignment, normalisation
 from emspatialvae.imaging.arrays import Floats
 from emspatialvae.io.mrc import StackWriter
-from emspatialvae.model.distributions import Content
+from emspatialvae.model.distributions import LatentAndPose
 from emspatialvae.model.interface import ParticleVAE
 from emspatialvae.model.render import RENDERED, by_ring, canonical, consensus, evenly, restored, seen
 from emspatialvae.model.steerable.vae import SteerableVAE
@@ -76,7 +76,7 @@ def _reconstructions(
     picked = evenly(rows, EXAMPLES)
     portion, pose = images.portion(picked), latents.pose[picked]
     recorded = normalisation.brightness(portion.images)
-    posed = Content(
+    posed = LatentAndPose(
         torch.from_numpy(latents.z[picked]).float(),
         torch.from_numpy(pose.theta_rad).float(),
         torch.from_numpy(pose.shift_px).float(),

@@ -1,4 +1,4 @@
-"""Generators: what the object looks like at given points, for given content z."""
+"""Generators: what the object looks like at given points, for given latent z."""
 
 from abc import ABC, abstractmethod
 

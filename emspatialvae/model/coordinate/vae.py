@@ -11,7 +11,7 @@ from emspatialvae.model.batch import Batch
 from emspatialvae.model.coordinate.decoder import Decoder, SpatialDecoder, VanillaDecoder
 from emspatialvae.model.coordinate.encoder import MlpEncoder
 from emspatialvae.model.coordinate.likelihood import build_likelihood
-from emspatialvae.model.distributions import AmortisedPosterior, Content, Prior
+from emspatialvae.model.distributions import AmortisedPosterior, LatentAndPose, Prior
 from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.interface import Elbo, Estimate, ParticleVAE
 
@@ -66,7 +66,7 @@ class SpatialVAE(ParticleVAE):
         pixels = int(self.mask.sum())
         return pixels * (decoder.from_points.out_features if isinstance(decoder, SpatialDecoder) else 1)
 
-    def decode(self, content: Content) -> Tensor:
+    def decode(self, content: LatentAndPose) -> Tensor:
         """Likelihood parameters at the pixels within the mask; shape [n, p, outputs]."""
         return self.decoder(self._object_points(self.points[self.mask], content), content.z)
 
@@ -93,7 +93,7 @@ class SpatialVAE(ParticleVAE):
         posterior: AmortisedPosterior = self.encoder(images, turn_rad)
         content, kl = posterior.rsample(generator), posterior.kl(self.prior)
         if freeze_z:
-            content = Content(torch.zeros_like(content.z), content.theta_rad, content.shift_px)
+            content = LatentAndPose(torch.zeros_like(content.z), content.theta_rad, content.shift_px)
         log_likelihood = self.likelihood.log_prob(self.decode(content), self._pixels(images))
         kl_z = torch.zeros_like(kl.z) if freeze_z else kl.z
         return Elbo(log_likelihood - kl_z - kl.theta - kl.shift, kl_z, kl.theta, kl.shift)
@@ -120,10 +120,10 @@ class SpatialVAE(ParticleVAE):
                 better = answer[0] > best[0]
                 best = tuple(_choose(better, new, old) for new, old in zip(answer, best, strict=True))
         assert best is not None
-        return Estimate(mean=Content(*best[2:5]), sd=Content(*best[5:8]), log_likelihood=best[1])
+        return Estimate(mean=LatentAndPose(*best[2:5]), sd=LatentAndPose(*best[5:8]), log_likelihood=best[1])
 
     @torch.no_grad()
-    def render(self, content: Content, box: int | None = None) -> Tensor:
+    def render(self, content: LatentAndPose, box: int | None = None) -> Tensor:
         """Draw particles at any pose and sampling; shape [n, channels, box, box].
 
         ``box`` pixels cover the field of view of the training images [default: their own box].
@@ -136,7 +136,7 @@ class SpatialVAE(ParticleVAE):
         output = self.decoder(self._object_points(points, content), content.z)
         return self.likelihood.mean(output.float()).transpose(1, 2).unflatten(2, (box, box))
 
-    def _render_masked(self, content: Content) -> Tensor:
+    def _render_masked(self, content: LatentAndPose) -> Tensor:
         mean = self.likelihood.mean(self.decode(content).float()).transpose(1, 2)
         canvas = mean.new_zeros(*mean.shape[:2], self.mask.numel())
         canvas[:, :, self.mask] = mean
@@ -146,7 +146,7 @@ class SpatialVAE(ParticleVAE):
         """The pixels within the mask; shape [n, p, channels]."""
         return images.flatten(2)[:, :, self.mask].transpose(1, 2)
 
-    def _object_points(self, points: Tensor, content: Content) -> Tensor:
+    def _object_points(self, points: Tensor, content: LatentAndPose) -> Tensor:
         """Where image points [p, 2] look in the object, for each particle; shape [n, p, 2], in half boxes."""
         if isinstance(self.decoder, VanillaDecoder):
             return points.expand(len(content.z), -1, -1)

@@ -1,4 +1,4 @@
-"""One frame for all contents.
+"""One frame for whatever the decoder draws.
 
 A turn or move of the canonical frame that depends on z leaves the likelihood as it is, so raw poses drift with z. Reported
 poses refer to one reference instead: what the decoder draws for each z is registered on the consensus, as a whole or
@@ -18,35 +18,35 @@ FIT_STEPS = 1500
 
 
 @torch.no_grad()
-def register(search: PoseSearch, contents: Tensor, reference: Tensor, mask: Tensor | None = None) -> Poses:
+def register(search: PoseSearch, canonical: Tensor, reference: Tensor, mask: Tensor | None = None) -> Poses:
     """The pose of each image on a reference, by least squares.
 
     Parameters
     ----------
-    contents, reference
+    canonical, reference
         Coefficients [n, 2 R] and [2 R].
     mask
         Weights [box, box] of pixels in the reference's frame [default: all alike].
 
     Returns
     -------
-    Poses such that ``content(q) ~ reference(R(-theta) (q - shift))``.
+    Poses such that ``image(q) ~ reference(R(-theta) (q - shift))``.
     """
     basis, plane = search.basis, search.plane
     device = reference.device
-    theta = torch.zeros(len(contents), device=device)
+    theta = torch.zeros(len(canonical), device=device)
     if search.rotate:
         angles = 2 * math.pi * torch.arange(ANGLES_REGISTERED, device=device) / ANGLES_REGISTERED
         start = reference if mask is None else basis.coefficients(basis.images(reference) * mask)
-        theta = geometry.wrapped(angles[basis.correlate(contents, start, angles).argmax(1)])
-    shift = torch.zeros(len(contents), 2, device=device)
+        theta = geometry.wrapped(angles[basis.correlate(canonical, start, angles).argmax(1)])
+    shift = torch.zeros(len(canonical), 2, device=device)
     slopes = torch.stack([basis.turning(reference), *(g[0] for g in search.gradients(reference[None]))])
     slopes = slopes[[*([0] if search.rotate else []), *([1, 2] if search.translate else [])]]
     if not len(slopes):
         return Poses(theta, shift)
     weighted = slopes if mask is None else basis.coefficients(basis.images(slopes) * mask)
     solve = torch.linalg.inv(slopes @ weighted.T) @ weighted
-    transform = plane.transform(basis.images(contents))
+    transform = plane.transform(basis.images(canonical))
     for _ in range(NEWTON_STEPS):
         upright = search.canonical(transform, Poses(theta, shift))
         step = (upright - reference) @ solve.T
@@ -92,12 +92,12 @@ class Gauge(nn.Module):
         return Poses(self.rotate * torch.atan2(sin, cos), self.translate * torch.stack([x, y], -1))
 
     def fit(self, z: Tensor, poses: Poses, seed: int = 0) -> None:
-        """Fit the function to registrations ``poses`` of contents z [n, z_dim]."""
+        """Fit the function to registrations ``poses`` of latents z [n, z_dim]."""
         target = torch.cat(
             [torch.cos(poses.theta_rad)[:, None], torch.sin(poses.theta_rad)[:, None], poses.shift_px], 1
         )
         generator = torch.Generator().manual_seed(seed)
-        # From the beginning each time: the same contents give the same function, whatever was fitted before.
+        # From the beginning each time: the same latents give the same function, whatever was fitted before.
         for parameter in self.layers.parameters():
             bound = parameter.shape[-1] ** -0.5
             parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
@@ -108,7 +108,7 @@ class Gauge(nn.Module):
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, FIT_STEPS)
             for _ in range(FIT_STEPS):
                 rows = torch.randint(len(z), (min(512, len(z)),), generator=generator).to(z.device)
-                # A robust loss: contents that look alike at two angles may be registered at the wrong one.
+                # A robust loss: images that look alike at two angles may be registered at the wrong one.
                 loss = nn.functional.smooth_l1_loss(self.layers(z[rows]), target[rows], beta=0.2)
                 optimiser.zero_grad()
                 loss.backward()

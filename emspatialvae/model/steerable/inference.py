@@ -4,7 +4,7 @@ From nothing: poses are searched everywhere, the best of them brought to precisi
 
     p(z, theta, shift | y) ~ p(z) p(theta) p(shift) p(y | z, theta, shift)
 
-is summed over contents, angles and shifts on grids. The encoder only says where the contents are worth looking at; what is
+is summed over latents, angles and shifts on grids. The encoder only says where the latents are worth looking at; what is
 reported are posterior means, and they do not depend on its errors.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from emspatialvae.imaging import geometry
-from emspatialvae.model.distributions import Content, DiagonalGaussian, log_normal
+from emspatialvae.model.distributions import DiagonalGaussian, LatentAndPose, log_normal
 from emspatialvae.model.interface import Estimate
 from emspatialvae.model.steerable.gauge import Gauge
 from emspatialvae.model.steerable.latent_posterior import LatentPosterior, latent_posterior
@@ -27,7 +27,7 @@ from emspatialvae.model.steerable.pose_search import (
     ANGLES_EVERYWHERE,
     ANGLES_NEARBY,
     COARSE_STEP_PX,
-    Nearby,
+    LocalPosterior,
     Poses,
     PoseSearch,
 )
@@ -44,7 +44,7 @@ FIRST_ZOOM = 2.0
 LATENT_STEPS, MOST_LATENT_STEPS = 2, 6
 """Of Gauss-Newton for z: after each refinement of the pose, and where nothing is known of z."""
 WIDE_ZOOM, CLOSE_ZOOM = 3.0, 1.5
-"""Steps of the grids of poses, in s.d. of a typical pose: at the first look, which is at few contents, and at the last."""
+"""Steps of the grids of poses, in s.d. of a typical pose: at the first look, which is at few latents, and at the last."""
 OWN_MODE_RAD = math.pi / 4
 """On the way to precision angles are looked at within so much of where the global search ended, if they are as well defined as that."""
 COARSE_STEPS = 2
@@ -61,26 +61,26 @@ CLOSE_POWER = 1 / 3
 DRAWS = 30
 """Contents drawn from q(z | y) when z has more dimensions; a third of them at the first look."""
 WIDER = 1.2
-"""Than q(z | y) are contents drawn from, in more dimensions."""
+"""Than q(z | y) are latents drawn from, in more dimensions."""
 LEAST_EFFECTIVE = 0.25
 """Of the draws: weights are flattened until that share counts."""
 
 
 @dataclass(frozen=True)
-class Settled:
+class Refined:
     """Poses and z of n particles that agree with each other.
 
     ``near`` holds the poses; ``z`` [n, z_dim]; ``log_evidence`` [n], of the pose and of the neighbourhood of z, by Laplace's method.
     """
 
-    near: Nearby
+    near: LocalPosterior
     z: Tensor
     log_evidence: Tensor
 
-    def better_of(self, other: "Settled") -> "Settled":
+    def better_of(self, other: "Refined") -> "Refined":
         """For each particle the one with more evidence."""
         ours = self.log_evidence >= other.log_evidence
-        return Settled(
+        return Refined(
             self.near.chosen(ours, other.near),
             torch.where(ours[:, None], self.z, other.z),
             torch.where(ours, self.log_evidence, other.log_evidence),
@@ -113,7 +113,7 @@ class Inference:
     # ---------------------------------------------------------------------------------------------------- one pose
 
     @torch.no_grad()
-    def settle(
+    def refine(
         self,
         observation: Observation,
         poses: Poses,
@@ -121,7 +121,7 @@ class Inference:
         *,
         freeze_z: bool = False,
         fine: bool = True,
-    ) -> Settled:
+    ) -> Refined:
         """Bring poses of the coarse search to the precision of the fine one, z [n, z_dim] following [default: the encoder's].
 
         Without ``fine`` only most of the way, for poses that will be refined anyway.
@@ -136,7 +136,7 @@ class Inference:
         reach_rad = max(OWN_MODE_RAD, ANGLES_NEARBY / 2 * float(self.search.theta_step_rad))
         near, volume = None, torch.zeros(len(observation), device=observation.plane.device)
         for zoom in zooms:
-            near = self.search.nearby(observation, poses, self.decoder(z), zoom=zoom, reach_rad=reach_rad)
+            near = self.search.local_search(observation, poses, self.decoder(z), zoom=zoom, reach_rad=reach_rad)
             poses = near.mean
             if not freeze_z:
                 upright = self.search.canonical(observation.plane, poses)
@@ -144,9 +144,9 @@ class Inference:
                 volume = q.log_volume - 0.5 * (q.mean**2).sum(1)
                 z = q.mean
         assert near is not None
-        return Settled(near, z, near.log_evidence + volume)
+        return Refined(near, z, near.log_evidence + volume)
 
-    def with_encoder(self, observation: Observation, found: Settled) -> Settled:
+    def with_encoder(self, observation: Observation, found: Refined) -> Refined:
         """For each particle z as found, or as the encoder proposes at that pose where that explains the image better."""
         form = self.search.metric.form(observation.information)
         upright = self.search.canonical(observation.plane, found.near.mean)
@@ -154,7 +154,7 @@ class Inference:
         both = torch.stack([found.z, proposed], 1)
         drawn = self.decoder(both)
         value = (upright[:, None] * drawn).sum(-1) - form.half_square(drawn) - 0.5 * (both**2).sum(-1)
-        return Settled(
+        return Refined(
             found.near, torch.where((value[:, 1] > value[:, 0])[:, None], proposed, found.z), found.log_evidence
         )
 
@@ -193,15 +193,15 @@ class Inference:
         Poses [n, c] of c candidates, z [n, c, z_dim], and the log evidence [n, c].
         """
         others = min(OTHER_TEMPLATES, len(templates) - 1)
-        found = self.search.everywhere(observation, self.decoder(templates), radius_px, modes, others)
+        found = self.search.global_search(observation, self.decoder(templates), radius_px, modes, others)
         likely = found.score > found.score[:, :1] - 3 * UNLIKELY  # the coarse score is off by some nats
         evidence = torch.full_like(found.score, IMPOSSIBLE)
         theta, shift, z = found.poses.theta_rad.clone(), found.poses.shift_px.clone(), templates[found.template]
         rows, candidates = torch.nonzero(likely, as_tuple=True)
-        near = self.search.nearby(
+        near = self.search.local_search(
             observation[rows], found.poses[rows, candidates], self.decoder(z[rows, candidates]), zoom=FIRST_ZOOM
         )
-        settled = Settled(near, z[rows, candidates], near.log_evidence)
+        settled = Refined(near, z[rows, candidates], near.log_evidence)
         if not freeze_z:
             some = observation[rows]
             settled = self.with_encoder(some, settled)
@@ -211,7 +211,7 @@ class Inference:
             # What z gained since its template, at that pose.
             before = self._log_likelihood(upright, form, z[rows, candidates])
             after = value + q.log_volume
-            settled = Settled(near, q.mean, near.log_evidence - before + after)
+            settled = Refined(near, q.mean, near.log_evidence - before + after)
         theta[rows, candidates], shift[rows, candidates] = near.mean.theta_rad, near.mean.shift_px
         z[rows, candidates], evidence[rows, candidates] = settled.z, settled.log_evidence
         evidence, order = without_doubles(evidence, Poses(theta, shift)).sort(1, descending=True)
@@ -226,7 +226,9 @@ class Inference:
         return (upright * drawn).sum(-1) - form.half_square(drawn)
 
     @torch.no_grad()
-    def modes(self, observation: Observation, templates: Tensor, radius_px: float) -> tuple[Poses, Tensor, Tensor]:
+    def candidate_poses(
+        self, observation: Observation, templates: Tensor, radius_px: float
+    ) -> tuple[Poses, Tensor, Tensor]:
         """The most likely poses [n, k] of images, best first, with z [n, k, z_dim] and log evidence [n, k]; J ``templates`` are tried.
 
         A pose without a rival is brought most of the way only: `posterior` goes the rest.
@@ -241,7 +243,7 @@ class Inference:
                 if not rows.any():
                     continue
                 index = torch.nonzero(rows)[:, 0]
-                found = self.settle(observation[index], poses[index, k], z[index, k], fine=fine)
+                found = self.refine(observation[index], poses[index, k], z[index, k], fine=fine)
                 theta[index, k], shift[index, k] = found.near.mean.theta_rad, found.near.mean.shift_px
                 z[index, k], evidence[index, k] = found.z, found.log_evidence
         evidence = evidence[:, :MODES]
@@ -253,7 +255,7 @@ class Inference:
     def known(
         self, observation: Observation, poses: Poses, templates: Tensor, z: Tensor | None = None
     ) -> tuple[Poses, Tensor, Tensor]:
-        """As `modes`, of images whose poses [n] are known: one mode, with the z that explains the image best there.
+        """As `candidate_poses`, of images whose poses [n] are known: one mode, with the z that explains the image best there.
 
         Gauss-Newton starts from where the encoder proposes, from the best of J ``templates`` [J, z_dim], and from ``z`` [n, z_dim] if given.
         """
@@ -274,7 +276,7 @@ class Inference:
 
     @torch.no_grad()
     def estimate(self, observation: Observation, poses: Poses, z: Tensor, evidence: Tensor) -> Estimate:
-        """Posterior means about the best of the poses [n, k] that `modes` gave, and about the second where it is close."""
+        """Posterior means about the best of the poses [n, k] that `candidate_poses` gave, and about the second where it is close."""
         best = self.posterior(observation, poses[:, 0], z[:, 0])
         close = torch.nonzero((evidence[:, 1:2] > evidence[:, :1] - CLOSE).any(1))[:, 0]
         second = self.posterior(observation[close], poses[close, 1], z[close, 1]) if len(close) else None
@@ -286,31 +288,31 @@ class Inference:
     def posterior(self, observation: Observation, poses: Poses, start: Tensor) -> Estimate:
         """Posterior means about one pose and z each, [n] and ``start`` [n, z_dim], in the common frame."""
         q = self.q(observation, poses, start, LATENT_STEPS)
-        z, log_prior = self.first_contents(q)
-        found = self.search.jointly(observation, poses, self.decoder(z), zoom=WIDE_ZOOM, reach=1)
+        z, log_prior = self.first_latents(q)
+        found = self.search.joint_search(observation, poses, self.decoder(z), zoom=WIDE_ZOOM, reach=1)
         log_weight = log_prior + found.log_evidence
         poses = mixture(found.mean, torch.softmax(log_weight, 1))
         if self.z_dim == 1:
-            z, log_prior = close_contents(z[..., 0], log_weight)
+            z, log_prior = close_latents(z[..., 0], log_weight)
         else:
-            z, log_prior = drawn_contents(self.q(observation, poses, q.mean, LATENT_STEPS), DRAWS)
-        found = self.search.jointly(observation, poses, self.decoder(z), zoom=CLOSE_ZOOM)
+            z, log_prior = drawn_latents(self.q(observation, poses, q.mean, LATENT_STEPS), DRAWS)
+        found = self.search.joint_search(observation, poses, self.decoder(z), zoom=CLOSE_ZOOM)
         log_weight = log_prior + found.log_evidence
         weight = torch.softmax(log_weight, 1) if self.z_dim == 1 else tempered(log_weight)
         theta, theta_sd, shift, shift_sd = self._common_moments(found.mean, found.theta_var, found.shift_var, z, weight)
         mean_z = (weight[..., None] * z).sum(1)
         var_z = (weight[..., None] * (z - mean_z[:, None]) ** 2).sum(1)
         return Estimate(
-            Content(mean_z, theta, shift),
-            Content(var_z.sqrt(), theta_sd, shift_sd),
+            LatentAndPose(mean_z, theta, shift),
+            LatentAndPose(var_z.sqrt(), theta_sd, shift_sd),
             torch.logsumexp(log_weight, 1),
             misfit=self.misfit(observation, mixture(found.mean, weight), mean_z),
         )
 
-    def first_contents(self, q: LatentPosterior) -> tuple[Tensor, Tensor]:
-        """Few contents [n, K, z_dim] and log weights [n, K] such that ``sum exp(log weight) f(z)`` is the mean of f over the prior."""
+    def first_latents(self, q: LatentPosterior) -> tuple[Tensor, Tensor]:
+        """Few latents [n, K, z_dim] and log weights [n, K] such that ``sum exp(log weight) f(z)`` is the mean of f over the prior."""
         if self.z_dim > 1:
-            return drawn_contents(q, DRAWS // 3)
+            return drawn_latents(q, DRAWS // 3)
         near = torch.linspace(-NODE_REACH, NODE_REACH, NEAR_NODES, device=q.mean.device)
         wide = torch.linspace(-WIDE_REACH, WIDE_REACH, WIDE_NODES, device=q.mean.device)
         return _as_integral(torch.cat([q.mean + q.sd * near, wide.expand(len(q.mean), -1)], 1).sort(1).values)
@@ -318,7 +320,7 @@ class Inference:
     def _common_moments(
         self, mean: Poses, theta_var: Tensor, shift_var: Tensor, z: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mean and s.d. of theta and shift in the common frame, of the mixture over contents."""
+        """Mean and s.d. of theta and shift in the common frame, of the mixture over latents."""
         if self.search.fixed:
             theta, shift = mean.theta_rad[:, 0], mean.shift_px[:, 0]
             return theta, torch.zeros_like(theta), shift, torch.zeros_like(shift)
@@ -344,7 +346,7 @@ class Inference:
 
 
 def _edges(z: Tensor) -> Tensor:
-    """Edges [n, K + 1] of the cells that sorted contents [n, K] stand for: half the way to the next, as much outwards at the ends."""
+    """Edges [n, K + 1] of the cells that sorted latents [n, K] stand for: half the way to the next, as much outwards at the ends."""
     first, last = 1.5 * z[:, :1] - 0.5 * z[:, 1:2], 1.5 * z[:, -1:] - 0.5 * z[:, -2:-1]
     return torch.cat([first, (z[:, 1:] + z[:, :-1]) / 2, last], 1)
 
@@ -354,12 +356,12 @@ def _log_width(z: Tensor) -> Tensor:
 
 
 def _as_integral(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted contents [n, K] of one dimension as nodes of an integral over the prior, each with the width of its cell."""
+    """Sorted latents [n, K] of one dimension as nodes of an integral over the prior, each with the width of its cell."""
     return z[..., None], log_normal(z[..., None]) + _log_width(z)
 
 
-def close_contents(z: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes where a first look at sorted contents z [n, k] found the posterior ``log_weight`` [n, k], as `first_contents` gives them.
+def close_latents(z: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes where a first look at sorted latents z [n, k] found the posterior ``log_weight`` [n, k], as `first_latents` gives them.
 
     They follow the inverse of a distribution function: dense where there is much, in both places if there are two.
     """
@@ -374,8 +376,8 @@ def close_contents(z: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor]:
     return _as_integral(left + (right - left) * (level - low) / (high - low))
 
 
-def drawn_contents(q: LatentPosterior, count: int) -> tuple[Tensor, Tensor]:
-    """Contents [n, count, z_dim] spread like q(z | y), somewhat wider, with log weights as `Inference.first_contents` gives them."""
+def drawn_latents(q: LatentPosterior, count: int) -> tuple[Tensor, Tensor]:
+    """Latents [n, count, z_dim] spread like q(z | y), somewhat wider, with log weights as `Inference.first_latents` gives them."""
     d = q.mean.shape[1]
     sobol = torch.quasirandom.SobolEngine(d, scramble=True, seed=0).draw(count).clamp(1e-4, 1 - 1e-4)
     unit = torch.special.ndtri(sobol).to(q.mean)[None]

@@ -149,8 +149,8 @@ def find_consensus(model: SteerableVAE, observation: Observation, seed: int) -> 
 
 
 def _align(model: SteerableVAE, observation: Observation, reference: Tensor) -> tuple[Poses, float]:
-    poses = model.search.everywhere(observation, reference[None], model.search_radius_px).poses[:, 0]
-    near = model.search.nearby(observation, poses, reference.expand(len(observation), -1))
+    poses = model.search.global_search(observation, reference[None], model.search_radius_px).poses[:, 0]
+    near = model.search.local_search(observation, poses, reference.expand(len(observation), -1))
     return near.mean, float(near.log_evidence.mean())
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from emspatialvae.imaging import geometry
-from emspatialvae.model.distributions import Content
+from emspatialvae.model.distributions import LatentAndPose
 from emspatialvae.model.interface import Estimate
 from emspatialvae.model.steerable.pose_search import Poses
 
@@ -58,7 +58,9 @@ def best_of(first: Estimate, second: Estimate | None, close: Tensor, rough: Tens
     return Estimate(chosen.mean, chosen.sd, torch.logsumexp(evidence, 1), share, misfit=first.misfit)
 
 
-def mean_of_two(a: Content, a_sd: Content, b: Content, b_sd: Content, weight: Tensor) -> tuple[Content, Content]:
+def mean_of_two(
+    a: LatentAndPose, a_sd: LatentAndPose, b: LatentAndPose, b_sd: LatentAndPose, weight: Tensor
+) -> tuple[LatentAndPose, LatentAndPose]:
     """Mean and s.d. of two modes with weights [n, 2]; see `best_of`."""
     wa, wb = weight[:, :1], weight[:, 1:]
     z = wa * a.z + wb * b.z
@@ -77,4 +79,4 @@ def mean_of_two(a: Content, a_sd: Content, b: Content, b_sd: Content, weight: Te
     agreed = torch.hypot(sin, cos) > AGREED
     theta = torch.where(agreed, torch.atan2(sin, cos), theta)
     shift = torch.where(agreed[:, None], wa * a.shift_px + wb * b.shift_px, shift)
-    return Content(z, theta, shift), Content(z_var.sqrt(), theta_sd, shift_sd)
+    return LatentAndPose(z, theta, shift), LatentAndPose(z_var.sqrt(), theta_sd, shift_sd)

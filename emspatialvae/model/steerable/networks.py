@@ -1,4 +1,4 @@
-"""Decoders of the steerable engine: content z to the coefficients of the canonical image."""
+"""Decoders of the steerable engine: latent z to the coefficients of the canonical image."""
 
 import math
 from abc import ABC, abstractmethod

@@ -3,11 +3,11 @@
 For a reference b (coefficients of the canonical image) the log-likelihood ratio at all angles is one small matrix product over
 angular orders (`SteerableBasis.correlate`); a shift is a phase in the Fourier plane. Three searches share that:
 
-* `PoseSearch.everywhere`: many templates x shifts over the whole prior x all angles, at low angular resolution, for particles of
+* `PoseSearch.global_search`: many templates x shifts over the whole prior x all angles, at low angular resolution, for particles of
   which nothing is known;
-* `PoseSearch.nearby`: one reference each, a few shifts and a window of angles round a known pose, differentiable in the
+* `PoseSearch.local_search`: one reference each, a few shifts and a window of angles round a known pose, differentiable in the
   reference: the likelihood that training maximises;
-* `PoseSearch.jointly`: many references each (contents drawn from the posterior of z) round a known pose, for posterior means.
+* `PoseSearch.joint_search`: many references each (latents drawn from the posterior of z) round a known pose, for posterior means.
 """
 
 import math
@@ -56,7 +56,7 @@ class Poses:
 
 
 @dataclass(frozen=True)
-class Nearby:
+class LocalPosterior:
     """The posterior over poses in a neighbourhood, given one reference per particle or several with weights."""
 
     log_evidence: Tensor
@@ -74,7 +74,7 @@ class Nearby:
         """``cross`` and ``norm`` as they would be for amplitudes of 1, when they were found with ``scale`` [n]; [n, 2]."""
         return torch.stack([self.cross / scale, self.norm / scale**2], 1)
 
-    def chosen(self, ours: Tensor, other: "Nearby") -> "Nearby":
+    def chosen(self, ours: Tensor, other: "LocalPosterior") -> "LocalPosterior":
         """For each particle this neighbourhood where ``ours`` [n] is true, the other one elsewhere."""
 
         def pick(a: Tensor, b: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Nearby:
 
         mean = Poses(pick(self.mean.theta_rad, other.mean.theta_rad), pick(self.mean.shift_px, other.mean.shift_px))
         rest = [pick(getattr(self, name), getattr(other, name)) for name in ("shift_square", "cross", "norm")]
-        return Nearby(pick(self.log_evidence, other.log_evidence), mean, *rest)
+        return LocalPosterior(pick(self.log_evidence, other.log_evidence), mean, *rest)
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,11 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Jointly:
+class JointPosterior:
     """The posterior over poses in a neighbourhood, for each of K references per particle."""
 
     log_evidence: Tensor
-    """As in `Nearby`, per reference; [n, K]."""
+    """As in `LocalPosterior`, per reference; [n, K]."""
     mean: Poses
     """[n, K]"""
     theta_var: Tensor
@@ -142,7 +142,7 @@ class PoseSearch(nn.Module):
     max_shift_px
         Poses beyond are not considered.
     fixed
-        Poses are known for certain: `nearby` and `jointly` look at them and at no others, without a prior.
+        Poses are known for certain: `local_search` and `joint_search` look at them and at no others, without a prior.
 
     Buffers: ``shift_sd_px``, s.d. of the shift's prior; ``theta_step_rad`` and ``shift_step_px``, how finely the posterior must be
     looked at, set by `set_steps`.
@@ -259,7 +259,7 @@ class PoseSearch(nn.Module):
 
     # ---------------------------------------------------------------------------------------------------- searches
 
-    def nearby(
+    def local_search(
         self,
         observation: Observation,
         poses: Poses,
@@ -269,7 +269,7 @@ class PoseSearch(nn.Module):
         zoom: float = 1.0,
         reach: int = 1,
         reach_rad: float = math.pi,
-    ) -> Nearby:
+    ) -> LocalPosterior:
         """Sum over a window of angles, a hexagon of shifts, and K references each, with log weights [n, K] [default: of 1].
 
         Differentiable in ``references`` [n, K, 2 R] (or [n, 2 R] for one) and the weights. ``zoom`` multiplies the steps; the window
@@ -292,12 +292,12 @@ class PoseSearch(nn.Module):
             agreement = (weight * cross).flatten(1).sum(1)
             norm = 2 * (weight.sum((2, 3)) * half).sum(1)
             square = (of_shift * (shifts**2).sum(-1)).sum(1)
-        return Nearby(log_evidence, mean, square, agreement, norm)
+        return LocalPosterior(log_evidence, mean, square, agreement, norm)
 
     @torch.no_grad()
-    def jointly(
+    def joint_search(
         self, observation: Observation, poses: Poses, references: Tensor, *, zoom: float = 1.5, reach: int = 2
-    ) -> Jointly:
+    ) -> JointPosterior:
         """Sum over a window of angles and a hexagon of shifts, for K references [n, K, 2 R] each."""
         step_px = self._quantised(zoom * float(self.shift_step_px))
         found, shifts, log_prior = self.around(observation, poses, step_px, reach)
@@ -313,10 +313,10 @@ class PoseSearch(nn.Module):
         shift_var = of_shift @ shifts**2 - move**2
         theta = geometry.wrapped(poses.theta_rad[:, None] + turn)
         move = move if self.translate else poses.shift_px[:, None].expand_as(move)
-        return Jointly(log_evidence, Poses(theta, move), theta_var.clamp(min=0), shift_var.clamp(min=0))
+        return JointPosterior(log_evidence, Poses(theta, move), theta_var.clamp(min=0), shift_var.clamp(min=0))
 
     @torch.no_grad()
-    def everywhere(
+    def global_search(
         self, observation: Observation, templates: Tensor, radius_px: float, modes: int = 1, others: int = 0
     ) -> Candidates:
         """Candidate poses over J templates [J, 2 R], all angles, and all shifts within a radius.

@@ -111,10 +111,10 @@ def _summed(
     counts = torch.zeros(len(templates))
     square = 0.0
     for some in observation.parts(PART, GPU_PART):
-        found = search.everywhere(some, templates, model.search_radius_px)
+        found = search.global_search(some, templates, model.search_radius_px)
         poses, template = found.poses[:, 0], found.template[:, 0]
         if not rough:
-            poses = search.nearby(some, poses, templates[template], zoom=2.0).mean
+            poses = search.local_search(some, poses, templates[template], zoom=2.0).mean
         sums.index_add_(0, template, search.canonical(some.plane, poses))
         information.index_add_(0, template, _information(some, rings))
         counts += torch.bincount(template.cpu(), minlength=len(templates))
@@ -152,9 +152,9 @@ def mean_evidence(model: SteerableVAE, observation: Observation, templates: Tens
     """Mean log evidence, in nats, of images that the K templates [K, 2 R] were not made of, all of them as likely beforehand."""
     total = 0.0
     for some in observation.parts(PART, GPU_PART):
-        found = model.search.everywhere(some, templates, model.search_radius_px)
-        near = model.search.nearby(some, found.poses[:, 0], templates[found.template[:, 0]], zoom=2.0)
-        near = model.search.nearby(some, near.mean, templates[found.template[:, 0]])
+        found = model.search.global_search(some, templates, model.search_radius_px)
+        near = model.search.local_search(some, found.poses[:, 0], templates[found.template[:, 0]], zoom=2.0)
+        near = model.search.local_search(some, near.mean, templates[found.template[:, 0]])
         total += float(near.log_evidence.sum())
     return total / len(observation) - math.log(len(templates))
 
@@ -199,7 +199,7 @@ def shared_particles(
     count = len(templates)
     relation, shared = np.zeros((count, count), np.complex128), np.zeros(count)
     for some in observation.parts(PART, GPU_PART):
-        found = model.search.everywhere(some, templates, model.search_radius_px, 1, OTHERS)
+        found = model.search.global_search(some, templates, model.search_radius_px, 1, OTHERS)
         weight = torch.softmax(found.score / nats, 1).double().cpu().numpy()
         wave = weight * np.exp(1j * found.poses.theta_rad.double().cpu().numpy())
         template = found.template.cpu().numpy()

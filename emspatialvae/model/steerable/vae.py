@@ -16,14 +16,14 @@ from emspatialvae.config import ModelConfig
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.masks import circular_mask
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.distributions import Content, log_normal, standard_normal
+from emspatialvae.model.distributions import LatentAndPose, log_normal, standard_normal
 from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.interface import Elbo, Estimate, ParticleVAE
 from emspatialvae.model.layers import copy_shared
 from emspatialvae.model.steerable.basis import Disk, SteerableBasis
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.gauge import Gauge, register
-from emspatialvae.model.steerable.inference import Inference, Settled
+from emspatialvae.model.steerable.inference import Inference, Refined
 from emspatialvae.model.steerable.networks import CanonicalDecoder, CoefficientEncoder, canonical_decoder
 from emspatialvae.model.steerable.noise import noise_within
 from emspatialvae.model.steerable.observation import Observation, Spectra
@@ -143,7 +143,7 @@ class SteerableVAE(ParticleVAE):
 
     @property
     def floats_per_particle(self) -> int:
-        """Of the posterior over contents, shifts and angles at inference."""
+        """Of the posterior over latents, shifts and angles at inference."""
         return 20_000
 
     # --------------------------------------------------------------------------------------------------- training
@@ -169,7 +169,7 @@ class SteerableVAE(ParticleVAE):
         jitter: bool = True,
         zoom: float = 1.0,
         draws: int = 1,
-    ) -> tuple[Elbo, Settled]:
+    ) -> tuple[Elbo, Refined]:
         """Estimate of the ELBO near the given poses, and what is known of poses and z there.
 
         ``q(z | y)`` is the decoder's own posterior at those poses (`emspatialvae.model.steerable.latent_posterior`). The encoder learns to propose it:
@@ -190,18 +190,20 @@ class SteerableVAE(ParticleVAE):
         """
         if freeze_z:
             z = torch.zeros_like(start)
-            near = self.search.nearby(observation, poses, self.decoder(z), zoom=zoom)
+            near = self.search.local_search(observation, poses, self.decoder(z), zoom=zoom)
             zero = torch.zeros_like(near.log_evidence)
-            return Elbo(near.log_evidence, zero, zero, zero), Settled(near, z, near.log_evidence.detach())
+            return Elbo(near.log_evidence, zero, zero, zero), Refined(near, z, near.log_evidence.detach())
         q = self.inference.q(observation, poses, start, STEPS_IN_TRAINING)
         unit = standard_normal((len(observation), draws, self.z_dim), generator, observation.plane)
         z, log_weight = q.samples(unit)
         kl = q.kl_to_normal()
-        near = self.search.nearby(observation, poses, self.decoder(z), log_weight if draws > 1 else None, zoom=zoom)
+        near = self.search.local_search(
+            observation, poses, self.decoder(z), log_weight if draws > 1 else None, zoom=zoom
+        )
         bound = near.log_evidence if draws > 1 else near.log_evidence - kl
         learned = self._proposal_density(observation, poses, z, generator, jitter=jitter)
         zero = torch.zeros_like(kl)
-        return Elbo(bound + learned - learned.detach(), kl, zero, zero), Settled(near, q.mean, bound.detach())
+        return Elbo(bound + learned - learned.detach(), kl, zero, zero), Refined(near, q.mean, bound.detach())
 
     def _proposal_density(
         self, observation: Observation, poses: Poses, z: Tensor, generator: torch.Generator | None, *, jitter: bool
@@ -250,7 +252,7 @@ class SteerableVAE(ParticleVAE):
 
     @torch.no_grad()
     def infer(self, batch: Batch, turns: int = 1) -> Estimate:
-        """Posterior means, over contents, shifts and angles about the best of some poses found anywhere.
+        """Posterior means, over latents, shifts and angles about the best of some poses found anywhere.
 
         Where poses are fixed the batch must bring them. ``turns`` means nothing here: all angles are searched.
         """
@@ -261,9 +263,9 @@ class SteerableVAE(ParticleVAE):
             given = Poses(batch.theta_rad, batch.shift_px)
             poses, z, evidence = self.inference.known(observation, given, self.anchors)
         else:
-            poses, z, evidence = self.inference.modes(observation, self.anchors, self.search_radius_px)
+            poses, z, evidence = self.inference.candidate_poses(observation, self.anchors, self.search_radius_px)
         if self.scale == "particle":
-            near = self.inference.settle(observation, poses[:, 0], z[:, 0]).near
+            near = self.inference.refine(observation, poses[:, 0], z[:, 0]).near
             scale = amplitude(near.of_unit_amplitude(torch.ones_like(near.cross)))
             observation = self.observe(batch, scale)
         return replace(self.inference.estimate(observation, poses, z, evidence), scale=scale)
@@ -271,7 +273,7 @@ class SteerableVAE(ParticleVAE):
     # ----------------------------------------------------------------------------------------------------- drawing
 
     @torch.no_grad()
-    def render(self, content: Content, box: int | None = None) -> Tensor:
+    def render(self, content: LatentAndPose, box: int | None = None) -> Tensor:
         """See `ParticleVAE.render`; poses are those of the common frame, as they are reported."""
         raw = self.gauge.out_of_common(Poses(content.theta_rad, content.shift_px), content.z)
         box = box or self.images.box
@@ -329,25 +331,25 @@ class SteerableVAE(ParticleVAE):
 
     @torch.no_grad()
     def fix_gauge(self, z: Tensor, mask: Tensor | None = None, *, common: bool = True) -> None:
-        """Refer all poses to one consensus, given contents [n, z_dim] as the particles have them.
+        """Refer all poses to one consensus, given latents [n, z_dim] as the particles have them.
 
         ``mask`` [box, box]: the part of the consensus that shall stand still [default: all of it]; the mask lies on the consensus
         that was fixed before, if there is one. Without ``common``, for views of a 3-D object, which have nothing in common that could be turned
         onto each other, similar particles keep the similar frames that the decoder has for them.
         """
-        contents = self.decoder(z)
+        canonical = self.decoder(z)
         if mask is None or not self.gauge.fitted:
-            reference = contents.mean(0)
-            for _ in range(3):  # the mean of registered contents, not of contents that turn against each other
-                poses = register(self.search, contents, reference)
-                reference = self.upright_contents(contents, poses).mean(0)
+            reference = canonical.mean(0)
+            for _ in range(3):  # the mean of registered images, not of images that turn against each other
+                poses = register(self.search, canonical, reference)
+                reference = self.upright(canonical, poses).mean(0)
             self.gauge.reference.copy_(reference)
         if common or mask is not None:
-            self.gauge.fit(z, register(self.search, contents, self.gauge.reference, mask))
+            self.gauge.fit(z, register(self.search, canonical, self.gauge.reference, mask))
 
     @torch.no_grad()
     def gauge_residual(self, z: Tensor, mask: Tensor | None = None) -> tuple[float, float] | None:
-        """R.m.s. of the turn (degrees) and of the move (px per axis) that would still register contents [n, z_dim].
+        """R.m.s. of the turn (degrees) and of the move (px per axis) that would still register what is drawn for latents [n, z_dim].
 
         None where they have no common frame.
         """
@@ -357,13 +359,13 @@ class SteerableVAE(ParticleVAE):
         turn = torch.rad2deg(geometry.wrapped(needed.theta_rad - folded.theta_rad))
         return float(turn.square().mean().sqrt()), float((needed.shift_px - folded.shift_px).square().mean().sqrt())
 
-    def upright_contents(self, contents: Tensor, poses: Poses) -> Tensor:
+    def upright(self, canonical: Tensor, poses: Poses) -> Tensor:
         """Coefficients [n, 2 R] of canonical images with poses taken out."""
-        return self.search.canonical(self.plane.transform(self.basis.images(contents)), poses)
+        return self.search.canonical(self.plane.transform(self.basis.images(canonical)), poses)
 
 
 def amplitude(match: Tensor) -> Tensor:
-    """Most probable amplitudes [n] given `Nearby.of_unit_amplitude` [n, 2], or sums of it over alike particles; prior N(1, 0.3^2)."""
+    """Most probable amplitudes [n] given `LocalPosterior.of_unit_amplitude` [n, 2], or sums of it over alike particles; prior N(1, 0.3^2)."""
     prior = SCALE_SD**-2
     cross, norm = match.unbind(-1)
     return ((cross + prior) / (norm + prior)).clamp(0.2, 5.0)
