@@ -207,7 +207,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._run = RunDir(folder)
-        _ = self._run.manifest  # a folder that is no run is told at once
+        self._run.check()
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"

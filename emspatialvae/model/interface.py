@@ -53,6 +53,10 @@ class ParticleVAE(nn.Module, ABC):
     images: ImageSpec
     half_precision: bool = True
     """Whether its matrix products may run in bfloat16."""
+    against_noise: bool = False
+    """Whether its log-likelihoods are those over noise alone."""
+    draws_disk_only: bool = False
+    """Whether its images are zero wherever no pixel was seen in training; else they hold anything there."""
 
     @property
     @abstractmethod
@@ -74,3 +78,7 @@ class ParticleVAE(nn.Module, ABC):
 
         ``box`` pixels cover the field of view of the training images [default: their own box].
         """
+
+    def common_image(self) -> Tensor | None:
+        """The image [box, box] that all poses refer to; None of a model that has registered its images on none."""
+        return None

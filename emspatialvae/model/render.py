@@ -9,10 +9,9 @@ from emspatialvae.imaging.arrays import Floats
 from emspatialvae.model.distributions import LatentAndPose
 from emspatialvae.model.interface import ParticleVAE
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
-from emspatialvae.model.steerable.vae import SteerableVAE
 
 RENDERED = 200
-"""Contents that go into the mean of what a model draws."""
+"""Latents that go into the mean of what a model draws."""
 LEAST_POWER = 1.0
 """Added to a ring's sum of CTF^2, the Wiener filter's noise over signal: one more particle with nothing on it."""
 
@@ -36,8 +35,8 @@ def canonical(model: ParticleVAE, z: Floats) -> NDArray[np.float32]:
 
 def seen(model: ParticleVAE, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Images [n, box, box] with zeros where the model never saw a pixel and draws whatever it likes."""
-    if isinstance(model, SteerableVAE):
-        return images  # it saw the whole disk, and beyond there is nothing
+    if model.draws_disk_only:
+        return images
     return np.where(masks.circular_mask(model.images.box, model.images.mask_radius_px), images, np.float32(0))
 
 
@@ -47,9 +46,8 @@ def consensus(model: ParticleVAE, z: Floats) -> NDArray[np.float32]:
     The steerable engine registers all latents on it. The coordinate engine has no such frame: the mean of what it draws for
     latents z [n, d] then stands for it.
     """
-    if isinstance(model, SteerableVAE) and model.gauge.fitted:
-        return model.pictures(model.gauge.reference).numpy()
-    return canonical(model, evenly(z, RENDERED)).mean(0)
+    common = model.common_image()
+    return canonical(model, evenly(z, RENDERED)).mean(0) if common is None else common.numpy()
 
 
 def restored(total: Floats, power: Floats) -> NDArray[np.float32]:

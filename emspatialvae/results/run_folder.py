@@ -91,6 +91,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self._known: tuple[tuple[Path, int, int, int], Manifest] | None = None
         switch.finish(self.path)
         if not (self.path / "config.json").is_file():
             raise RunFolderError(
@@ -166,16 +167,30 @@ class RunDir:
 
     @property
     def manifest(self) -> Manifest:
-        """The settings of the run.
+        """The settings of the run; read again where the file has changed.
 
         Raises
         ------
         RunFolderError
             ``config.json`` is damaged, or of a newer or older version.
         """
+        file = self.path / "config.json"
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise RunFolderError(f"{file} is damaged ({error}); train again") from None
+        stamp = file, status.st_ino, status.st_mtime_ns, status.st_size
+        if self._known is None or self._known[0] != stamp:
+            self._known = stamp, self._read_manifest(file)
+        return self._known[1]
+
+    def check(self) -> None:
+        """Refuse a run whose settings cannot be read; see `manifest`."""
+        self._read_manifest(self.path / "config.json")
+
+    def _read_manifest(self, file: Path) -> Manifest:
         from emspatialvae.model.image_spec import ImageSpec
 
-        file = self.path / "config.json"
         try:
             content: Any = json.loads(file.read_bytes())
         except (ValueError, OSError, RecursionError) as error:

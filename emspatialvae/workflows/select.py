@@ -209,7 +209,7 @@ def _files(source: Path | RunDir) -> dict[str, Path]:
     if isinstance(source, Path) and not source.is_dir():
         return {ending(source): source}
     run = source if isinstance(source, RunDir) else RunDir(source)
-    _ = run.manifest  # refuses runs of another version
+    run.check()
     if not run.star.is_file():
         raise RunFolderError(
             f"{run.star} is missing: the run has no results yet; finish it with `emsvae train ... --resume`"

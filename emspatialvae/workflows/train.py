@@ -402,9 +402,7 @@ def _check_signal(run: RunDir, trainer: "Trainer", stack: ParticleStack, say: Sa
     EmsvaeError
         Particles that were not trained on are explained no better than by noise alone.
     """
-    from emspatialvae.model.steerable.vae import SteerableVAE
-
-    if not isinstance(trainer.model, SteerableVAE):
+    if not trainer.model.against_noise:
         return
     each = trainer.evidences()
     mean = float(each.mean())

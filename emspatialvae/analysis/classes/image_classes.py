@@ -116,7 +116,7 @@ class _Comparison:
         for part in np.array_split(rows, max(1, len(rows) // BLOCK)):
             z = torch.from_numpy(latents.z[part]).float()
             drawn = self.model.decoder(z)
-            parts.append(drawn if self.turn else self.model.upright_contents(drawn, self.model.gauge(z)))
+            parts.append(drawn if self.turn else self.model.upright(drawn, self.model.gauge(z)))
         return torch.cat(parts)
 
     def nearest(self, images: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:

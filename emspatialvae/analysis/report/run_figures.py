@@ -66,7 +66,7 @@ def _learning_curve(run: RunDir) -> Figure | None:
 
 def _z_scatter(model: ParticleVAE, latents: Latents, rows: NDArray[np.int64]) -> Figure:
     shown = rows[:: max(1, len(rows) // 50_000)]
-    ratio = ", against noise alone" if isinstance(model, SteerableVAE) else ""
+    ratio = ", against noise alone" if model.against_noise else ""
     return figures.z_scatter(latents.z[shown], latents.log_likelihood[shown], f"log-likelihood{ratio} (nats)")
 
 

@@ -58,6 +58,8 @@ class SteerableVAE(ParticleVAE):
     anchors: Tensor
     group_scale: Tensor
     half_precision = False  # differences of log-likelihoods of a hundred nats decide
+    against_noise = True
+    draws_disk_only = True
 
     def __init__(self, config: ModelConfig, images: ImageSpec, basis: SteerableBasis, groups: int) -> None:
         super().__init__()
@@ -282,6 +284,10 @@ class SteerableVAE(ParticleVAE):
         plane = FourierPlane(box).to(images.device)
         moved = plane.move_back(plane.transform(images), -raw.shift_px * (box / self.images.box))
         return plane.images(moved)[:, None]
+
+    def common_image(self) -> Tensor | None:
+        """See `ParticleVAE`: what the gauge was fitted to."""
+        return self.pictures(self.gauge.reference) if self.gauge.fitted else None
 
     def pictures(self, coefficients: Tensor, box: int | None = None) -> Tensor:
         """Images [..., box, box] of coefficients [..., 2 R] for the eye: without whitening, black at the edge of the disk.

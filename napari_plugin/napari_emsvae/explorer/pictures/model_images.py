@@ -19,10 +19,12 @@ def draw(model: "ParticleVAE", z: Floats, pose: "Pose2D") -> Image:
     """What the model draws for one content z [d] at one pose of the common frame, in prepared pixels, without CTF, of colour the mean; [box, box]."""
     import torch
 
-    from emspatialvae.model.distributions import Content
+    from emspatialvae.model.distributions import LatentAndPose
     from emspatialvae.model.render import seen
 
-    content = Content(*(torch.from_numpy(np.array(part)).float() for part in (z[None], pose.theta_rad, pose.shift_px)))
+    content = LatentAndPose(
+        *(torch.from_numpy(np.array(part)).float() for part in (z[None], pose.theta_rad, pose.shift_px))
+    )
     with torch.no_grad():
         return seen(model, model.render(content).mean(1).numpy())[0]
 
