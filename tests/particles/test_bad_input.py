@@ -13,6 +13,7 @@ import pytest
 from emspatialvae.io.cs import write_cs
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.results.run_folder import FORMAT
+from tests.tools.particle_files import OPTICS, write_stack, write_star
 
 as_root = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not hold for this user"
@@ -33,24 +34,6 @@ def sim(easy_stack, here) -> Path:
 @pytest.fixture
 def run(tiny_run, here) -> Path:
     return shutil.copytree(tiny_run, here / "run")
-
-
-def write_stack(path: Path, n: int = 4, box: int = 24, pixel_size_A: float | None = 4.0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with StackWriter(path, n, box, pixel_size_A) as stack:
-        stack.append(np.random.default_rng(0).normal(size=(n, box, box)))
-    return path
-
-
-OPTICS = "data_optics\n\nloop_\n_rlnOpticsGroup #1\n_rlnImagePixelSize #2\n"
-
-
-def write_star(path: Path, images: list[str], optics: str = "1 4.0\n") -> Path:
-    """A RELION 3.1 file; an image name may bring its optics group along: ``1@a.mrcs 2``."""
-    rows = [image if " " in image else f"{image} 1" for image in images]
-    table = "data_particles\n\nloop_\n_rlnImageName #1\n_rlnOpticsGroup #2\n" + "".join(f"{row}\n" for row in rows)
-    path.write_text(f"# version 30001\n\n{OPTICS}{optics}\n{table}\n")
-    return path
 
 
 # ------------------------------------------------------------------------------------------------------------- stacks

@@ -13,7 +13,7 @@ from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.read_star import particle_block
 from emspatialvae.particles.table import open_table
 from emspatialvae.preprocess.plan import decide
-from tests.particles.test_bad_input import write_stack
+from tests.tools.particle_files import write_stack
 
 LABELS = (
     "rlnImageName",

@@ -9,7 +9,7 @@ import pytest
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.particles.load import load_particles
-from tests.particles.test_bad_input import write_stack, write_star
+from tests.tools.particle_files import write_stack, write_star
 
 
 def load(star, **options):

@@ -13,8 +13,7 @@ from emspatialvae.io.cs import write_cs
 from emspatialvae.io.star import StarFile, write_new
 from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.read_star import particle_block
-from tests.particles.test_bad_input import write_stack
-from tests.particles.test_particles import cs_table
+from tests.tools.particle_files import cs_table, write_stack
 
 N = 12
 

@@ -14,6 +14,7 @@ from emspatialvae.io.mrc import StackWriter
 from emspatialvae.particles.load import load_particles, most_common_box
 from emspatialvae.preprocess.plan import decide
 from emspatialvae.workflows.info import particles_text
+from tests.tools.particle_files import CS_FIELDS, cs_table
 
 OPTICS = """\
 data_optics
@@ -64,22 +65,6 @@ _rlnAnglePsi #10
 000001@a.mrcs 40000 5 300 2.7 0.1 15000 2 -3 45
 000002@a.mrcs 50000 5 300 2.7 0.1 16000 0 0 0
 """
-CS_FIELDS = [
-    ("uid", "<u8"),
-    ("blob/path", "S20"),
-    ("blob/idx", "<u4"),
-    ("blob/psize_A", "<f4"),
-    ("ctf/df1_A", "<f4"),
-    ("ctf/df2_A", "<f4"),
-    ("ctf/df_angle_rad", "<f4"),
-    ("ctf/phase_shift_rad", "<f4"),
-    ("ctf/accel_kv", "<f4"),
-    ("ctf/cs_mm", "<f4"),
-    ("ctf/amp_contrast", "<f4"),
-    ("alignments2D/pose", "<f4"),
-    ("alignments2D/shift", "<f4", (2,)),
-    ("alignments2D/psize_A", "<f4"),
-]
 
 
 def pixels(n, box=16, seed=0):
@@ -115,19 +100,6 @@ def load(path, **options):
 
 def metadata(path, **options):
     return load_particles(InputConfig(path, **options), open_stacks=False)
-
-
-def cs_table(n=3):
-    table = np.zeros(n, CS_FIELDS)
-    table["uid"] = np.arange(n) + 100
-    table["blob/path"] = b">a.mrcs"
-    table["blob/idx"] = np.arange(n)[::-1]
-    table["blob/psize_A"] = 1.5
-    for name, value in (("ctf/accel_kv", 300), ("ctf/cs_mm", 2.7), ("ctf/amp_contrast", 0.1), ("ctf/df1_A", 1e4)):
-        table[name] = value
-    table["ctf/df2_A"], table["ctf/df_angle_rad"] = 9500, 0.3
-    table["alignments2D/pose"], table["alignments2D/shift"], table["alignments2D/psize_A"] = 0.5, (2, -1), 3.0
-    return table
 
 
 def without(table, *fields):

@@ -516,6 +516,7 @@ def test_a_dropped_run_folder_is_opened(empty, run, qtbot):
     buttons, keys = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
     empty.dropEvent(QDropEvent(QPointF(5, 5), Qt.DropAction.CopyAction, dropped, buttons, keys))
     qtbot.waitUntil(lambda: empty.session.is_read, timeout=PATIENCE_MS)
+    assert empty.session.data.run.path == run
 
 
 def test_napari_asks_no_longer_for_folders_that_are_named_as_runs(empty, run):

@@ -20,7 +20,7 @@ from emspatialvae.particles.read_star import particle_block
 from emspatialvae.particles.table import open_table
 from emspatialvae.results.export_coordinates import write_coordinates
 from tests.conftest import Emsvae
-from tests.results.test_cs_export import classified
+from tests.tools.latents import classified
 
 N, PIXEL_A, MICROGRAPH_A = 48, 4.0, 2.0
 SHAPE = (400, 600)

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from emspatialvae.config import InputConfig
-from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.cs import read_cs, write_cs
 from emspatialvae.particles.load import load_particles
 from emspatialvae.results import export
 from emspatialvae.results.latents import Latents
+from tests.tools.latents import PREPARED_A, classified
 
 OF_CRYOSPARC = {
     "alignments2D/pose": ("<f4", ()),
@@ -25,27 +25,6 @@ OF_CRYOSPARC = {
     "alignments2D/class_posterior": ("<f4", ()),
 }
 """As in the output of cryoSPARC's 2-D classification."""
-PREPARED_A = 3.0
-
-
-def classified(n: int, unused: tuple[int, ...] = ()) -> Latents:
-    """Results of n particles with classes 1 to 3."""
-    rng = np.random.default_rng(11)
-    used = np.ones(n, dtype=bool)
-    used[list(unused)] = False
-    return Latents(
-        names=np.array([f"{i}" for i in range(n)], dtype=object),
-        used=used,
-        z=rng.normal(size=(n, 2)),
-        z_sd=rng.random((n, 2)),
-        pose=Pose2D(rng.uniform(-3, 3, n), rng.normal(size=(n, 2))),
-        theta_sd_rad=rng.random(n),
-        shift_sd_px=rng.random((n, 2)),
-        log_likelihood=rng.normal(size=n),
-        pixel_size_A=PREPARED_A,
-        class_number=np.where(used, 1 + np.arange(n) % 3, 0),
-        class_posterior=np.where(used, np.linspace(0.4, 1, n), 0),
-    )
 
 
 def types(table: np.ndarray) -> dict[str, tuple[str, tuple[int, ...]]]:
