@@ -26,7 +26,7 @@ class WatchCommand:
     once: bool = False
     """Look once and end, for scripts."""
     retrain: bool = False
-    """When training should go on, train with the run's settings on all particles, into RUN_2 beside the run, and watch on with that."""
+    """When training should go on, do so from the run's weights on all particles, into RUN_2 beside the run, and watch on with that."""
     poses: Poses = "auto"
     """As in `emsvae train`."""
     device: Device = "auto"

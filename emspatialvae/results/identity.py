@@ -5,7 +5,7 @@ gone or new, and stacks that are not what they were, are refused with what has c
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,3 +130,13 @@ def _stack_name(stack: ParticleStack, number: int) -> str:
     """What a stack is called in the metadata; where there are none, its path depends on where the command was called."""
     path = stack.paths[number]
     return path if stack.kind in ("star", "cs") else Path(path).name
+
+
+def keys_of(names: Iterable[Any]) -> list[tuple[str, int]]:
+    """What each of some rows is known by: its image, and how many rows before it have the same."""
+    seen: Counter[str] = Counter()
+    keys: list[tuple[str, int]] = []
+    for name in map(plain_name, map(str, names)):
+        keys.append((name, seen[name]))
+        seen[name] += 1
+    return keys

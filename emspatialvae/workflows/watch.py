@@ -5,13 +5,13 @@ import json
 import os
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from emspatialvae.config import Device, InputConfig, Poses
 from emspatialvae.errors import EmsvaeError, ParticleFileError
@@ -21,13 +21,14 @@ from emspatialvae.io.atomic import atomic_folder
 from emspatialvae.io.fingerprint import Fingerprint
 from emspatialvae.jobs import interrupt
 from emspatialvae.jobs.interrupt import Ended
-from emspatialvae.particles.load import load_particles, open_stacks_of
+from emspatialvae.particles.load import followed, load_particles, open_stacks_of
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.results import export
-from emspatialvae.results.identity import plain_name
+from emspatialvae.results.identity import keys_of
 from emspatialvae.results.latents import Latents, read_csv
 from emspatialvae.results.read_run import latents_of
 from emspatialvae.results.run_folder import RunDir
+from emspatialvae.workflows.extend import extended_run, why_not
 from emspatialvae.workflows.infer import inferred_stack
 from emspatialvae.workflows.progress import Say
 from emspatialvae.workflows.train import start_run, train_run
@@ -37,6 +38,8 @@ TAIL = 0.05
 MANY_TIMES, ENOUGH = 3.0, 50
 """So many times that share, among at least so many new particles, and the model does not know what came in."""
 STATE = "watch.json"
+MARKS = "ctf.npy"
+"""A number for each row, which is another one where the CTF is another one."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,13 @@ class Watch:
         if state.get("checkpoint") == model and state.get("poses") == self.poses:
             preparation = self.run.manifest.preparation
             known = read_csv(self.out / "latents.csv", self.run.manifest.config.model.z_dim, preparation.pixel_size_A)
-        row_of = {} if known is None else {key: row for row, key in enumerate(_keys(known.names))}
-        keys = _keys(stack.names)
+        row_of = {} if known is None else {key: row for row, key in enumerate(keys_of(known.names))}
+        keys = keys_of(stack.names)
         here = np.array([row_of.get(key, -1) for key in keys], np.int64)
         gone = len(row_of) - int((here >= 0).sum())
+        marks = _ctf_marks(stack)
+        if known is not None:  # a CTF that was refined in the meantime makes another image of the same name
+            here[here >= 0] = np.where(self._marks(len(known))[here] == marks, here, -1)[here >= 0]
         if gone and not settled:
             raise ParticleFileError(f"{stack.source}: {gone:,} particles are gone; perhaps it is being written anew")
         new = np.flatnonzero(here < 0)
@@ -122,6 +128,7 @@ class Watch:
             export.write(latents, stack, folder / "latents.csv")
             poses = "keep" if self.run.manifest.config.model.poses_fixed and self.poses == "auto" else self.poses
             export.write(latents, stack, folder / "particles.star", poses=poses)
+            np.save(folder / MARKS, marks)
             (folder / STATE).write_text(json.dumps({"checkpoint": model, "poses": self.poses}) + "\n")
         return Look(len(stack), len(new), self._advice(latents, keys))
 
@@ -154,10 +161,23 @@ class Watch:
         except (ValueError, TypeError) as error:
             raise EmsvaeError(f"{file} is damaged ({error}); remove {self.out}, and all is inferred anew") from None
 
+    def _marks(self, n: int) -> NDArray[np.uint64]:
+        """Of the CTF of each of the n particles that are known."""
+        file = self.out / MARKS
+        try:
+            marks = np.load(file, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise EmsvaeError(f"{file} is damaged ({error}); remove {self.out}, and all is inferred anew") from None
+        if marks.shape != (n,):
+            raise EmsvaeError(
+                f"{file} has not a number for each of {n:,} rows; remove {self.out}, and all is inferred anew"
+            )
+        return marks
+
     def _advice(self, latents: Latents, keys: list[tuple[str, int]]) -> str | None:
         """Whether the run's model still knows what comes in."""
         own = latents_of(self.run)
-        trained = set(_keys(own.names))
+        trained = set(keys_of(own.names))
         new = np.array([key not in trained for key in keys], np.bool_) & latents.used
         count = int(new.sum())
         worse, usual = _badness(latents)[new], _badness(own)[own.used]
@@ -204,30 +224,42 @@ def watch(watched: Watch, *, every_s: float = 30.0, once: bool = False, retrain:
 
 
 def _retrained(watched: Watch) -> bool:
-    """Train on all particles, beside the run, and watch with that from here on; False where that was interrupted."""
+    """Go on training on all particles, beside the run, and watch with that from here on; False where that was interrupted."""
     place = watched.run.path.absolute()
     stem, number = place.name.rstrip("0123456789").removesuffix("_"), 2
     while os.path.lexists(place.with_name(f"{stem}_{number}")):
         number += 1
     out = place.with_name(f"{stem}_{number}")
-    config = dataclasses.replace(watched.run.manifest.config, input=watched.source)
-    watched.say(f"training with the settings of {watched.run.path}, from the beginning, on all particles: {out}")
-    run, stack = start_run(config, out, say=watched.say)
-    finished = train_run(run, stack, config.train, say=watched.say)
+    old = watched.run
+    settings = old.manifest.config.train
+    if watched.device != "auto":
+        settings = dataclasses.replace(settings, device=watched.device)
+    source = followed(watched.source)
+    stack = load_particles(source)
+    why = why_not(old, stack)
+    if why is None:
+        watched.say(f"training goes on from the weights of {old.path}, on all {len(stack):,} particles: {out}")
+        known = read_csv(
+            watched.out / "latents.csv", old.manifest.config.model.z_dim, old.manifest.preparation.pixel_size_A
+        )
+        run = extended_run(old, source, stack, known, out, say=watched.say)
+        settings = dataclasses.replace(settings, epochs=run.manifest.config.train.epochs)
+    else:
+        watched.say(f"{why}: training with the settings of {old.path} from the beginning, on all particles: {out}")
+        config = dataclasses.replace(old.manifest.config, input=source, train=settings)
+        run, stack = start_run(config, out, say=watched.say)
+    finished = train_run(run, stack, settings, resume=why is None, say=watched.say)
     if watched.out == watched.run.path / "watch":
         watched.out = run.path / "watch"
     watched.run, watched.last = run, None
     return finished
 
 
-def _keys(names: Iterable[Any]) -> list[tuple[str, int]]:
-    """What each row is known by: its image, and how many rows before it have the same."""
-    seen: Counter[str] = Counter()
-    keys = []
-    for name in map(plain_name, map(str, names)):
-        keys.append((name, seen[name]))
-        seen[name] += 1
-    return keys
+def _ctf_marks(stack: ParticleStack) -> NDArray[np.uint64]:
+    """A number for each particle, which is another one where the CTF is another one; [n]."""
+    if stack.ctf is None:
+        return np.zeros(len(stack), np.uint64)
+    return pd.util.hash_pandas_object(pd.DataFrame(vars(stack.ctf)), index=False).to_numpy(np.uint64)
 
 
 def _badness(latents: Latents) -> Floats:

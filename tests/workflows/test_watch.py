@@ -1,16 +1,25 @@
 """`emsvae watch`: a file that grows ends where `emsvae infer` on the whole does."""
 
 import dataclasses
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError, ParticleFileError
+from emspatialvae.imaging.ctf import CtfParams
+from emspatialvae.particles.load import load_particles
+from emspatialvae.results.identity import keys_of
 from emspatialvae.results.latents import read_csv
+from emspatialvae.results.read_run import latents_of
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows import watch as watching
+from emspatialvae.workflows.extend import extended_run
 from emspatialvae.workflows.infer import infer_other
 from emspatialvae.workflows.train import start_run, train_run
 from emspatialvae.workflows.watch import Watch, watch
@@ -92,7 +101,12 @@ def test_ten_steps_end_where_infer_on_the_whole_does(trained, grown, tmp_path, c
     np.testing.assert_allclose(grown_by_steps.pose.theta_rad, at_once.pose.theta_rad, atol=1e-3)
     np.testing.assert_allclose(grown_by_steps.pose.shift_px, at_once.pose.shift_px, atol=1e-3)
     np.testing.assert_allclose(grown_by_steps.junk, at_once.junk, atol=1e-2)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["latents.csv", "particles.star", "watch.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "ctf.npy",
+        "latents.csv",
+        "particles.star",
+        "watch.json",
+    ]
 
 
 def test_what_cannot_be_read_now_is_tried_again(trained, grown, tmp_path, monkeypatch):
@@ -140,7 +154,7 @@ def test_advice(trained, grown, tmp_path):
     """Where more is new than the run knows, or where what is new is explained badly."""
     begun = Watch(RunDir(trained), InputConfig(grown[0]), tmp_path / "out", say=lambda _: None)
     own = watching.latents_of(begun.run)
-    keys = watching._keys(own.names)
+    keys = keys_of(own.names)
     assert begun._advice(own, keys) is None
     others = [(f"{number}@other.mrcs", 0) for number in range(2 * len(own))]
     twice = watching._joined([own, own])
@@ -151,19 +165,81 @@ def test_advice(trained, grown, tmp_path):
     assert (advice or "").startswith("100 % of the 400 new particles are explained as badly as 5 % of those that")
 
 
-def test_retraining_goes_on_beside_the_run(trained, grown, tmp_path, monkeypatch):
-    """With the settings of the run, and then the new model is watched with."""
+def test_retraining_goes_on_from_the_present_weights(trained, grown, tmp_path, monkeypatch):
+    """In a folder beside the run, on all particles, better from its first epoch than the run was at its own; then the new model is watched with."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    file, head, rows = grown
+    file.write_text(head + "".join(rows))
+    monkeypatch.setattr(Watch, "_advice", lambda *_: "training should go on")
+    said: list[str] = []
+    begun = Watch(RunDir(run), InputConfig(file), device="cpu", say=said.append)
+    assert watch(begun, once=True, retrain=True) == 0
+    out = tmp_path / "run_2"
+    assert begun.run.path == out and begun.out == out / "watch"
+    assert f"training goes on from the weights of {run}, on all {len(rows)} particles: {out}" in said
+    after = pd.read_csv(out / "metrics.csv")
+    assert after.epoch.tolist() == list(range(9, 17))
+    # z means what it meant: a training from the beginning may turn it round, and has another scale.
+    own, extended = latents_of(RunDir(run)), latents_of(begun.run)
+    assert np.corrcoef(own.z[: len(rows), 0], extended.z[:, 0])[0, 1] > 0.85
+    assert RunDir(out).manifest.preparation == RunDir(run).manifest.preparation
+    names, _ = columns(out / "particles.star")
+    assert len(names) == len(rows)
+
+
+def test_an_extended_run_begins_with_weights_and_latents(trained, grown, tmp_path):
+    file, head, rows = grown
+    file.write_text(head + "".join(rows[4:]))
+    old, source = RunDir(trained), InputConfig(file)
+    stack, known = load_particles(source), latents_of(old)
+    new = extended_run(
+        old, source, stack, dataclasses.replace(known, used=known.used & (known.z[:, 0] > 0)), tmp_path / "new"
+    )
+    state, before = new.load_checkpoint(), old.load_checkpoint()
+    for name, values in before["model"].items():
+        torch.testing.assert_close(state["model"][name], values, rtol=0, atol=0)
+    z = known.z[4 : len(rows), 0]
+    np.testing.assert_allclose(state["objective"]["particles"]["z"][:, 0], np.where(z > 0, z, 0), rtol=1e-5)
+    assert state["progress"]["epoch"] == 8 and 8 in state["objective"]["searches"]
+    assert new.manifest.config.train.epochs == 16 and new.manifest.n_particles == len(rows) - 4
+
+
+def test_other_optics_groups_are_trained_from_the_beginning(trained, grown, tmp_path, monkeypatch):
+    file, head, rows = grown
+    file.write_text(head.replace("opticsGroup1", "another_microscope") + "".join(rows))
     asked = []
     monkeypatch.setattr(
         watching, "start_run", lambda config, out, say: (asked.append((config, out)), (RunDir(trained), None))[1]
     )
-    monkeypatch.setattr(watching, "train_run", lambda run, stack, train, say: False)
+    monkeypatch.setattr(watching, "train_run", lambda run, stack, train, resume, say: resume)
     monkeypatch.setattr(Watch, "look", lambda self: watching.Look(10, 5, "training should go on"))
-    begun = Watch(RunDir(trained), InputConfig(grown[0]), device="cpu", say=lambda _: None)
+    begun = Watch(RunDir(trained), InputConfig(file), device="cpu", say=lambda _: None)
     assert watch(begun, retrain=True) == 130
     ((config, out),) = asked
     assert out == trained.with_name("run_2")
-    assert config == dataclasses.replace(RunDir(trained).manifest.config, input=InputConfig(grown[0]))
+    assert config.model == RunDir(trained).manifest.config.model and config.input.particles == file
+
+
+def test_a_refined_ctf_is_inferred_again(trained, grown, tmp_path, monkeypatch, counted):
+    """The same image under the same name, with another CTF."""
+    file, head, rows = grown
+    file.write_text(head + "".join(rows[:6]))
+    begun = Watch(RunDir(trained), InputConfig(file), tmp_path / "out", device="cpu", say=lambda _: None)
+    begun.look()
+    begun.look()
+    marks = np.arange(6, dtype=np.uint64) == 2
+    monkeypatch.setattr(watching, "_ctf_marks", lambda stack: marks.astype(np.uint64))
+    assert begun.look().new == 1
+    assert begun.look().new == 0
+    assert counted == [6, 1]
+    assert len(read_csv(tmp_path / "out" / "latents.csv", 1, 1.0)) == 6
+
+
+def test_marks_tell_one_ctf_from_another():
+    ctf = CtfParams(*(np.full(4, value) for value in (1e4, 9e3, 0.3, 0.0, 300, 2.7, np.nan)))
+    ctf.defocus_u_A[2] += 1
+    marks = watching._ctf_marks(SimpleNamespace(ctf=ctf))
+    assert marks.tolist().count(marks[0]) == 3 and marks[2] != marks[0]
 
 
 def test_what_it_refuses(trained, grown, tmp_path):
