@@ -259,7 +259,7 @@ def _ctf_marks(stack: ParticleStack) -> NDArray[np.uint64]:
     """A number for each particle, which is another one where the CTF is another one; [n]."""
     if stack.ctf is None:
         return np.zeros(len(stack), np.uint64)
-    return pd.util.hash_pandas_object(pd.DataFrame(vars(stack.ctf)), index=False).to_numpy(np.uint64)
+    return np.asarray(pd.util.hash_pandas_object(pd.DataFrame(vars(stack.ctf)), index=False), np.uint64)
 
 
 def _badness(latents: Latents) -> Floats:

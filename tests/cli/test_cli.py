@@ -226,10 +226,12 @@ def test_interrupt_leaves_a_usable_run(emsvae, clear_stack, no_figures, here, mo
 
     step = Trainer._step
 
-    def interrupted(self, rows):
-        step(self, rows)
+    def interrupted(self, rows, asked):
+        end = step(self, rows, asked)
         if self.progress.epoch == 1:
             signal.raise_signal(signal.SIGINT)
+            end = asked()
+        return end
 
     train = ["train", clear_stack / "particles.star", *emsvae.TINY[2:], "--epochs", "4", "--batch-size", "40"]
     train += ["--engine", engine]

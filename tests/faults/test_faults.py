@@ -20,13 +20,14 @@ def campaign(tmp_path_factory) -> Iterator[tuple]:
 @pytest.mark.parametrize(
     ("name", "where"),
     [
-        *(("train", where) for where in (0.1, 0.9)),
+        ("train", 0.9),
+        pytest.param("train", 0.1, marks=pytest.mark.slow),
         pytest.param("resume", 0.9, marks=pytest.mark.slow),
-        ("resume", 0.97),
+        pytest.param("resume", 0.97, marks=pytest.mark.slow),
         pytest.param("force", 0.4, marks=pytest.mark.slow),
         pytest.param("classes", 0.75, marks=pytest.mark.slow),
         ("classes", 0.93),
-        ("analyze", 0.9),
+        pytest.param("analyze", 0.9, marks=pytest.mark.slow),
         ("export", 0.5),
         ("select", 0.9),
     ],

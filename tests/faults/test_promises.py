@@ -74,6 +74,7 @@ def by_name(file: Path, *labels: str) -> dict[str, tuple[str, ...]]:
 # ------------------------------------------------------------------------------------------ 1  on the right particles
 
 
+@pytest.mark.slow
 def test_rows_that_have_moved_are_followed_by_name(emsvae, project):
     labels = ("emsvaeZ1", "emsvaeZ2", "rlnAnglePsi", "rlnOriginXAngst", "rlnClassNumber")
     emsvae.done("export", "run", "--star", "before.star", "--aligned", "before.mrcs")
@@ -591,7 +592,14 @@ def test_a_run_that_was_moved_aside_goes_back(project):
 
 
 @pytest.mark.parametrize(
-    ("kind", "damage"), [("images", "flip"), ("images", "cut"), ("usable", "flip"), ("sums", "flip"), ("sums", "empty")]
+    ("kind", "damage"),
+    [
+        ("images", "flip"),
+        pytest.param("images", "cut", marks=pytest.mark.slow),
+        pytest.param("usable", "flip", marks=pytest.mark.slow),
+        pytest.param("sums", "flip", marks=pytest.mark.slow),
+        ("sums", "empty"),
+    ],
 )
 def test_a_damaged_cache_is_noticed_and_made_again(emsvae, project, kind, damage):
     resume = ("train", "sim/particles.star", "--out", "run", "--resume", "--epochs")
@@ -624,11 +632,13 @@ def test_signals_end_a_training_as_ctrl_c_does(emsvae, clear_stack, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     step = Trainer._step
 
-    def signalled(self, rows):
-        step(self, rows)
+    def signalled(self, rows, interrupted):
+        end = step(self, rows, interrupted)
         if self.progress.epoch == 1:
             signal.raise_signal(getattr(signal, name))
             signal.raise_signal(getattr(signal, name))  # queues send theirs more than once
+            end = interrupted()
+        return end
 
     train = ("train", clear_stack / "particles.star", *SMALL[2:], "--epochs", "3", "--batch-size", "60")
     with monkeypatch.context() as patch:
@@ -885,6 +895,7 @@ def test_a_checkpoint_with_code_in_it_runs_nothing(emsvae, project):
     assert answer.code == 2 and "damaged" in answer.err and not Path("made-by-code").exists()
 
 
+@pytest.mark.slow
 def test_images_of_absurd_values_give_the_same_results(emsvae, project):
     """Their squares leave the range of float32; a power of two changes no digit."""
     images = mrc.read_images(mrc.read_header(Path("sim/particles.mrcs")), range(48))

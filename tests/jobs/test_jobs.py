@@ -105,6 +105,7 @@ def ended(job: Job) -> jobs.State:
     return job.poll()
 
 
+@pytest.mark.slow
 def test_a_job_from_start_to_end(config, tmp_path):
     out = tmp_path / "a run"
     assert jobs.attach(out) is None

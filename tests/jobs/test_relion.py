@@ -115,6 +115,7 @@ def test_without_a_folder_there_is_one_line_and_nothing_else(emsvae, tmp_path, m
     assert list(tmp_path.iterdir()) == [tmp_path / "taken"]
 
 
+@pytest.mark.slow
 def test_a_continued_job_goes_on_with_its_run(job):
     assert job("--epochs", "1").code == 0
     again = job("--epochs", "2")

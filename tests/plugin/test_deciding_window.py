@@ -87,6 +87,7 @@ def test_results_wait_until_they_are_wanted_and_end_with_the_run(qtbot):
     assert got == [1]
 
 
+@pytest.mark.slow
 def test_a_film_of_the_run_before_is_not_played_under_the_new_one(explorer, run, errors, qtbot, monkeypatch, tmp_path):
     gate, made = threading.Event(), []
 
@@ -108,6 +109,7 @@ def test_a_film_of_the_run_before_is_not_played_under_the_new_one(explorer, run,
     assert explorer.path.film is None and "path" not in groups(explorer) and not errors
 
 
+@pytest.mark.slow
 def test_a_map_that_is_ready_behind_another_tab_waits_for_its_own(explorer, qtbot, monkeypatch):
     gate, draw_map = threading.Event(), explorer.model.show_map.__globals__["draw_map"]
     monkeypatch.setattr("napari_emsvae.explorer.tabs.model.draw_map", lambda *a: gate.wait(30) and draw_map(*a))
@@ -122,6 +124,7 @@ def test_a_map_that_is_ready_behind_another_tab_waits_for_its_own(explorer, qtbo
     assert groups(explorer) == {"model": ["map", "model"]}
 
 
+@pytest.mark.slow
 def test_each_page_clears_the_canvas_of_the_others(explorer, qtbot):
     explorer.session.pick(int(explorer.session.data.used[2]))
     for page in explorer.pages:
@@ -250,7 +253,7 @@ def widgets_that_do_not_fit(explorer):
     return found
 
 
-@pytest.mark.parametrize("size", [(1180, 680), (1280, 760), (1600, 960)])
+@pytest.mark.parametrize("size", [pytest.param((1180, 680), marks=pytest.mark.slow), (1280, 760), (1600, 960)])
 def test_everything_fits_into_small_windows(explorer, qtbot, size):
     window = explorer.window()
     window.resize(*size)
@@ -297,6 +300,7 @@ def test_pictures_fill_the_canvas_also_beside_the_readers_layers(viewer, run, er
     np.testing.assert_allclose(viewer.camera.center[-2:], (low + high) / 2, atol=0.05 * np.max(high - low))
 
 
+@pytest.mark.slow
 def test_both_themes_reach_scatter_and_captions(explorer, viewer, qtbot):
     explorer.show_page(explorer.particle)
     explorer.session.pick(int(explorer.session.data.used[2]))
@@ -316,6 +320,7 @@ def test_both_themes_reach_scatter_and_captions(explorer, viewer, qtbot):
         palette.use(dark=True)
 
 
+@pytest.mark.slow
 def test_a_click_keeps_the_layers(explorer, viewer, qtbot):
     explorer.show_page(explorer.particle)
     used = explorer.session.data.used
@@ -434,6 +439,7 @@ def test_while_a_lasso_is_drawn_its_average_is_shown(explorer, qtbot):
     assert "selected particles" in captions[0].replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_under_the_cursor_its_neighbours_are_averaged(explorer, qtbot):
     explorer.show_page(explorer.select)
     quiet(explorer, qtbot)
@@ -466,6 +472,7 @@ def test_handles_of_the_legend_are_thresholds(explorer, qtbot):
     np.testing.assert_array_equal(explorer.session.selection.mask, expected)
 
 
+@pytest.mark.slow
 def test_bars_of_the_legend_are_groups(explorer, qtbot):
     explorer.scatter.colour.setCurrentText("rlnClassNumber")
     explorer.scatter.recolour()
@@ -481,6 +488,7 @@ def test_bars_of_the_legend_are_groups(explorer, qtbot):
     assert len(first) and len(set(first.tolist())) == 1
 
 
+@pytest.mark.slow
 def test_sliders_along_principal_components(explorer, qtbot):
     page = explorer.model
     explorer.show_page(page)
@@ -496,6 +504,7 @@ def test_sliders_along_principal_components(explorer, qtbot):
     np.testing.assert_allclose(data.to_components(page.z)[0], 1.0, atol=0.01)
 
 
+@pytest.mark.slow
 def test_where_there_are_no_particles_the_model_says_so(explorer, qtbot):
     page = explorer.model
     explorer.show_page(page)

@@ -128,6 +128,7 @@ def test_without_a_run_every_button_is_harmless(empty, errors, qtbot, monkeypatc
     assert not empty.session.viewer.layers
 
 
+@pytest.mark.slow
 def test_a_run_without_images_and_model_can_still_be_selected_in(empty, run, errors, qtbot):
     (run / "checkpoint.pt").unlink()
     empty.open(run)
@@ -176,6 +177,7 @@ def test_hover_tells_the_particle_and_click_picks_it(explorer, qtbot):
     assert explorer.session.row == found
 
 
+@pytest.mark.slow
 def test_axes_and_colours_can_be_any_column(explorer, errors, qtbot):
     panel = explorer.scatter
     panel.across.setCurrentText("PC1")
@@ -236,6 +238,7 @@ def test_a_picked_particle_is_shown_all_ways(explorer, qtbot):
     assert groups(explorer) == {"particle": ["raw", "low-passed"]} and "not used" in explorer.particle.text()
 
 
+@pytest.mark.slow
 def test_sliders_move_the_picture(explorer, qtbot):
     explorer.show_page(explorer.model)
     layer = explorer.session.viewer.layers["model"]
@@ -255,6 +258,7 @@ def test_sliders_move_the_picture(explorer, qtbot):
     assert explorer.canvas._marks.content[0] == pytest.approx(2.0)
 
 
+@pytest.mark.slow
 def test_sliders_can_be_set_to_the_picked_particle_and_back(explorer, errors, qtbot):
     explorer.show_page(explorer.model)
     explorer.model.use_picked()
@@ -268,6 +272,7 @@ def test_sliders_can_be_set_to_the_picked_particle_and_back(explorer, errors, qt
     assert not explorer.model.z.any() and explorer.model.theta.value() == 0
 
 
+@pytest.mark.slow
 def test_a_click_on_the_map_jumps_there(explorer, qtbot):
     explorer.show_page(explorer.model)
     explorer.model.tiles.setValue(5)
@@ -288,6 +293,7 @@ def test_a_click_on_the_map_jumps_there(explorer, qtbot):
 # ----------------------------------------------------------------------------------------------------------------- path
 
 
+@pytest.mark.slow
 def test_a_path_between_two_particles(explorer, errors, qtbot, tmp_path):
     page, data = explorer.path, explorer.session.data
     explorer.show_page(page)
@@ -327,6 +333,7 @@ def test_a_path_between_two_particles(explorer, errors, qtbot, tmp_path):
     assert "cannot tell the format" in errors[-1]
 
 
+@pytest.mark.slow
 def test_a_line_in_the_scatter_makes_a_path(explorer, qtbot):
     explorer.path.steps.setValue(4)
     explorer.scatter.set_mode("line")
@@ -375,6 +382,7 @@ def test_lasso_and_box_select_what_they_hold(explorer, qtbot):
     assert explorer.session.selection.count == 0
 
 
+@pytest.mark.slow
 def test_ranges_lists_and_conditions_select(explorer, errors, qtbot):
     page, data = select(explorer, qtbot), explorer.session.data
     page.column.setCurrentText("emsvaeZ1")
@@ -443,6 +451,7 @@ def test_what_cannot_be_selected_by_is_a_message(explorer, errors, qtbot):
     assert explorer.session.selection.count == 0 and explorer.isVisible()
 
 
+@pytest.mark.slow
 def test_regions_are_named_selected_coloured_and_forgotten(explorer, qtbot):
     page, selection = select(explorer, qtbot), explorer.session.selection
     used = explorer.session.data.used
@@ -465,6 +474,7 @@ def test_regions_are_named_selected_coloured_and_forgotten(explorer, qtbot):
     assert page.regions.count() == 1
 
 
+@pytest.mark.slow
 def test_the_average_of_the_selection_is_live(explorer, qtbot):
     page, data = select(explorer, qtbot), explorer.session.data
     explorer.session.selection.apply(np.arange(PARTICLES) < 20)
@@ -480,6 +490,7 @@ def test_the_average_of_the_selection_is_live(explorer, qtbot):
     assert page.shown is None and data is explorer.session.data
 
 
+@pytest.mark.slow
 def test_the_selection_saved_is_the_selection_made(explorer, errors, qtbot, tmp_path, monkeypatch):
     page, selection = select(explorer, qtbot), explorer.session.selection
     selection.apply(np.random.default_rng(0).uniform(size=PARTICLES) < 0.4)
@@ -498,6 +509,7 @@ def test_the_selection_saved_is_the_selection_made(explorer, errors, qtbot, tmp_
     assert not (tmp_path / "mine_excluded.star").exists()
 
 
+@pytest.mark.slow
 def test_a_name_that_cannot_be_written_is_a_message(explorer, errors, qtbot, tmp_path):
     page = select(explorer, qtbot)
     explorer.session.selection.apply(np.ones(PARTICLES, dtype=bool))
@@ -530,6 +542,7 @@ def test_a_damaged_saved_selection_is_a_message(empty, run, errors, qtbot):
 # -------------------------------------------------------------------------------------------------------------- montage
 
 
+@pytest.mark.slow
 def test_a_montage_of_neighbours_and_of_the_selection(explorer, errors, qtbot):
     page, data = explorer.montage, explorer.session.data
     explorer.show_page(page)
@@ -565,6 +578,7 @@ def test_a_montage_of_neighbours_and_of_the_selection(explorer, errors, qtbot):
     assert "montage: names" not in explorer.session.viewer.layers
 
 
+@pytest.mark.slow
 def test_the_montage_follows_the_cursor_when_asked_to(explorer, qtbot):
     page = explorer.montage
     explorer.show_page(page)

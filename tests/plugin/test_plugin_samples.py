@@ -42,6 +42,7 @@ def test_particles_open_at_once_and_are_kept(model, small):
     assert stack.stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 def test_the_run_is_trained_in_the_background_then_opens_itself(viewer, small, qtbot):
     layers = viewer.open_sample("emspatialvae", "trained")
     assert [layer.name for layer in layers] == ["particles"]

@@ -195,6 +195,7 @@ def test_what_would_train_do(filled, errors, qtbot):
     assert "60 particles in 1 stack(s)" in filled.training.log.toPlainText() and not errors
 
 
+@pytest.mark.slow
 def test_start_trains_to_the_end_and_the_result_opens_itself(viewer, filled, errors, qtbot, tmp_path):
     filled.start_button.click()
     assert filled.training.is_running and not filled.start_button.isEnabled() and filled.cancel_button.isEnabled()

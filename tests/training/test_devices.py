@@ -41,10 +41,11 @@ def test_a_run_on_another_device_ends_as_one_on_the_cpu(emsvae, clear_stack, tmp
     per_step: list[int] = []
     step = Trainer._step
 
-    def counted(self, rows):
+    def counted(self, rows, interrupted):
         before = waits.total()
-        step(self, rows)
+        end = step(self, rows, interrupted)
         per_step.append(waits.total() - before)
+        return end
 
     monkeypatch.setattr(Trainer, "_step", counted)
     with stand_in():

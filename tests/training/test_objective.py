@@ -126,7 +126,9 @@ def whole(images, blank, tmp_path_factory) -> Trainer:
     return t
 
 
-@pytest.mark.parametrize("killed_at", [1, 6, 11, 19])
+@pytest.mark.parametrize(
+    "killed_at", [1, pytest.param(6, marks=pytest.mark.slow), pytest.param(11, marks=pytest.mark.slow), 19]
+)
 def test_a_killed_run_resumes_to_the_same_numbers(tmp_path, images, blank, whole, killed_at):
     """Weights, noise, anchors, shift prior and the table of poses; killed in the first epoch, later, in the last step."""
 
@@ -154,6 +156,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(tmp_path, images, blank, whole
     assert run.metrics() == whole.run.metrics()
 
 
+@pytest.mark.slow
 def test_more_epochs_after_the_end(tmp_path, images, blank, whole):
     trainer(tmp_path / "run", images, copy.deepcopy(blank), epochs=2, cooling=False).fit()
     run = RunDir(tmp_path / "run")
@@ -277,7 +280,7 @@ def test_init_poses_come_back_with_a_resumed_run(tmp_path, truth, blank):
 # ----------------------------------------------------------------------------------------------------------- what it learns
 
 
-@pytest.mark.parametrize("shift_px", [0.5, 1.5])
+@pytest.mark.parametrize("shift_px", [pytest.param(0.5, marks=pytest.mark.slow), 1.5])
 def test_the_shift_prior_is_learned(tmp_path, shift_px):
     """From the poses that are found and how uncertain they are; a first guess of 2.4 px was wrong.
 
@@ -304,6 +307,7 @@ def colour(rings: int) -> torch.Tensor:
     return 0.6 + 2 * torch.exp(-torch.arange(rings) / 4.0)
 
 
+@pytest.mark.slow
 def test_noise_is_learned_from_what_is_left(tmp_path):
     """A rigid particle in coloured noise: after a few epochs the noise's spectrum is known, ring by ring."""
     clean, _, _ = hinges(800, 0.5, span=1e-3, seed=6)
@@ -320,7 +324,7 @@ def test_noise_is_learned_from_what_is_left(tmp_path):
     assert float((found / power - 1)[1:-1].abs().mean()) < 0.06
 
 
-@pytest.mark.parametrize("scale", ["group", "particle"])
+@pytest.mark.parametrize("scale", ["group", pytest.param("particle", marks=pytest.mark.slow)])
 def test_the_amplitudes_of_optics_groups_are_learned(tmp_path, scale):
     """Of two groups the second is stronger by 1.5 (its noise was weaker before normalisation)."""
     clean, _, _ = hinges(900, 0.3, seed=8)

@@ -154,7 +154,7 @@ def test_unused_particles_are_left_out(emsvae, run, one_figure):
         ("--no-rotate", "--no-translate"),
         ("--no-translate",),
         ("--engine", "coordinate"),
-        ("--limit", "40"),
+        pytest.param(("--limit", "40"), marks=pytest.mark.slow),
     ],
     ids=lambda flags: "".join(flags),
 )
