@@ -137,10 +137,11 @@ def _profiles(images: Images, low_pass: Floats) -> tuple[Floats, Floats]:
     reach = CLIPPED_SD * 1.4826 * np.median(np.abs(smooth - middle), 0)
     smooth = smooth.clip(middle - reach, middle + reach)
     parts = [smooth[k::PARTS] for k in range(min(PARTS, len(smooth)))]
-    of_several = [part for part in parts if len(part) > 1] or [smooth]
+    of_several = [part for part in parts if len(part) > 1]
+    nothing = np.full_like(smooth[0], np.nan)  # one image does not say how images differ
     return (
         np.stack([_rings(part.mean(0)) for part in parts]),
-        np.stack([_rings(part.var(0, ddof=1)) for part in of_several]),
+        np.stack([_rings(variance) for variance in [part.var(0, ddof=1) for part in of_several] or [nothing]]),
     )
 
 

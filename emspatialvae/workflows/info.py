@@ -73,7 +73,8 @@ def _contents(table: ParticleStack) -> Iterator[str]:
         yield "no poses"
     else:
         kind = "of a 3-D refinement" if table.has_3d_pose else "in the plane"
-        rms_px = np.sqrt((table.pose.shift_px[~table.pose.unset] ** 2).mean())
+        shifts_px = table.pose.shift_px[~table.pose.unset]
+        rms_px = np.sqrt((shifts_px**2).mean()) if len(shifts_px) else np.nan
         # Offsets in angstrom are no pixels until the pixel size is known.
         yield f"poses {kind}" + (f"; shifts {rms_px:.2f} px rms per axis" if np.isfinite(rms_px) else "")
     if table.kind in ("star", "cs"):

@@ -239,3 +239,10 @@ def test_particles_of_known_size(real_data, name, least_A, most_A):
     # Apoferritin leaves no room about it: there the box's own size is taken.
     room = 2 * most_A < preparation.box * preparation.pixel_size_A
     assert decision.particle.found or not room
+
+
+def test_one_image_is_no_measurement_and_no_warning(recwarn):
+    """A file of one particle: nothing is known, and numpy's warnings are not the user's business."""
+    found = measure_particle(np.random.default_rng(0).normal(size=(1, 32, 32)).astype(np.float32))
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+    assert found.contrast_z == 0 or not np.isfinite(found.contrast_z)
