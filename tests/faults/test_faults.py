@@ -6,7 +6,10 @@ import pytest
 
 from tests.faults import harness
 
-pytestmark = pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="children are forked")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="children are forked"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +24,13 @@ def campaign(tmp_path_factory) -> Iterator[tuple]:
     ("name", "where"),
     [
         ("train", 0.9),
-        pytest.param("train", 0.1, marks=pytest.mark.slow),
-        pytest.param("resume", 0.9, marks=pytest.mark.slow),
-        pytest.param("resume", 0.97, marks=pytest.mark.slow),
-        pytest.param("force", 0.4, marks=pytest.mark.slow),
-        pytest.param("classes", 0.75, marks=pytest.mark.slow),
+        ("train", 0.1),
+        ("resume", 0.9),
+        ("resume", 0.97),
+        ("force", 0.4),
+        ("classes", 0.75),
         ("classes", 0.93),
-        pytest.param("analyze", 0.9, marks=pytest.mark.slow),
+        ("analyze", 0.9),
         ("export", 0.5),
         ("select", 0.9),
     ],
@@ -40,7 +43,7 @@ def test_a_kill_loses_nothing(campaign, name, where):
 
 @pytest.mark.parametrize(
     ("name", "largest_file"),
-    [("train", 20_000), pytest.param("resume", 30_000, marks=pytest.mark.slow), ("classes", 20_000)],
+    [("train", 20_000), pytest.param("resume", 30_000), ("classes", 20_000)],
 )
 def test_a_full_disk_loses_nothing(campaign, name, largest_file):
     server, cases, scratch = campaign
@@ -50,9 +53,9 @@ def test_a_full_disk_loses_nothing(campaign, name, largest_file):
 @pytest.mark.parametrize(
     ("name", "where", "other"),
     [
-        pytest.param("train", 0.7, "train", marks=pytest.mark.slow),
+        ("train", 0.7, "train"),
         ("resume", 0.5, "resume"),
-        pytest.param("force", 0.7, "force", marks=pytest.mark.slow),
+        ("force", 0.7, "force"),
         ("classes", 0.93, "classes"),
     ],
 )

@@ -96,6 +96,7 @@ def test_rows_that_have_moved_are_followed_by_name(emsvae, project):
     emsvae.done("path", "run", "--from", "1@particles.mrcs", "--to", "9@particles.mrcs", "--out", "path.mrcs")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_although_rows_have_moved(emsvae, project):
     shutil.copytree(project / "run", "other")
     train = ("train", "sim/particles.star", "--resume", "--epochs", "3")
@@ -334,6 +335,7 @@ def test_a_folder_called_tilde(emsvae, project):
     assert len(pd.read_csv(project / "~" / "x.csv")) == 48
 
 
+@pytest.mark.slow
 def test_a_byte_outside_utf8_in_an_image_name(emsvae, project):
     stack = os.fsencode("sim") + b"/part\xffcles.mrcs"
     shutil.copy("sim/particles.mrcs", stack)
@@ -598,7 +600,7 @@ def test_a_run_that_was_moved_aside_goes_back(project):
         pytest.param("images", "cut", marks=pytest.mark.slow),
         pytest.param("usable", "flip", marks=pytest.mark.slow),
         pytest.param("sums", "flip", marks=pytest.mark.slow),
-        ("sums", "empty"),
+        pytest.param("sums", "empty", marks=pytest.mark.slow),
     ],
 )
 def test_a_damaged_cache_is_noticed_and_made_again(emsvae, project, kind, damage):

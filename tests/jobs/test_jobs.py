@@ -127,6 +127,7 @@ def test_a_job_from_start_to_end(config, tmp_path):
     assert jobs.attach(out) is None and list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.slow
 def test_a_job_outlives_its_parent_and_ends_when_it_is_cancelled(endless, tmp_path):
     out = tmp_path / "run"
     code = (

@@ -358,7 +358,7 @@ def test_full_disk(emsvae, sim, run):
         assert "the disk is full" in said and "make room" in said
 
 
-@pytest.mark.parametrize("engine", ["steerable", "coordinate"])
+@pytest.mark.parametrize("engine", [pytest.param("steerable", marks=pytest.mark.slow), "coordinate"])
 def test_disk_full_while_training_keeps_the_last_checkpoint(emsvae, clear_stack, here, engine):
     """A run that has a checkpoint goes on from it once there is room."""
     sim, run = shutil.copytree(clear_stack, here / "sim"), here / "run"

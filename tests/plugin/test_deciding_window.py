@@ -253,7 +253,10 @@ def widgets_that_do_not_fit(explorer):
     return found
 
 
-@pytest.mark.parametrize("size", [pytest.param((1180, 680), marks=pytest.mark.slow), (1280, 760), (1600, 960)])
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param((1180, 680), marks=pytest.mark.slow), (1280, 760), pytest.param((1600, 960), marks=pytest.mark.slow)],
+)
 def test_everything_fits_into_small_windows(explorer, qtbot, size):
     window = explorer.window()
     window.resize(*size)

@@ -30,7 +30,7 @@ def test_it_refuses_what_a_gpu_would_refuse():
         assert float(a.sum()) == 3.0 and waits == {"a number": 1}
 
 
-@pytest.mark.parametrize("engine", ["steerable", "coordinate"])
+@pytest.mark.parametrize("engine", [pytest.param("steerable", marks=pytest.mark.slow), "coordinate"])
 def test_a_run_on_another_device_ends_as_one_on_the_cpu(emsvae, clear_stack, tmp_path, monkeypatch, engine):
     stack = clear_stack / "particles.star"
     common = ("train", stack, *emsvae.TINY, "--engine", engine, "--precision", "float32")
