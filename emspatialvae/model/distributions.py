@@ -62,7 +62,7 @@ class LatentAndPose:
     shift_px: Tensor
     """[n, 2], (x, y) in prepared pixels"""
 
-    def __getitem__(self, rows: Tensor) -> "LatentAndPose":
+    def __getitem__(self, rows: Tensor | slice) -> "LatentAndPose":
         return LatentAndPose(self.z[rows], self.theta_rad[rows], self.shift_px[rows])
 
     def put(self, rows: Tensor, other: "LatentAndPose") -> "LatentAndPose":

@@ -24,12 +24,7 @@ def canonical(model: ParticleVAE, z: Floats) -> NDArray[np.float32]:
     """
     content = torch.from_numpy(np.ascontiguousarray(z)).float()
     still = LatentAndPose(content, torch.zeros(len(z)), torch.zeros(len(z), 2))
-    parts = [
-        model.render(LatentAndPose(still.z[i : i + 64], still.theta_rad[i : i + 64], still.shift_px[i : i + 64])).mean(
-            1
-        )
-        for i in range(0, len(z), 64)
-    ]
+    parts = [model.render(still[i : i + 64]).mean(1) for i in range(0, len(z), 64)]
     return seen(model, torch.cat(parts).numpy())
 
 

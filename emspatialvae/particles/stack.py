@@ -79,6 +79,11 @@ class ParticleStack:
         return len(self.names)
 
     @property
+    def optics_names(self) -> tuple[str, ...]:
+        """Names of the optics groups, in their order."""
+        return tuple(group.name for group in self.optics)
+
+    @property
     def pixel_size_A(self) -> NDArray[np.float64]:
         """Pixel size of every particle's image in angstrom; shape [n]."""
         return np.array([group.pixel_size_A for group in self.optics])[self.optics_of]

@@ -1,6 +1,5 @@
 """A run folder as the ranks see it that do not write into it."""
 
-from pathlib import Path
 from typing import Any
 
 from emspatialvae.results.identity import Identity
@@ -9,9 +8,6 @@ from emspatialvae.results.run_folder import RunDir
 
 class FollowedRun(RunDir):
     """Reads like a `RunDir`; the first rank writes what these methods would write."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
 
     def log(self, message: str) -> None:
         """Nothing."""

@@ -234,7 +234,7 @@ class Trainer:
             totals[number] = total
         end = interrupted()
         if self.ranks.count > 1:
-            gradients, end = self._exchanged(rows, [part for part, _ in own], weights, gradients, totals, end)
+            gradients, totals, end = self._exchanged(rows, [part for part, _ in own], weights, gradients, totals, end)
         for weight, gradient in zip(weights, gradients, strict=True):
             weight.grad = gradient
         sums = totals.sum(0).tolist()
@@ -256,8 +256,8 @@ class Trainer:
         gradients: list[torch.Tensor | None],
         totals: torch.Tensor,
         end: bool,
-    ) -> tuple[list[torch.Tensor | None], bool]:
-        """Gradients of all ranks together, and whether any is to end; ``totals`` and what is remembered of the batch are completed.
+    ) -> tuple[list[torch.Tensor | None], torch.Tensor, bool]:
+        """Gradients and ``totals`` [parts, 4] of all ranks together, and whether any is to end; the objective learns what they remember of the batch.
 
         All of it goes in one sum over the ranks, with zeros where a rank has nothing: every message is a wait for the slowest.
         """
@@ -274,14 +274,13 @@ class Trainer:
             there.to(self.device),
         ]
         flat = self.ranks.summed(torch.cat([part.flatten() for part in parts]))
-        *summed, all_totals, memory, there = (
+        *summed, totals, memory, there = (
             values.view_as(part)
             for values, part in zip(flat.split([part.numel() for part in parts]), parts, strict=True)
         )
-        totals.copy_(all_totals)
         self.objective.learn(rows, memory.cpu())
         *known, end = (there > 0).tolist()
-        return [gradient if has else None for gradient, has in zip(summed, known, strict=True)], end
+        return [gradient if has else None for gradient, has in zip(summed, known, strict=True)], totals, end
 
     def _check_ranks_agree(self) -> None:
         """Refuse to go on with models that are no longer the same.

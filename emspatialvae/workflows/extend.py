@@ -2,11 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from emspatialvae.config import InputConfig
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.results.identity import Identity, keys_of
 from emspatialvae.results.latents import Latents
@@ -18,8 +18,7 @@ from emspatialvae.workflows.train import open_images
 def why_not(run: RunDir, stack: ParticleStack) -> str | None:
     """Why training on these particles cannot begin with the weights of a run; None where it can."""
     config = run.manifest.config
-    optics = tuple(group.name for group in stack.optics)
-    if optics != run.manifest.optics:
+    if stack.optics_names != run.manifest.optics:
         return f"{stack.source} has other optics groups than {run.path}, whose noise is not known"
     if config.model.poses_fixed or config.train.init_poses:
         return "training begins with the poses of the file"
@@ -44,35 +43,28 @@ def extended_run(
     EmsvaeError
         ``out`` is not free, the images cannot be used, or the older run has no checkpoint.
     """
+    import torch
+
+    from emspatialvae.training.more_particles import for_more_particles
+
     manifest, state = run.manifest, run.load_checkpoint()
-    config = dataclasses.replace(manifest.config, input=source)
-    epoch = int(state["progress"]["epoch"])
+    config, epoch = dataclasses.replace(manifest.config, input=source), int(state["progress"]["epoch"])
     if config.train.epochs is not None:
-        config = dataclasses.replace(
-            config, train=dataclasses.replace(config.train, epochs=config.train.epochs + epoch)
-        )
+        longer = dataclasses.replace(config.train, epochs=config.train.epochs + epoch)
+        config = dataclasses.replace(config, train=longer)
     assumed = (f"training goes on from the weights of {run.path}, after its epoch {epoch}", *manifest.assumed)
     extended = dataclasses.replace(manifest, config=config, n_particles=len(stack), assumed=assumed)
     with RunDir.creating(out, extended, keep_lock=True) as new:
         new.save_identity(Identity.of(stack))
         new.log(f"{stack.source}: {len(stack):,} particles; {assumed[0]}")
         open_images(new, stack, say=say)
-        state["progress"] |= {"stopped": "", "step": 0, "stale_epochs": 0, "cooling": False, "best_elbo": -np.inf}
-        state["progress"]["sums"] = [0.0] * len(state["progress"]["sums"])
-        if config.model.engine == "steerable":
-            state["objective"] |= _of_particles(state["objective"], stack, known, epoch)
-        del state["format"]
-        new.save_checkpoint(state)
+        new.save_checkpoint(for_more_particles(state, torch.from_numpy(_latents(stack, known))))
     return RunDir(out)
 
 
-def _of_particles(objective: dict[str, Any], stack: ParticleStack, known: Latents, epoch: int) -> dict[str, Any]:
-    """What the steerable engine remembers of each particle: the latents that are known, and no pose yet."""
-    import torch
-
-    table = {name: torch.zeros(len(stack), *values.shape[1:]) for name, values in objective["particles"].items()}
+def _latents(stack: ParticleStack, known: Latents) -> Floats:
+    """Z of each particle of a stack by its image name, 0 where nothing is known of it; [n, z_dim]."""
     row_of = {key: row for row, key in enumerate(keys_of(known.names))}
     rows = np.array([row_of.get(key, -1) for key in keys_of(stack.names)], np.int64)
     there = (rows >= 0) & known.used[rows]
-    table["z"][torch.from_numpy(there)] = torch.from_numpy(known.z[rows[there]]).float()
-    return {"particles": table, "searches": sorted({*objective["searches"], epoch})}
+    return np.where(there[:, None], known.z[rows], 0.0)

@@ -98,7 +98,7 @@ def start_run(config: RunConfig, out: Path, *, force: bool = False, say: Say = p
         f"device {device}, matrix products in {dtype}",
         _poses_said(config, stack),
     )
-    manifest = Manifest(config, preparation, images, len(stack), assumed, _optics(stack))
+    manifest = Manifest(config, preparation, images, len(stack), assumed, stack.optics_names)
     with RunDir.creating(out, manifest, force=force, keep_lock=True) as run:
         run.save_identity(Identity.of(stack))
         _report(
@@ -135,10 +135,6 @@ def _check_names(stack: ParticleStack) -> None:
         as_cells("rlnImageName", list(stack.paths))
     except ValueError as error:
         raise ParticleFileError(f"{stack.source}: {error}; rename the stack, and the path in the file") from None
-
-
-def _optics(stack: ParticleStack) -> tuple[str, ...]:
-    return tuple(group.name for group in stack.optics)
 
 
 def open_run(config: RunConfig, out: Path, *, say: Say = print) -> tuple[RunDir, ParticleStack]:
@@ -200,9 +196,9 @@ def _run_order(run: RunDir, stack: ParticleStack) -> NDArray[np.int64] | None:
         return None
     order = rows_of(known.names, [str(name) for name in stack.names], stack.source)
     check_stacks(known, stack)
-    if run.manifest.optics != _optics(stack):
+    if run.manifest.optics != stack.optics_names:
         raise RunFolderError(
-            f"{stack.source} now has the optics groups {', '.join(_optics(stack))}, the run has {', '.join(run.manifest.optics)}, in this "
+            f"{stack.source} now has the optics groups {', '.join(stack.optics_names)}, the run has {', '.join(run.manifest.optics)}, in this "
             "order; give back the file that the run was trained on, or train anew with --force"
         )
     return order
@@ -303,7 +299,7 @@ def _train_run(
     stack_of_file, stack = stack, stack if order is None else stack.subset(order)
     team = ranks.present()
     if team.count > 1:  # only the first rank makes or mends the cache
-        team.by_first(lambda: open_images(run, stack, say=say) and None)
+        team.by_first(lambda: len(open_images(run, stack, say=say)))
     images = open_images(run, stack, say=say)
     _check_enough(images)
     known = ~without_ctf(stack, manifest.preparation.ctf) if manifest.preparation.skip_bad_ctf else True

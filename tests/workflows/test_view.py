@@ -60,7 +60,10 @@ def test_a_display_that_answers_is_taken(monkeypatch):
     """Qt's own platform without a screen stands for one."""
     pytest.importorskip("qtpy", reason="Qt is not installed")
     monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
+    ended, run = [], view.subprocess.run
+    monkeypatch.setattr(view.subprocess, "run", lambda *words, **how: ended.append(run(*words, **how)) or ended[-1])
     view._try_display()
+    assert [done.returncode for done in ended] == [0]
 
 
 @linux
