@@ -7,9 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
-
-Image = tuple[int | None, str]
-"""The number before the ``@`` (None without one) and the path behind it."""
+from emspatialvae.io.image_names import ImageName, parse_image_name
 
 
 def find_particle(names: NDArray[Any], wanted: str) -> int:
@@ -23,10 +21,10 @@ def find_particle(names: NDArray[Any], wanted: str) -> int:
     EmsvaeError
         There is none, or there are several different ones.
     """
-    number, path = _parsed(wanted)
+    number, path = parse_image_name(wanted.strip())
     if not path:
         raise EmsvaeError(f"{wanted!r} names no particle; expected N@stack as in {names[0]}")
-    images = [_parsed(name) for name in names.tolist()]
+    images = [parse_image_name(name.strip()) for name in names.tolist()]
     paths = {p for _, p in images}
     fitting = {path} if path in paths else {p for p in paths if _ends_with(p, path)}
     stack = [(n, row) for row, (n, p) in enumerate(images) if p in fitting and (n is None) == (number is None)]
@@ -47,18 +45,13 @@ def find_particle(names: NDArray[Any], wanted: str) -> int:
     raise EmsvaeError(f"no particle {wanted!r} in the run; {_alike(names, images, path)}")
 
 
-def _parsed(name: str) -> Image:
-    number, at, path = name.strip().partition("@")
-    return (int(number), path) if at and number.isdecimal() else (None, name.strip())
-
-
 def _ends_with(path: str, end: str) -> bool:
     """Whether a path ends with these of its parts, whole ones."""
     parts = PurePosixPath(end).parts
     return bool(parts) and PurePosixPath(path).parts[-len(parts) :] == parts
 
 
-def _alike(names: NDArray[Any], images: list[Image], path: str) -> str:
+def _alike(names: NDArray[Any], images: list[ImageName], path: str) -> str:
     """The first particle of the stack whose name looks most like a path's, or of any."""
     row_of = {PurePosixPath(p).name: row for row, (_, p) in reversed([*enumerate(images)])}
     near = get_close_matches(PurePosixPath(path).name, row_of, n=1, cutoff=0.5)

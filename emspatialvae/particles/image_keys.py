@@ -16,10 +16,11 @@ from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.arrays import Mask
 from emspatialvae.io.fingerprint import Fingerprint
+from emspatialvae.io.image_names import parse_image_name
 from emspatialvae.particles.load import find_stack
 
-Key = tuple[str, str]
-"""The number in the stack, and what the stack is known by."""
+Key = tuple[int, str]
+"""The image's place in the stack, and what the stack is known by."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def image_keys(mine: NDArray[Any], my_input: InputConfig, theirs: NDArray[Any], 
 
 
 def _parts(name: str) -> Key:
-    number, at, path = name.partition("@")
-    return (number.lstrip("0"), normpath(path)) if at else ("1", normpath(name))
+    image = parse_image_name(name)
+    return image.place, normpath(image.path)
 
 
 def _located(parts: list[Key], source: InputConfig) -> dict[str, Path | None]:

@@ -10,6 +10,7 @@ from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.ctf import completed
 from emspatialvae.io import cs
+from emspatialvae.io.image_names import image_name
 from emspatialvae.particles.pixel_size import pixel_size_or_nan
 from emspatialvae.particles.stack import OpticsGroup, ParticleStack
 
@@ -52,9 +53,10 @@ def read_cs_source(config: InputConfig) -> ParticleStack:
     pixel_size_A = np.full(len(array), config.pixel_size_A or np.nan)
     if config.pixel_size_A is None and "blob/psize_A" in fields:
         pixel_size_A = array["blob/psize_A"].astype(np.float64)
+        pixel_size_A[pixel_size_A == 0] = np.nan  # 0 stands for an unknown pixel size
     # One optics group per set of recording conditions, as RELION wants them.
     beam = [array[f].astype(np.float64) for f in ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast") if f in fields]
-    # Two NaN would count as different kinds; 0 stands for an unknown pixel size as well.
+    # Two NaN would count as different kinds.
     kinds, optics_of = np.unique(np.nan_to_num(np.stack([pixel_size_A, *beam], 1)), axis=0, return_inverse=True)
     sizes = [pixel_size_or_nan(config, float(kind[0])) for kind in kinds]
     ctf, assumed = completed(_cs_ctf(array), CS_CTF)
@@ -63,7 +65,7 @@ def read_cs_source(config: InputConfig) -> ParticleStack:
         kind="cs",
         names=np.array(
             [
-                f"{i + 1:06d}@{cs.decode_path(path)}"
+                image_name(i, cs.decode_path(path))
                 for i, path in zip(array["blob/idx"].tolist(), array["blob/path"].tolist(), strict=True)
             ],
             dtype=object,

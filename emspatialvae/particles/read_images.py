@@ -11,6 +11,7 @@ from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.io import mrc, pictures
 from emspatialvae.io.compressed import bare_name
+from emspatialvae.io.image_names import image_name
 from emspatialvae.particles.pixel_size import pixel_size_or_nan
 from emspatialvae.particles.stack import OpticsGroup, ParticleStack
 
@@ -27,7 +28,7 @@ def read_stack_source(config: InputConfig) -> ParticleStack:
     return ParticleStack(
         source=config.particles,
         kind="mrc",
-        names=np.array([f"{i + 1:06d}@{config.particles.name}" for i in range(n)], dtype=object),
+        names=np.array([image_name(i, config.particles.name) for i in range(n)], dtype=object),
         paths=(str(config.particles),),
         file_of=np.zeros(n, np.int32),
         index_of=np.arange(n, dtype=np.int64),
@@ -39,7 +40,7 @@ def read_stack_source(config: InputConfig) -> ParticleStack:
 def read_npy_source(config: InputConfig) -> ParticleStack:
     """Every picture of a ``.npy`` file in order."""
     file = pictures.open_npy(config.particles)
-    names = [f"{i + 1:06d}@{config.particles.name}" for i in range(file.n_images)]
+    names = [image_name(i, config.particles.name) for i in range(file.n_images)]
     values = _values(file.dtype)
     notes = [f"shape read as [{', '.join(file.axes.split())}]: {_kind(file.channels)}, {values}"]
     return _stack(config, "npy", names, (str(config.particles),), notes)

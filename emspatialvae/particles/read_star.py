@@ -10,7 +10,9 @@ from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging import geometry
 from emspatialvae.imaging.ctf import completed
+from emspatialvae.io.image_names import parse_image_name
 from emspatialvae.io.star import StarBlock, StarFile
+from emspatialvae.particles.optics_groups import optics_rows
 from emspatialvae.particles.pixel_size import pixel_size_or_nan
 from emspatialvae.particles.stack import OpticsGroup, ParticleStack
 
@@ -149,12 +151,12 @@ def _split_image_names(
     codes: dict[str, int] = {}
     file_of, index_of = np.empty(len(image_names), np.int32), np.empty(len(image_names), np.int64)
     for row, name in enumerate(image_names):
-        number, _, path = name.partition("@") if "@" in name else ("1", "", name)  # a file of one image, as in RELION
-        if not (path and number.isdecimal() and int(number) > 0):
+        number, path = image = parse_image_name(name)
+        if not path or number == 0 or (number is None and "@" in name):
             raise ParticleFileError(
                 f"{source}: image name {name!r} of particle {row + 1}; expected N@stack.mrcs with N counted from 1"
             )
-        file_of[row], index_of[row] = codes.setdefault(path, len(codes)), int(number) - 1
+        file_of[row], index_of[row] = codes.setdefault(path, len(codes)), image.place
     return np.array(image_names, dtype=object), tuple(codes), file_of, index_of
 
 
@@ -205,30 +207,13 @@ def _star_optics(
     if "rlnOpticsGroup" not in table.labels:
         raise ParticleFileError(f"{block.path}: data_optics has no rlnOpticsGroup; repair the file")
     texts, optics = table.read(named, wanted, lenient=True)
-    _check_whole(block.path, "data_optics", optics["rlnOpticsGroup"])
-    row_of = {int(number): row for row, number in enumerate(optics["rlnOpticsGroup"])}
-    if len(row_of) < table.n_rows:
-        twice = next(n for n in row_of if np.count_nonzero(optics["rlnOpticsGroup"] == n) > 1)
-        raise ParticleFileError(f"{block.path}: data_optics lists optics group {twice} twice; repair the file")
+    known = optics["rlnOpticsGroup"]
+    optics_of = optics_rows(block.path, known, numbers.get("rlnOpticsGroup"), block.n_rows, block.name).astype(np.int32)
     if "rlnImageDimensionality" in optics and np.any(optics["rlnImageDimensionality"] == 3):
         raise subtomograms(block.path, "rlnImageDimensionality is 3")
-    if "rlnOpticsGroup" in numbers:
-        _check_whole(block.path, f"data_{block.name}", numbers["rlnOpticsGroup"])
-        group_of = numbers["rlnOpticsGroup"].astype(int)
-    elif len(row_of) == 1:
-        group_of = np.full(block.n_rows, next(iter(row_of)))
-    else:
-        raise ParticleFileError(
-            f"{block.path}: particles have no rlnOpticsGroup, data_optics has {len(row_of)} groups; add the column"
-        )
-    missing = sorted(set(np.unique(group_of).tolist()) - set(row_of))
-    if missing:
-        raise ParticleFileError(
-            f"{block.path}: particles belong to optics group {missing[0]}, data_optics has {sorted(row_of)}; repair the file"
-        )
     groups = tuple(
         OpticsGroup(
-            name=texts["rlnOpticsGroupName"][row] if named else str(number),
+            name=texts["rlnOpticsGroupName"][row] if named else f"{number:.0f}",
             pixel_size_A=pixel_size_or_nan(
                 config, optics["rlnImagePixelSize"][row] if "rlnImagePixelSize" in optics else None
             ),
@@ -236,10 +221,8 @@ def _star_optics(
             ctf_premultiplied="rlnCtfDataAreCtfPremultiplied" in optics
             and bool(optics["rlnCtfDataAreCtfPremultiplied"][row]),
         )
-        for number, row in row_of.items()
+        for row, number in enumerate(known)
     )
-    values, inverse = np.unique(group_of, return_inverse=True)
-    optics_of = np.array([row_of[value] for value in values.tolist()], dtype=np.int32)[inverse]
     # Files converted from 3.0 by hand may keep the beam in the particle table.
     optics = {label: values for label, values in optics.items() if np.isfinite(values).any()}
     beam = {
@@ -248,15 +231,6 @@ def _star_optics(
         if label in {*optics, *numbers}
     }
     return groups, optics_of, beam
-
-
-def _check_whole(path: Path, where: str, groups: NDArray[np.float64]) -> None:
-    """Refuse numbers of optics groups that are no whole numbers."""
-    wrong = np.flatnonzero(~(np.abs(groups) < 1 << 31) | (groups != np.trunc(groups)))
-    if len(wrong):
-        raise ParticleFileError(
-            f"{path}: rlnOpticsGroup is {groups[wrong[0]]:g} in row {wrong[0] + 1} of {where}; expected whole numbers from 1; repair the file"
-        )
 
 
 def _star_without_optics(

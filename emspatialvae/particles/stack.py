@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.ctf import CtfParams
 from emspatialvae.imaging.geometry import Pose2D
+from emspatialvae.io.image_names import image_name
 from emspatialvae.io.images import ImageFile, channels_of, read_images
 from emspatialvae.io.mrc import MrcHeader
 from emspatialvae.io.star import StarFile
@@ -77,6 +78,11 @@ class ParticleStack:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def image_names(self, paths: Sequence[str]) -> list[str]:
+        """Each particle's image as ``N@path``, the stacks spelled as in ``paths``, one for each of `paths`; [n]."""
+        where: list[tuple[int, int]] = np.stack([self.index_of, self.file_of], 1).tolist()
+        return [image_name(index, paths[file]) for index, file in where]
 
     @property
     def optics_names(self) -> tuple[str, ...]:

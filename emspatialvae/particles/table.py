@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.io import cs
+from emspatialvae.io.image_names import ImageName, plain_image_name
 from emspatialvae.io.star import StarBlock, StarFile, write_rows
+from emspatialvae.particles.optics_groups import optics_rows
 from emspatialvae.particles.read_star import particle_block
 
 Texts = dict[str, NDArray[np.object_]]
@@ -214,27 +216,12 @@ class StarTable:
         """For each particle the row of its optics group."""
         assert self.optics is not None
         known = self.optics.read(numbers=["rlnOpticsGroup"])[1]["rlnOpticsGroup"]
-        if group is None and len(known) == 1:
-            return np.zeros(len(self), np.intp)
-        if group is None:
-            raise ParticleFileError(
-                f"{self.path}: particles have no rlnOpticsGroup, data_optics has {len(known)} groups; add the column"
-            )
-        order = np.argsort(known, kind="stable")
-        at = np.minimum(np.searchsorted(known[order], group), len(known) - 1)
-        missing = np.flatnonzero(known[order][at] != group)
-        if len(missing):
-            raise ParticleFileError(
-                f"{self.path}: particles belong to optics group {group[missing[0]]:g}, data_optics has "
-                f"{sorted(known.astype(int).tolist())}; repair the file"
-            )
-        return order[at]
+        return optics_rows(self.path, known, group, len(self), self.block.name)
 
     def image_names(self) -> NDArray[np.object_]:
         """``rlnImageName`` without the zeros before N."""
         names = self.block.columns("rlnImageName")["rlnImageName"]
-        # Only before an @: a file's own name may start with a zero.
-        return np.array([name.lstrip("0") if "@" in name else name for name in names], dtype=object)
+        return np.array([plain_image_name(name) for name in names], dtype=object)
 
     def coordinates(self) -> Coordinates | None:
         """``rlnCoordinateX/Y`` in ``rlnMicrographName``."""
@@ -306,7 +293,7 @@ class CsTable:
             return None
         cs.check_fields(self.path, self.array, {"blob/idx": ("whole numbers", ()), "blob/path": ("text", ())})
         places = zip(self.array["blob/idx"].tolist(), self._text("blob/path"), strict=True)
-        return np.array([f"{index + 1}@{path}" for index, path in places], dtype=object)
+        return np.array([str(ImageName(index + 1, path)) for index, path in places], dtype=object)
 
     def coordinates(self) -> Coordinates | None:
         """``location/center_x_frac`` and ``y_frac`` times the micrograph's size."""

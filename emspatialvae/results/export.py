@@ -200,7 +200,8 @@ def _new_tables(
     )
     table: dict[str, Any] = {
         "rlnImageName": pd.Series(
-            [f"{i + 1:06d}@{stack.paths[f]}" for i, f in zip(stack.index_of, stack.file_of, strict=True)], dtype=object
+            stack.image_names(stack.paths),
+            dtype=object,
         ),
         "rlnOpticsGroup": stack.optics_of + 1,
     }

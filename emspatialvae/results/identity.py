@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from emspatialvae.errors import RunFolderError
 from emspatialvae.io.fingerprint import Fingerprint
+from emspatialvae.io.image_names import plain_image_name
 from emspatialvae.io.json_dataclass import is_list
 from emspatialvae.particles.stack import ParticleStack
 
@@ -96,7 +97,7 @@ def rows_of(known: Sequence[str], now: Sequence[str], source: Path) -> NDArray[n
     """
     if len(known) == len(now) and all(a == b for a, b in zip(known, now, strict=True)):
         return None
-    keys, keys_now = list(map(plain_name, known)), list(map(plain_name, now))
+    keys, keys_now = list(map(plain_image_name, known)), list(map(plain_image_name, now))
     if keys == keys_now:
         return None
     gone, new = Counter(keys) - Counter(keys_now), Counter(keys_now) - Counter(keys)
@@ -120,12 +121,6 @@ def rows_of(known: Sequence[str], now: Sequence[str], source: Path) -> NDArray[n
     return np.array([row_of[key] for key in keys], dtype=np.int64)
 
 
-def plain_name(name: str) -> str:
-    """``N@path`` without the zeros before N, so that two spellings of one image are equal; any other name as it is."""
-    number, at, path = name.partition("@")
-    return f"{int(number)}@{path}" if at and number.isdecimal() and len(number) < 20 else name
-
-
 def _stack_name(stack: ParticleStack, number: int) -> str:
     """What a stack is called in the metadata; where there are none, its path depends on where the command was called."""
     path = stack.paths[number]
@@ -136,7 +131,7 @@ def keys_of(names: Iterable[Any]) -> list[tuple[str, int]]:
     """What each of some rows is known by: its image, and how many rows before it have the same."""
     seen: Counter[str] = Counter()
     keys: list[tuple[str, int]] = []
-    for name in map(plain_name, map(str, names)):
+    for name in map(plain_image_name, map(str, names)):
         keys.append((name, seen[name]))
         seen[name] += 1
     return keys

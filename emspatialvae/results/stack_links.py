@@ -54,8 +54,7 @@ def make_links(stack: ParticleStack, links: Mapping[str, Path]) -> list[str]:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(target)
-    spelled = [str(links.get(path, path)) for path in stack.paths]
-    return [f"{i + 1:06d}@{spelled[f]}" for i, f in zip(stack.index_of, stack.file_of, strict=True)]
+    return stack.image_names([str(links.get(path, path)) for path in stack.paths])
 
 
 def _targets(stack: ParticleStack, links: Mapping[str, Path]) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from emspatialvae.errors import EmsvaeError, OutputExistsError
 from emspatialvae.imaging.geometry import Pose2D, to_relion
 from emspatialvae.io import leftovers
 from emspatialvae.io.atomic import place_new, replace_folder, sync_tree
+from emspatialvae.io.image_names import image_name
 from emspatialvae.simulation.microscope import AMPLITUDE_CONTRAST, CS_MM, VOLTAGE_KV, Microscope
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def write_stars(
 
     n = len(pose)
     columns: dict[str, Any] = {
-        "rlnImageName": [f"{i:06d}@particles.mrcs" for i in range(1, n + 1)],
+        "rlnImageName": [image_name(i, "particles.mrcs") for i in range(n)],
         # zero-padded and in order: RELION sorts rows by micrograph
         "rlnMicrographName": [f"simulated_{i // PER_MICROGRAPH + 1:06d}.mrc" for i in range(n)],
         "rlnOpticsGroup": microscope.group + 1,

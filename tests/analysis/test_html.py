@@ -155,7 +155,7 @@ def test_the_cloud_knows_every_name_class_and_place():
     np.testing.assert_allclose(places, points, atol=np.ptp(points, axis=0).max() / 65535)
     np.testing.assert_array_equal(unpacked(data["group"]), of)
     numbers, paths = data["numbers"].split("\n"), data["paths"]
-    found = [n if not paths[p] else f"{n}@{paths[p]}" for n, p in zip(numbers, unpacked(data["path"]), strict=True)]
+    found = [f"{n}@{paths[p]}" if n else paths[p] for n, p in zip(numbers, unpacked(data["path"]), strict=True)]
     assert found == names.tolist()
 
 

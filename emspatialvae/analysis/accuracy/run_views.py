@@ -13,6 +13,7 @@ from emspatialvae.analysis.accuracy.views import ViewScores, rotations_left, vie
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.arrays import Floats
 from emspatialvae.imaging.geometry import from_relion
+from emspatialvae.io.image_names import parse_image_name
 from emspatialvae.io.star import StarBlock, StarFile
 from emspatialvae.particles.columns import ANGLE, CLASS, SCORES, USED, kept_apart
 from emspatialvae.particles.read_star import particle_block
@@ -168,8 +169,8 @@ def joined_rows(names: list[str], known: list[str], path: Path, truth: Path) -> 
 
 def _key(name: str, short: bool) -> tuple[int, str]:
     """Number and path of ``N@path``, or its last part only; zeros before N do not matter."""
-    number, at, stack = name.rpartition("@")
-    return (int(number) if at and number.isdecimal() else 0), PurePosixPath(stack).name if short else stack
+    number, path = parse_image_name(name)
+    return number or 0, PurePosixPath(path).name if short else path
 
 
 def _of_run(path: Path) -> _Reported:

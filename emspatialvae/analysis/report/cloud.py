@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from emspatialvae.analysis.figures.scatter import Plane
 from emspatialvae.analysis.latent_space.embedding import some_rows
 from emspatialvae.analysis.report.html import Html, tag
+from emspatialvae.io.image_names import parse_image_name
 
 LIMIT = 20_000
 """Particles in it at most."""
@@ -25,8 +26,8 @@ def cloud(plane: Plane, names: NDArray, group: NDArray[np.integer] | None) -> Ht
     low, high = points.min(0), points.max(0)
     span = np.where(high > low, high - low, 1)
     placed = np.rint((points - low) / span * FINEST)
-    numbers, files = zip(*[_split(str(name)) for name in names[rows]], strict=True)
-    paths, of = np.unique(np.array(files, dtype=str), return_inverse=True)
+    images = [parse_image_name(str(name)) for name in names[rows]]
+    paths, of = np.unique([image.path for image in images], return_inverse=True)
     content = {
         "axes": plane.axes,
         "low": low.tolist(),
@@ -34,8 +35,12 @@ def cloud(plane: Plane, names: NDArray, group: NDArray[np.integer] | None) -> Ht
         "x": _packed(placed[:, 0]),
         "y": _packed(placed[:, 1]),
         "group": None if group is None else _packed(group[rows]),
-        # A name is its number and one of a few paths, each path once.
-        "numbers": "\n".join(numbers),
+        # A name is its number, if it has one, and one of a few paths, each path once.
+        "numbers": "\n".join(
+            # As it is spelled, zeros and all, so that it is found in the file.
+            "" if image.number is None else name[: -len(image.path) - 1]
+            for name, image in zip(map(str, names[rows]), images, strict=True)
+        ),
         "paths": paths.tolist(),
         "path": _packed(of) if len(paths) <= FINEST else of.tolist(),
     }
@@ -56,11 +61,6 @@ def cloud(plane: Plane, names: NDArray, group: NDArray[np.integer] | None) -> Ht
         class_="cloud",
         hidden=True,
     )
-
-
-def _split(name: str) -> tuple[str, str]:
-    number, at, path = name.partition("@")
-    return (number, path) if at else (name, "")
 
 
 def _packed(values: NDArray) -> str:

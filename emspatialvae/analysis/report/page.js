@@ -87,7 +87,7 @@ for (const figure of document.querySelectorAll(".cloud")) {
     at = i;
     said.replaceChildren();
     if (at >= 0) {
-      const name = data.paths[path[at]] ? `${numbers[at]}@${data.paths[path[at]]}` : numbers[at];
+      const name = numbers[at] ? `${numbers[at]}@${data.paths[path[at]]}` : data.paths[path[at]];
       const z = [x, y].map((values, k) => (data.low[k] + (values[at] / 65535) * data.span[k]).toFixed(2));
       const picture = group && pictures.get(String(group[at]));
       if (picture) said.append(picture.cloneNode());

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from emspatialvae.analysis.figures.scatter import Groups, Measure, colouring
 from emspatialvae.errors import EmsvaeError, ParticleFileError, RunFolderError
+from emspatialvae.io.image_names import plain_image_name
 from emspatialvae.particles.find_column import find_column
 from emspatialvae.particles.table import ParticleTable, open_table
-from emspatialvae.results.identity import plain_name
 from emspatialvae.results.latents import Latents
 from emspatialvae.results.run_folder import RunDir
 
@@ -103,7 +103,7 @@ class Columns:
 
 def _check_belong(tables: tuple[ParticleTable, ...], latents: Latents, run: RunDir) -> None:
     """Refuse tables whose rows are not those of ``latents.csv``, one by one."""
-    ours = [plain_name(str(name)) for name in latents.names]
+    ours = [plain_image_name(str(name)) for name in latents.names]
     for table in tables:
         names = table.image_names()
         if names is not None and names[: len(ours)].tolist() != ours:

@@ -14,6 +14,7 @@ from emspatialvae.analysis.figures import run as figures
 from emspatialvae.analysis.latent_space import manifold
 from emspatialvae.imaging import alignment, normalisation
 from emspatialvae.imaging.arrays import Floats
+from emspatialvae.io.image_names import parse_image_name
 from emspatialvae.io.mrc import StackWriter
 from emspatialvae.model.distributions import LatentAndPose
 from emspatialvae.model.interface import ParticleVAE
@@ -98,7 +99,8 @@ def _reconstructions(
     }
     if power is not None:
         lines["model alone,\nno pose"] = upright
-    names = [str(name).split("@")[0] for name in latents.names[picked]]
+    split = [parse_image_name(str(name)) for name in latents.names[picked]]
+    names = [path if number is None else str(number) for number, path in split]
     note = (
         "" if power is None else "the CTF acts twice, in the microscope and as a filter; what the model draws gets both"
     )

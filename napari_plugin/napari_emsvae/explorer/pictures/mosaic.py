@@ -3,10 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from emspatialvae.io.image_names import parse_image_name
 
 if TYPE_CHECKING:
     from emspatialvae.imaging.arrays import Rows
@@ -77,13 +80,13 @@ def montage(data: "RunData", rows: "Rows", look: Look, low_pass_A: float) -> tup
 
 def short_name(name: str) -> str:
     """What tells an image name ``000123@path/stack.mrcs`` from its neighbours: ``123@stack``."""
-    number, at, path = str(name).partition("@")
-    stem = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    return f"{number.lstrip('0') or '0'}@{stem}" if at else str(name)
+    image = parse_image_name(str(name))
+    return image.path if image.number is None else str(image._replace(path=PurePosixPath(image.path).stem))
 
 
 def tile_names(names: Sequence[str]) -> list[str]:
     """Names short enough for tiles: the number alone where all are of one stack, else with the end of the stack's name."""
-    short = [short_name(name) for name in names]
-    one_stack = len({name.partition("@")[2] for name in short}) == 1
-    return [name.partition("@")[0] if one_stack else name[:16] for name in short]
+    images = [parse_image_name(str(name)) for name in names]
+    if len({image.path for image in images}) == 1 and images[0].number is not None:
+        return [str(image.number) for image in images]
+    return [short_name(name)[:16] for name in names]
