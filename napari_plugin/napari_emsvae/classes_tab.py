@@ -11,9 +11,10 @@ from qtpy.QtCore import Qt, Signal  # pyright: ignore[reportPrivateImportUsage]
 from qtpy.QtWidgets import QListWidgetItem
 
 from emspatialvae.imaging.arrays import Mask, Rows
+from emspatialvae.imaging.contrast import contrast_limits
 from napari_emsvae.board import Board, Choosing
 from napari_emsvae.explorer.pictures.mosaic import Mosaic
-from napari_emsvae.explorer.pictures.picture import Picture, limits_of
+from napari_emsvae.explorer.pictures.picture import Picture
 from napari_emsvae.explorer.run_data import RunData
 from napari_emsvae.explorer.session import Session
 from napari_emsvae.explorer.tabs.base import Tab
@@ -148,7 +149,11 @@ class ClassesTab(Tab):
         caption = f"consensus of {len(data.used):,} particles; make classes to tell kinds apart"
         self.session.stage.show(
             "classes",
-            [Picture("consensus", image, data.pixel_size_A, limits_of(image), caption, smooth=True, unit=data.unit)],
+            [
+                Picture(
+                    "consensus", image, data.pixel_size_A, contrast_limits(image), caption, smooth=True, unit=data.unit
+                )
+            ],
         )
 
     def _arrange(self) -> None:
@@ -325,7 +330,7 @@ def arranged(data: RunData, order: Order) -> Gallery:
     assert class_of is not None
     members = [np.flatnonzero((class_of == classes.numbers[at]) & data.latents.used) for at in places]
     shown = replace(classes, images=images)
-    return Gallery(shown, places, mosaic, limits_of(level), pixel_size_A, members)
+    return Gallery(shown, places, mosaic, contrast_limits(level), pixel_size_A, members)
 
 
 def _columns(count: int) -> int:

@@ -100,7 +100,7 @@ class Legend:
         colours = [palette.of_number(int(code) + 1) for code in shown]
         share = np.sqrt(counts[shown] / max(counts.max(initial=0), 1))
         self.axes.barh(np.arange(len(shown)), share, color=colours, height=0.8)
-        self.axes.set_ylim(len(shown) - 0.5, -0.5)
+        self.axes.set_ylim(max(len(shown), 1) - 0.5, -0.5)  # without particles there are no bars
         self.axes.set_xlim(0, 1)
         self.axes.set_yticks(np.arange(len(shown)), [short(names[code], NAME_LETTERS) for code in shown])
         self._groups = shown + first

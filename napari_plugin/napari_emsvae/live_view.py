@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from qtpy.QtCore import QSize
 
+from emspatialvae.imaging.contrast import contrast_limits
 from napari_emsvae.explorer.pictures.mosaic import Mosaic
-from napari_emsvae.explorer.pictures.picture import limits_of
 from napari_emsvae.qt import palette
 
 TILES = 5
@@ -112,7 +112,7 @@ class LiveView(FigureCanvasQTAgg):
                 spine.set_color(theme.faint)
         for axes, image in zip(self.axes, (found.consensus, found.map), strict=False):
             if image is not None:
-                low, high = limits_of(image)
+                low, high = contrast_limits(image)
                 axes.imshow(image, cmap="gray", vmin=low, vmax=high)
         if found.map is None:
             self.axes[1].text(

@@ -7,13 +7,14 @@ import pytest
 
 from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.imaging import alignment, masks
+from emspatialvae.imaging.contrast import contrast_limits
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.mrc import read_header
 from napari_emsvae.explorer.pictures import particle_images
 from napari_emsvae.explorer.pictures.film import SUFFIXES, along_line, film_along, rolling_averages, save_film
 from napari_emsvae.explorer.pictures.model_images import draw, draw_map
 from napari_emsvae.explorer.pictures.mosaic import LOOKS, Mosaic, montage, short_name, tile_names
-from napari_emsvae.explorer.pictures.picture import limits_of, low_passed
+from napari_emsvae.explorer.pictures.picture import low_passed
 from napari_emsvae.explorer.pictures.selection_average import statistics
 from napari_emsvae.explorer.prepared_images import PreparedOnDemand
 from napari_emsvae.explorer.run_data import RunData
@@ -148,7 +149,7 @@ def test_the_low_pass_filter_halves_the_amplitude_at_its_resolution():
     x = np.arange(240)
     wave = np.tile(np.cos(2 * np.pi * x / 12), (240, 1)).astype(np.float32)
     assert low_passed(wave, 12)[120, 60:180].max() == pytest.approx(0.5, abs=0.01)
-    assert limits_of(np.full((4, 4), 2.0)) == (2.0, 3.0)
+    assert contrast_limits(np.full((4, 4), 2.0)) == (2.0, 3.0)
 
 
 def test_what_is_drawn_at_a_pose_is_what_is_drawn_without_one_after_alignment(data):

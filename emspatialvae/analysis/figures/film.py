@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from emspatialvae.analysis.figures.scale_bar import scale_bar
 from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.contrast import contrast_limits
 from emspatialvae.io.atomic import atomic_path
 
 Grey = NDArray[np.uint8]
@@ -61,8 +62,8 @@ class Film:
 
 def greys(images: Floats) -> Grey:
     """Images [k, box, box] in 256 greys, one scale for all of them, cut at the outermost half percent."""
-    low, high = np.percentile(images, [0.5, 99.5])
-    return np.rint(np.clip((images - low) / max(high - low, 1e-12), 0, 1) * 255).astype(np.uint8)
+    low, high = contrast_limits(images)
+    return np.rint(np.clip((images - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
 def write_gif(film: Film, destination: Path, *, force: bool = False) -> None:

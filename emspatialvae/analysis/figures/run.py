@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.contrast import contrast_limits
 from emspatialvae.io.atomic import atomic_path
 
 
@@ -105,13 +106,13 @@ def reconstructions(names: Sequence[str], rows: Mapping[str, Floats], note: str 
 
 def films(rows: Mapping[str, Floats], below: Sequence[str]) -> Figure:
     """One row of images [steps, box, box] per label, on a common grey scale; ``below`` names the steps."""
-    figure, grid = lines(rows, np.percentile(np.stack(list(rows.values())), [0.5, 99.5]))
+    figure, grid = lines(rows, contrast_limits(np.stack(list(rows.values()))))
     for axes, text in zip(grid[-1], below, strict=True):
         axes.set_xlabel(text, fontsize=8)
     return figure
 
 
-def lines(rows: Mapping[str, Floats], limits: Floats | None = None) -> tuple[Figure, NDArray[Any]]:
+def lines(rows: Mapping[str, Floats], limits: Sequence[float] | Floats | None = None) -> tuple[Figure, NDArray[Any]]:
     """Images [count, box, box] per label, a line each; the figure and its axes [lines, count]. ``limits``: as for `picture`."""
     count = len(next(iter(rows.values())))
     figure = Figure(figsize=(1.25 * count + 1, 1.35 * len(rows) + 0.7), layout="constrained")
@@ -237,7 +238,7 @@ def picture(
     axes: Axes, image: Floats, *, colorbar: bool = False, limits: Sequence[float] | Floats | None = None
 ) -> Any:
     """Draw an image as stored, y downwards, grey values cut at ``limits`` or at the outermost half percent."""
-    low, high = np.percentile(image, [0.5, 99.5]) if limits is None else limits
+    low, high = contrast_limits(image) if limits is None else limits
     drawn = axes.imshow(image, cmap="gray", vmin=low, vmax=high if high > low else low + 1, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])

@@ -445,7 +445,7 @@ class RunData:
 
         file, key = self.path / UMAP_FILE, self._digest_of_z()
         try:
-            with np.load(file, allow_pickle=False) as saved:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
                 if str(saved["of"]) == key:
                     return saved["plane"].astype(float)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -212,7 +212,7 @@ class SelectionModel:
             The file is damaged, of a newer version, or belongs to other particles.
         """
         try:
-            with np.load(file, allow_pickle=False) as saved:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
                 arrays = {key: saved[key] for key in saved.files}
             if int(arrays["format"]) > FORMAT:
                 raise EmsvaeError(f"{file} was written by a newer emspatialvae; update it, or move the file away")

@@ -13,6 +13,7 @@ import numpy as np
 
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import ParticleFileError, RunFolderError
+from emspatialvae.imaging.contrast import contrast_limits
 from emspatialvae.particles.load import load_particles
 from emspatialvae.particles.stack import ParticleStack
 from napari_emsvae.layers.images import Grid, aligned_images, is_mixed, raw_images, reconstructions
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 8
 """Images that set the contrast."""
-CLIPPED_PERCENT = 0.2
-"""Of their pixels lie beyond the contrast limits, at either end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +64,7 @@ def particle_layers(path: Path) -> list[LayerData]:
     grid = Grid.of(stack)
     info = LayerInfo("particles", stack, grid, known=known)
     images = raw_images(stack, grid)
-    return [_layer(images, info, contrast_limits(images))]
+    return [_layer(images, info, limits_of_stack(images))]
 
 
 def run_layers(path: Path) -> list[LayerData]:
@@ -75,7 +74,7 @@ def run_layers(path: Path) -> list[LayerData]:
     run, latents, stack = read_run(path)
     grid = Grid.of(stack)
     raw, aligned = raw_images(stack, grid), aligned_images(stack, latents, grid)
-    limits = contrast_limits(raw)
+    limits = limits_of_stack(raw)
     return [
         _layer(raw, LayerInfo("particles", stack, grid, run=path), limits),
         *_reconstruction_layer(run, latents, stack),
@@ -95,11 +94,11 @@ def _reconstruction_layer(run: "RunDir", latents: "Latents", stack: ParticleStac
         return []
     grid = Grid(prepared.box, prepared.pixel_size_A)
     images = reconstructions(model, latents, grid.box)
-    limits = contrast_limits(images, np.flatnonzero(latents.used))
+    limits = limits_of_stack(images, np.flatnonzero(latents.used))
     return [_layer(images, LayerInfo("reconstruction", stack, grid, run=run.path), limits)]
 
 
-def contrast_limits(images: LazyImages, rows: np.ndarray | None = None) -> tuple[float, float]:
+def limits_of_stack(images: LazyImages, rows: np.ndarray | None = None) -> tuple[float, float]:
     """Contrast limits from a few images spread over the stack; NaN and infinity do not count.
 
     Parameters
@@ -109,11 +108,7 @@ def contrast_limits(images: LazyImages, rows: np.ndarray | None = None) -> tuple
     """
     rows = np.arange(len(images)) if rows is None or not len(rows) else rows
     pixels = images[rows[np.unique(np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).astype(int))]]
-    pixels = pixels[np.isfinite(pixels)]
-    if not len(pixels):
-        return 0.0, 1.0
-    low, high = np.percentile(pixels, [CLIPPED_PERCENT, 100 - CLIPPED_PERCENT]).tolist()
-    return (low, high) if high > low else (low, low + 1)
+    return contrast_limits(pixels)
 
 
 def _load_for_display(path: Path) -> tuple[ParticleStack, bool]:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from napari_emsvae.explorer.pictures.picture import Picture, limits_of, low_passed
+from emspatialvae.imaging.contrast import contrast_limits
+from napari_emsvae.explorer.pictures.picture import Picture, low_passed
 from napari_emsvae.explorer.run_data import RunData
 from napari_emsvae.upright import upright
 
@@ -23,14 +24,16 @@ def pictures_of(data: RunData, row: int, low_pass_A: float) -> list[Picture]:
     stack, portion = upright(data, rows)
     aligned = stack[0]
     drawn = canonical(data.model, data.latents.z[rows])
-    limits, pixel = limits_of(aligned), data.pixel_size_A
+    limits, pixel = contrast_limits(aligned), data.pixel_size_A
     multiplied = portion.ctf_power is not None
     pictures += [
         Picture(
             *("aligned", aligned, pixel, limits, "aligned \N{MULTIPLICATION SIGN} CTF" if multiplied else ""),
             unit=data.unit,
         ),
-        Picture("reconstruction", drawn[0], pixel, limits_of(drawn[0]), "as the model draws it", True, unit=data.unit),
+        Picture(
+            "reconstruction", drawn[0], pixel, contrast_limits(drawn[0]), "as the model draws it", True, unit=data.unit
+        ),
     ]
     bright = amplitude(data, row)
     if bright is None:
@@ -46,9 +49,9 @@ def _as_recorded(data: RunData, row: int, low_pass_A: float) -> list[Picture]:
     smooth = low_passed(raw, low_pass_A / pixel_size_A)
     colour = ", mean of the colours" if data.stack.channels > 1 else ""
     return [
-        Picture("raw", raw, pixel_size_A, limits_of(raw), f"as recorded{colour}", unit=data.unit),
+        Picture("raw", raw, pixel_size_A, contrast_limits(raw), f"as recorded{colour}", unit=data.unit),
         Picture(
-            *("low-passed", smooth, pixel_size_A, limits_of(smooth)),
+            *("low-passed", smooth, pixel_size_A, contrast_limits(smooth)),
             f"low-passed to {low_pass_A:.3g}\N{NO-BREAK SPACE}{data.unit_sign}",
             unit=data.unit,
         ),

@@ -8,9 +8,6 @@ from scipy import ndimage
 
 Image = NDArray[np.float32]
 
-CLIPPED_PERCENT = 0.3
-"""Of the pixels lie beyond the contrast limits, at either end."""
-
 
 @dataclass(frozen=True, eq=False)
 class Picture:
@@ -36,12 +33,3 @@ def low_passed(image: Image, resolution_px: float) -> Image:
     # exp(-2 (pi sigma f)^2) = 1/2 at f = 1 / resolution.
     sigma = np.sqrt(np.log(2) / 2) / np.pi * resolution_px
     return ndimage.gaussian_filter(image, sigma).astype(np.float32)
-
-
-def limits_of(image: NDArray[np.floating]) -> tuple[float, float]:
-    """Contrast limits that leave out the outermost pixels; never two equal ones."""
-    finite = image[np.isfinite(image)]
-    if not finite.size:
-        return 0.0, 1.0
-    low, high = np.percentile(finite, [CLIPPED_PERCENT, 100 - CLIPPED_PERCENT]).tolist()
-    return (low, high) if high > low else (low, low + 1.0)

@@ -10,9 +10,10 @@ from superqt import QLabeledDoubleSlider
 from superqt.utils import qthrottled
 
 from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.contrast import contrast_limits
 from napari_emsvae.explorer.pictures.model_images import draw, draw_map
 from napari_emsvae.explorer.pictures.mosaic import Mosaic
-from napari_emsvae.explorer.pictures.picture import Image, Picture, limits_of
+from napari_emsvae.explorer.pictures.picture import Image, Picture
 from napari_emsvae.explorer.session import Session
 from napari_emsvae.explorer.tabs.base import Tab
 from napari_emsvae.qt.controls import button, choice, column, flow, together, whole_number, words
@@ -249,7 +250,7 @@ class ModelTab(Tab):
         if self._map is not None:
             places, mosaic = self._map
             caption = f"map: {places.axes[0]} to the right" + (f", {places.axes[1]} up" if places.axes[1] else "")
-            limits = limits_of(mosaic.image)
+            limits = contrast_limits(mosaic.image)
             pictures.insert(
                 0,
                 Picture(
@@ -270,7 +271,7 @@ class ModelTab(Tab):
 
     def _limits(self, image: Any) -> tuple[float, float]:
         """A contrast that fits every content: that of the present picture, a little wider."""
-        low, high = limits_of(image)
+        low, high = contrast_limits(image)
         room = 0.15 * (high - low)
         return low - room, high + room
 

@@ -7,9 +7,10 @@ import numpy as np
 from qtpy.QtCore import QTimer
 
 from emspatialvae.imaging.arrays import Floats
+from emspatialvae.imaging.contrast import contrast_limits
 from napari_emsvae.explorer.pictures.film import along_line, averages_beside, film_along, save_film
 from napari_emsvae.explorer.pictures.mosaic import short_name
-from napari_emsvae.explorer.pictures.picture import Picture, limits_of
+from napari_emsvae.explorer.pictures.picture import Picture
 from napari_emsvae.explorer.run_data import RunData
 from napari_emsvae.explorer.session import Session
 from napari_emsvae.explorer.tabs.base import Tab
@@ -183,7 +184,7 @@ class PathTab(Tab):
                 "path: model",
                 self._shared(film.drawn),
                 film.pixel_size_A,
-                limits_of(film.drawn),
+                contrast_limits(film.drawn),
                 "model",
                 smooth=True,
                 unit=unit,
@@ -192,7 +193,7 @@ class PathTab(Tab):
                 "path: particles",
                 self._shared(averages),
                 film.pixel_size_A,
-                limits_of(averages),
+                contrast_limits(averages),
                 f"average of the {film.averaged} nearest particles",
                 unit=unit,
             ),

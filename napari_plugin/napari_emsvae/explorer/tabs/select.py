@@ -11,7 +11,8 @@ from superqt.utils import qthrottled
 
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.arrays import Mask
-from napari_emsvae.explorer.pictures.picture import Image, Picture, limits_of
+from emspatialvae.imaging.contrast import contrast_limits
+from napari_emsvae.explorer.pictures.picture import Image, Picture
 from napari_emsvae.explorer.pictures.selection_average import Statistics, statistics
 from napari_emsvae.explorer.run_data import RunData
 from napari_emsvae.explorer.selection import HOWS, How
@@ -308,20 +309,20 @@ class SelectTab(Tab):
     def _show(self, inside: Image, outside: Image | None, said: str, sd: Image | None = None) -> None:
         """Inside, outside and their difference; the standard deviation when it is known."""
         data = self.session.data
-        limits = limits_of(inside)
+        limits = contrast_limits(inside)
 
         def picture(name: str, image: Image, limits: tuple[float, float], caption: str) -> Picture:
             return Picture(name, image, data.pixel_size_A, limits, caption, smooth=True, unit=data.unit)
 
         pictures = [picture("selected", inside, limits, f"selected: {said}")]
         if outside is not None:
-            reach = float(np.abs(limits_of(inside - outside)).max())
+            reach = float(np.abs(contrast_limits(inside - outside)).max())
             pictures += [
                 picture("left out", outside, limits, "what is left out"),
                 picture("difference", inside - outside, (-reach, reach), "selected less left out"),
             ]
         spread = sd if sd is not None else self._spread(inside)
-        pictures.append(picture("differ", spread, limits_of(spread), "where the selected differ (s.d.)"))
+        pictures.append(picture("differ", spread, contrast_limits(spread), "where the selected differ (s.d.)"))
         self.session.stage.show(self.group, pictures, columns=2)
 
     def _spread(self, inside: Image) -> Image:
