@@ -34,13 +34,15 @@ class ClassesCommand:
 def main(argv: list[str]) -> int:
     """``emsvae classes``."""
     asked = parse(ClassesCommand, argv)
+    from emspatialvae.jobs import ranks
     from emspatialvae.workflows.classes import classify_run
 
-    classify_run(
-        asked.run,
-        None if asked.k == "auto" else asked.k,
-        method=asked.method,
-        seed=asked.seed,
-        project_dir=asked.project_dir,
-    )
+    with ranks.joined():
+        classify_run(
+            asked.run,
+            None if asked.k == "auto" else asked.k,
+            method=asked.method,
+            seed=asked.seed,
+            project_dir=asked.project_dir,
+        )
     return 0

@@ -147,7 +147,7 @@ def _all_alive() -> Generator[None, None, None]:
     except RuntimeError as error:
         raise EmsvaeError(
             f"rank {_present.rank}: another rank has ended before its time, so this one cannot go on; what that one said stands above. Start the "
-            "same command again with --resume, with as many ranks as you like"
+            "same command again (train: with --resume), with as many ranks as you like"
         ) from error
 
 

@@ -11,6 +11,7 @@ RUN/classes/
 import os
 import shlex
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ from emspatialvae.imaging.arrays import Floats
 from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.io import leftovers, lock, mrc, star, switch
 from emspatialvae.io.atomic import atomic_path
+from emspatialvae.io.image_names import image_name
+from emspatialvae.jobs import ranks
 from emspatialvae.particles.columns import CLASS, kept_apart
 from emspatialvae.particles.read_star import particle_block
 from emspatialvae.particles.stack import ParticleStack
@@ -78,25 +81,39 @@ def classify_run(
     """
     if seed < 0:
         raise EmsvaeError(f"--seed is {seed}; expected 0 or more")
-    run = RunDir(path)
-    with lock.locked(run.path) as told:
-        if told is not None:
-            say(told)
-        leftovers.sweep(run.path)
+    run, team = RunDir(path), ranks.present()
+    with ExitStack() as stack:
+
+        def locked() -> None:
+            told = stack.enter_context(lock.locked(run.path))
+            if told is not None:
+                say(told)
+            leftovers.sweep(run.path)
+
+        team.by_first(locked)
         return _classify(run, k, method, seed, project_dir, say)
 
 
 def _classify(
     run: RunDir, k: int | None, method: ClassMethod | None, seed: int, project_dir: Path | None, say: Say
 ) -> Classes:
+    team = ranks.present()
     _, latents, stack = read_run(run.path, project_dir)
+    team.check_alike([str(name) for name in stack.names], f"the ranks see different particles as {stack.source}")
     run.check_results_belong()
     manifest = run.manifest
     check_fits(stack, manifest.preparation, run)  # a stack of the same name that is found first may be another one
-    latents = _classified(run, latents, stack, k, method, seed)
+    latents = team.by_first(lambda: _classified(run, latents, stack, k, method, seed))
     with bar(int(latents.used.sum()), "averaging classes") as progress:
-        averages = class_averages(stack, latents, manifest.preparation, seed=seed, progress=progress)
-    folder = run.path / "classes"
+        averages = class_averages(
+            stack, latents, manifest.preparation, seed=seed, progress=lambda n: progress(n * team.count), ranks=team
+        )
+    return team.by_first(lambda: _written(run, latents, stack, averages, say))
+
+
+def _written(run: RunDir, latents: Latents, stack: ParticleStack, averages: Averages, say: Say) -> Classes:
+    """Write classes into the run, and say what they are."""
+    manifest, folder = run.manifest, run.path / "classes"
     if folder.exists():
         say(f"{folder} is replaced")
     # Tables and classes take their places together.
@@ -139,7 +156,7 @@ def _classified(
     from emspatialvae.inference.infer import load_model
     from emspatialvae.model.batch import Batch
     from emspatialvae.model.steerable.vae import SteerableVAE
-    from emspatialvae.workflows.train import open_images
+    from emspatialvae.workflows.run_images import open_images
 
     model = load_model(run)
     assert isinstance(model, SteerableVAE)
@@ -271,7 +288,7 @@ def _write_model(destination: Path, images: str, averages: Averages, table: "pd.
         "rlnNrGroups": 1,
     }
     classes = {
-        "rlnReferenceImage": [f"{n:06d}@{images}" for n in table["class"]],
+        "rlnReferenceImage": [image_name(n - 1, images) for n in table["class"]],
         "rlnClassDistribution": table["share"].astype(np.float32),
         "rlnEstimatedResolution": resolution,
     }

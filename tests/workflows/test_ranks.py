@@ -1,6 +1,7 @@
 """Several processes train and infer together, as torchrun starts them: the result is that of one process, and nothing hangs or is lost."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,6 +91,26 @@ def test_two_ranks_train_and_infer_as_one_process_does(alone, tmp_path):
     done(2, "infer", run, particles, "--out", tmp_path / "two.csv")
     assert main(["infer", str(run), str(particles), "--out", str(tmp_path / "one.csv")]) == 0
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "one.csv"), pd.read_csv(tmp_path / "two.csv"))
+
+
+def test_two_ranks_make_the_classes_of_one(alone, tmp_path):
+    particles, run = alone
+    pair = [tmp_path / name for name in ("one", "two")]
+    for copy in pair:
+        shutil.copytree(run, copy)
+    assert main(["classes", str(pair[0]), "--k", "3", "--project-dir", str(particles.parent)]) == 0
+    told = done(2, "classes", pair[1], "--k", "3", "--project-dir", particles.parent)
+    assert told.count("class  particles") <= 1 and "classes.mrcs" in told
+    one, two = (pd.read_csv(copy / "classes" / "classes.csv") for copy in pair)
+    pd.testing.assert_frame_equal(one, two, rtol=1e-4, atol=1e-4)
+    images = [mrcfile.read(copy / "classes" / "classes.mrcs") for copy in pair]
+    np.testing.assert_allclose(*images, atol=1e-3)
+    assert (pair[0] / "particles.star").read_text() == (pair[1] / "particles.star").read_text()
+
+    told = ended(start(2, "classes", pair[1], "--k", "100000", "--project-dir", particles.parent))
+    lines = [line for _, _, errors in told for line in errors.splitlines() if line.startswith("emsvae:")]
+    assert [code for code, _, _ in told] == [2, 2]
+    assert len(lines) == 1 and "--k 100000" in lines[0]
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from scipy import sparse
 from emspatialvae.analysis.classes.restore import Averages, Sums, restore
 from emspatialvae.imaging import alignment, ctf, normalisation
 from emspatialvae.imaging.geometry import Pose2D
+from emspatialvae.jobs.ranks import ALONE, Ranks
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.preparation import Preparation, ahead, check_ctf, prepare_chunk
 from emspatialvae.results.latents import Latents
@@ -32,6 +33,7 @@ def class_averages(
     *,
     seed: int = 0,
     progress: Progress = lambda _: None,
+    ranks: Ranks = ALONE,
 ) -> Averages:
     """The average of each class, 1 to the highest class number.
 
@@ -45,6 +47,8 @@ def class_averages(
         Of the random halves that each class is split into for its resolution.
     progress
         Called with the number of particles added since the last call.
+    ranks
+        Processes that add up a part of the particles each; all of them get the averages.
     """
     assert latents.class_number is not None
     number = np.where(latents.used, latents.class_number, 0).astype(np.int64)
@@ -52,7 +56,7 @@ def class_averages(
     weights = sparse.csr_array(
         (np.ones(len(rows), np.float32), (rows, number[rows] - 1)), shape=(len(number), max(number.max(initial=1), 1))
     )
-    return average(stack, latents, weights, preparation, half=split(number, seed), progress=progress)
+    return average(stack, latents, weights, preparation, half=split(number, seed), progress=progress, ranks=ranks)
 
 
 def average(
@@ -64,6 +68,7 @@ def average(
     half: NDArray[np.int64] | None = None,
     seed: int = 0,
     progress: Progress = lambda _: None,
+    ranks: Ranks = ALONE,
 ) -> Averages:
     """Weighted averages of a stack's raw images in the frame of the object, with CTF taken out where it is known.
 
@@ -73,7 +78,7 @@ def average(
         Of each particle in each average, 0 or more, dense or sparse; shape [n, k]. Unused particles count nothing.
     half
         Which half set each particle belongs to, 0 or 1; shape [n] [default: by chance, `split`].
-    stack, latents, preparation, seed, progress
+    stack, latents, preparation, seed, progress, ranks
         As for `class_averages`.
 
     Raises
@@ -82,14 +87,36 @@ def average(
         An image file that cannot be read, or a CTF that no microscope has.
     """
     given: Any = weights  # an array or a sparse one: csr_array takes both, which its types do not say
-    counted: Any = sparse.diags_array(latents.used.astype(np.float32)) @ sparse.csr_array(given, dtype=np.float32)
+    used = np.flatnonzero(latents.used)
+    # Particles that lie one after the other on the disk are read by one rank.
+    own = np.zeros(len(latents), np.float32)
+    own[np.array_split(used, ranks.count)[ranks.rank]] = 1
+    counted: Any = sparse.diags_array(own) @ sparse.csr_array(given, dtype=np.float32)
     share = sparse.csr_array(counted)
     share.eliminate_zeros()
     half = split(latents.used.astype(np.int64), seed) if half is None else half
-    whole = full_size(stack, preparation, np.flatnonzero(latents.used))
+    whole = full_size(stack, preparation, used)
     pose = latents.reported_pose.scaled(latents.pixel_size_A / whole.pixel_size_A)
-    sums = accumulate(stack, pose, share, half, whole, progress)
+    sums = _over_ranks(accumulate(stack, pose, share, half, whole, progress), ranks)
     return restore(sums, whole.pixel_size_A, whole.mask_radius_px)
+
+
+def _over_ranks(sums: Sums, ranks: Ranks) -> Sums:
+    """The sums of all ranks together."""
+    if ranks.count == 1:
+        return sums
+    import torch
+
+    def together(values: NDArray[Any]) -> NDArray[Any]:
+        return ranks.summed(torch.from_numpy(values)).numpy()
+
+    return Sums(
+        images=together(sums.images),
+        ctf_power=None if sums.ctf_power is None else together(sums.ctf_power),
+        weight=together(sums.weight),
+        squares=together(sums.squares),
+        count=together(sums.count),
+    )
 
 
 def split(group: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
