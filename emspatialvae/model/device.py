@@ -2,8 +2,9 @@
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -13,8 +14,24 @@ CPU_PART_BYTES = 24 << 20
 """Largest hidden layer of one part of a batch on a CPU: big enough for a good matrix product, small enough for the cache."""
 
 
+T = TypeVar("T")
+U = TypeVar("U")
+
 MOST_SIDE_BY_SIDE = 8
 """Parts of a stack that are worked on at once, each with memory of its own."""
+
+
+class Each(Protocol):
+    """Does a piece of work for each of some items, perhaps several at once; the results come in the order of the items."""
+
+    def __call__(self, work: Callable[[T], U], items: Iterable[T], /) -> list[U]:
+        """``work`` of each."""
+        ...
+
+
+def in_turn(work: Callable[[T], U], items: Iterable[T]) -> list[U]:
+    """`Each`, one after the other."""
+    return [work(item) for item in items]
 
 
 def pick_device(wanted: str) -> torch.device:

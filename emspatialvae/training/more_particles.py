@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from emspatialvae.training.objective import ParticleTable
+from emspatialvae.training.particle_table import ParticleTable
 from emspatialvae.training.trainer import Progress
 
 

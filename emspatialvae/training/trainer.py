@@ -18,14 +18,15 @@ from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.jobs import ranks
 from emspatialvae.jobs.interrupt import asked_to_end
 from emspatialvae.model import device
-from emspatialvae.model.batch import Batch
 from emspatialvae.model.coordinate.vae import SpatialVAE
 from emspatialvae.model.interface import Elbo, ParticleVAE
 from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.results.run_folder import RunDir, load_state
+from emspatialvae.training.coordinate import AmortisedObjective
 from emspatialvae.training.loader import Loader
-from emspatialvae.training.objective import AmortisedObjective, Objective, SearchedObjective
+from emspatialvae.training.objective import Objective
+from emspatialvae.training.steerable import SearchedObjective
 from emspatialvae.training.workers import ALONE, Workers
 
 KL_WARMUP_EPOCHS = 10
@@ -97,6 +98,8 @@ class Trainer:
         Poses that the search begins with, shifts in prepared pixels [default: none; the steerable engine searches everywhere].
     learn_shift_prior
         Let the s.d. of the shift's prior follow the shifts that are found.
+    workers
+        Threads that share each batch; the numbers are the same however many they are.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Trainer:
         *,
         start: Pose2D | None = None,
         learn_shift_prior: bool = True,
+        workers: Workers = ALONE,
     ) -> None:
         config = train_for(config, "steerable" if isinstance(model, SteerableVAE) else "coordinate")
         self.config, self.run, self.images, self.names, self.show = config, run, images, names, show
@@ -119,7 +123,7 @@ class Trainer:
         self.ranks = ranks.present()
         self.objective = self._objective(start, learn_shift_prior)
         self.objective.ranks = self.ranks
-        self.workers = ALONE
+        self.workers = self.objective.workers = workers
         self.optimiser = self._new_optimiser()
         self.generator = torch.Generator().manual_seed(config.seed)
         self.progress = Progress()
@@ -133,11 +137,10 @@ class Trainer:
     def _objective(self, start: Pose2D | None, learn_shift_prior: bool) -> Objective:
         dtype = device.pick_precision(self.config.precision, self.device)
         if isinstance(self.model, SteerableVAE):
-            n = len(self.images)
             return SearchedObjective(
                 self.model,
-                self.load,
-                n,
+                self._loader.load,
+                len(self.images),
                 self.config,
                 self.device,
                 start,
@@ -145,33 +148,19 @@ class Trainer:
                 groups=self.images.group,
             )
         assert isinstance(self.model, SpatialVAE)
-        return AmortisedObjective(self.model, self.load, self.config, self.device, dtype)
+        return AmortisedObjective(self.model, self._loader.load, self.config, self.device, dtype)
 
     def _new_optimiser(self) -> torch.optim.Optimizer:
         return torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=self.config.learning_rate)
 
-    def load(self, rows: NDArray[np.int64]) -> Batch:
-        """Particles as the model sees them, on the device."""
-        return self._loader.load(rows)
-
-    def fit(self, workers: Workers = ALONE) -> bool:
+    def fit(self) -> bool:
         """Train until the epochs are done or the ELBO has settled; False when the user interrupted.
-
-        ``workers`` share each batch; the numbers are the same however many they are.
 
         An interrupt (Ctrl-C, or a signal that `jobs.interrupt.noticed_by_training` has noticed) ends the training after the current
         step, so that the checkpoint is one of a whole step; a second Ctrl-C ends the program.
         """
         self.save()
         self._check_ranks_agree()
-        self.workers = self.objective.workers = workers
-        try:
-            return self._fit()
-        finally:
-            self.workers = self.objective.workers = ALONE
-
-    def _fit(self) -> bool:
-        """`fit`, once it is known who works."""
         saved = time.monotonic()
         with asked_to_end() as interrupted:
             while not self.progress.stopped:
@@ -384,8 +373,6 @@ class Trainer:
         -------
         What is left of turn (degrees) and move (prepared px), r.m.s. over latents; None where there is no common frame.
         """
-        if not isinstance(self.objective, SearchedObjective):
-            return None
         left = self.objective.fix_gauge(np.concatenate([self.train_rows, self.test_rows]), mask)
         self.save()
         return left

@@ -34,29 +34,8 @@ class Workers:
         """``work`` of each item, in the order of the items."""
         return [work(item) for item in items] if self._pool is None else list(self._pool.map(work, items))
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Within, each operation may use all the threads: for few large operations."""
-        torch.set_num_threads(self.count)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(1)
 
-
-class _Caller(Workers):
-    """The caller's own thread, with as many threads in each operation as torch has."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Nothing to change."""
-        yield
-
-
-ALONE = _Caller()
+ALONE = Workers(1)
 """No thread but the caller's."""
 
 

@@ -11,7 +11,8 @@ from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.steerable.basis import Disk, SteerableBasis
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.gauge import Gauge, register
-from emspatialvae.model.steerable.pose_search import Poses, PoseSearch
+from emspatialvae.model.steerable.pose_search import PoseSearch
+from emspatialvae.model.steerable.poses import Poses
 from emspatialvae.simulation.phantom import JointedPhantom, Part
 from emspatialvae.simulation.stack import clean_image, hinge_object
 
@@ -32,7 +33,7 @@ def drawn(search: PoseSearch, obj, z, theta, shift) -> torch.Tensor:
     """Coefficients of an object at poses; [n, 2 R]."""
     n = len(theta)
     box = search.basis.box
-    pose = Pose2D(np.array(theta, dtype=float), np.array(shift, dtype=float).reshape(n, 2))
+    pose = Pose2D(np.asarray(theta, dtype=float), np.asarray(shift, dtype=float).reshape(n, 2))
     images = clean_image(obj, np.broadcast_to(np.asarray(z, dtype=float), n), pose, box)
     return search.basis.coefficients(torch.from_numpy(images).float())
 

@@ -10,7 +10,7 @@ from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.initialise import MARGIN_RINGS, new_model, resolved_frequency
 from emspatialvae.model.steerable.observation import Spectra
-from emspatialvae.model.steerable.pose_search import Poses
+from emspatialvae.model.steerable.poses import Poses
 from emspatialvae.simulation.stack import clean_image, hinge_object
 from tests.tools.hinges import CONFIGS, noisy_hinges, seeded
 

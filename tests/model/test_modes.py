@@ -8,7 +8,7 @@ import torch
 from emspatialvae.model.distributions import LatentAndPose
 from emspatialvae.model.interface import Estimate
 from emspatialvae.model.steerable.modes import AGREED, IMPOSSIBLE, best_of, mean_of_two, mixture, without_doubles
-from emspatialvae.model.steerable.pose_search import Poses
+from emspatialvae.model.steerable.poses import Poses
 
 
 def content(z: float, theta: float, shift: float = 0.0, n: int = 1) -> LatentAndPose:

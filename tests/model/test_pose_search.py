@@ -10,22 +10,14 @@ import torch
 from emspatialvae.imaging import ctf, geometry
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.steerable import pose_search
+from emspatialvae.model.steerable import global_search
 from emspatialvae.model.steerable.basis import Disk, SteerableBasis
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
+from emspatialvae.model.steerable.global_search import ANGLES_EVERYWHERE, COARSE_STEP_PX, fits_by_order, turned
+from emspatialvae.model.steerable.lattice import HEX_AREA, hexagon, lattice
 from emspatialvae.model.steerable.observation import Observation, Spectra, half_norm
-from emspatialvae.model.steerable.pose_search import (
-    ANGLES_EVERYWHERE,
-    COARSE_STEP_PX,
-    HEX_AREA,
-    LocalPosterior,
-    Poses,
-    PoseSearch,
-    _fits_by_order,
-    _turned,
-    hexagon,
-    lattice,
-)
+from emspatialvae.model.steerable.pose_search import PoseSearch
+from emspatialvae.model.steerable.poses import LocalPosterior, Poses
 from emspatialvae.simulation.stack import clean_image, hinge_object
 
 BOX = 33
@@ -175,7 +167,7 @@ def test_everywhere_gives_its_score(search, coloured):
         information = 1 + 0.8 * torch.sin(torch.arange(search.plane.rings))[None]
         observation = Observation(observation.plane, information, None)
     found = search.global_search(observation, b[None], 3.0)
-    coarse = search._coarse(b[None], 3.0)
+    coarse = search._global._hypotheses(b[None], 3.0, search.log_shift_prior)
     # Nearly all of the reference and of the plane is among them.
     assert float((coarse.whole**2).sum() / (b**2).sum()) > 0.99
     looked_at = torch.zeros_like(observation.plane)
@@ -226,8 +218,8 @@ def test_everywhere_in_parts_is_everywhere_at_once(search, monkeypatch):
     theta, shift = np.linspace(-3, 3, 9), np.linspace(-2, 2, 18).reshape(9, 2)
     observation = seen(search, noisy(hinge_images(BOX, 0.3, theta, shift, 0.2)))
     whole = search.global_search(observation, references, 3.0, 2, 3)
-    monkeypatch.setattr(pose_search, "SMALLEST_PART", 2)
-    monkeypatch.setattr(pose_search, "CELLS", 1500)
+    monkeypatch.setattr(global_search, "SMALLEST_PART", 2)
+    monkeypatch.setattr(global_search, "CELLS", 1500)
     parts = search.global_search(observation, references, 3.0, 2, 3)
     assert torch.equal(parts.template, whole.template)
     assert torch.allclose(parts.score, whole.score, atol=1e-3)
@@ -249,7 +241,7 @@ def in_sequence(basis: SteerableBasis) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(columns), order
 
 
-def test_fits_by_order_are_inner_products_with_turned_templates(search):
+def testfits_by_order_are_inner_products_with_turned_templates(search):
     basis = search.basis
     columns, order = in_sequence(basis)
     generator = torch.Generator().manual_seed(0)
@@ -257,7 +249,7 @@ def test_fits_by_order_are_inner_products_with_turned_templates(search):
     only = torch.zeros(2 * basis.size)
     only[columns] = 1
     angles = torch.tensor([0.0, 0.3, -2.0, 3.1])
-    found = _fits_by_order(images[:, columns], templates[:, columns], order, angles)
+    found = fits_by_order(images[:, columns], templates[:, columns], order, angles)
     assert found.shape == (4, 3, 5)
     expected = basis.correlate((images * only)[None], (templates * only)[:, None], angles)  # [J, n, G]
     assert torch.allclose(found, expected.permute(2, 0, 1), atol=1e-3)
@@ -272,7 +264,7 @@ def test_turned_templates_are_those_of_rotate(search):
     templates = torch.randn(3, 2 * basis.size, generator=torch.Generator().manual_seed(0))
     which = torch.tensor([[2, 0], [1, 1], [0, 2], [2, 2]])
     angles = torch.tensor([[0.0, 0.5], [-1.0, 3.0], [2.0, -2.5], [0.1, -0.1]])
-    found = _turned(templates[:, columns], order, which, angles)
+    found = turned(templates[:, columns], order, which, angles)
     assert found.shape == (4, 2, len(columns))
     assert torch.allclose(found, basis.rotate(templates[which], angles)[..., columns], atol=1e-4)
 

@@ -19,7 +19,7 @@ from emspatialvae.model.steerable.basis import Disk, SteerableBasis
 from emspatialvae.model.steerable.inference import Inference
 from emspatialvae.model.steerable.initialise import new_model
 from emspatialvae.model.steerable.observation import Observation
-from emspatialvae.model.steerable.pose_search import LocalPosterior, Poses
+from emspatialvae.model.steerable.poses import LocalPosterior, Poses
 from emspatialvae.model.steerable.vae import STEPS_IN_TRAINING, SteerableVAE, amplitude
 from emspatialvae.simulation.kinds import phantom
 from emspatialvae.simulation.stack import clean_image, hinge_object
@@ -147,7 +147,7 @@ def test_start_from_an_image(made, decoder):
     wanted = (model.basis.coefficients(image / image.std())[0]) * model.basis.live
     model.decoder.start_from(wanted)
     found = model.decoder(torch.randn(20, 2, generator=seeded()))
-    assert float((found - wanted).norm(dim=1).max() / wanted.norm()) < (0.05 if decoder == "coefficients" else 0.5)
+    assert ((found - wanted).norm(dim=1).max() / wanted.norm()).item() < (0.05 if decoder == "coefficients" else 0.5)
 
 
 # --------------------------------------------------------------------------------------------------------- what it draws
@@ -336,7 +336,7 @@ def test_the_encoder_learns_to_propose_what_the_decoder_says(made):
         for p in other.encoder.parameters():
             p.mul_(0.3)
         again = other.elbo(observation, poses, start, seeded(), jitter=False)[0].bound.sum()
-    assert float(again) == pytest.approx(float(bound), rel=1e-5)
+    assert float(again) == pytest.approx(bound.item(), rel=1e-5)
 
 
 @pytest.fixture(scope="module")

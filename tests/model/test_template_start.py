@@ -15,7 +15,7 @@ from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.steerable import template_start
 from emspatialvae.model.steerable.initialise import new_model
 from emspatialvae.model.steerable.observation import Observation
-from emspatialvae.model.steerable.pose_search import Poses
+from emspatialvae.model.steerable.poses import Poses
 from emspatialvae.model.steerable.template_start import (
     Templates,
     find_templates,

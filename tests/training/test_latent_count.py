@@ -97,7 +97,7 @@ def test_new_coordinates_change_nothing_at_zero(model):
     torch.testing.assert_close(found.mean[:, :2], proposed)
     assert not found.mean[:, 2:].any() and torch.allclose(found.sd[:, 2:], torch.ones(5, 2))
     moved = model.decoder(torch.cat([z, torch.ones(7, 2)], 1)) - before
-    assert 0 < float(moved.norm()) < float(before.norm())
+    assert 0 < moved.norm().item() < before.norm().item()
 
 
 def test_coordinates_that_are_taken_out_are_as_if_they_were_zero(model):

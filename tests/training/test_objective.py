@@ -18,14 +18,16 @@ from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.inference import Inference
 from emspatialvae.model.steerable.initialise import new_model
-from emspatialvae.model.steerable.pose_search import Poses, PoseSearch
+from emspatialvae.model.steerable.pose_search import PoseSearch
+from emspatialvae.model.steerable.poses import Poses
 from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.results.run_folder import Manifest, RunDir
 from emspatialvae.simulation.stack import clean_image, hinge_object
 from emspatialvae.training.latent_count import LatentTrials
-from emspatialvae.training.objective import ParticleTable, SearchedObjective
+from emspatialvae.training.particle_table import ParticleTable
+from emspatialvae.training.steerable import SearchedObjective
 from emspatialvae.training.trainer import PARTS, Trainer
 
 BOX, N = 24, 300
@@ -474,7 +476,7 @@ def test_several_contents_are_drawn_in_a_step(tmp_path, images, blank, monkeypat
 
     monkeypatch.setattr(SteerableVAE, "elbo", noticed)
     for little, settings, expected in ((0.0, {}, {4}), (1e9, {"draws": 2}, {2}), (1e9, {}, {4, 16})):
-        monkeypatch.setattr("emspatialvae.training.objective.LITTLE_EVIDENCE", little)
+        monkeypatch.setattr("emspatialvae.training.steerable.LITTLE_EVIDENCE", little)
         t = trainer(tmp_path / str(len(expected) + max(expected)), images, copy.deepcopy(blank), epochs=2, **settings)
         t.fit()
         assert set(seen) == expected  # four while z is held at zero, and what is drawn does not matter

@@ -2,7 +2,7 @@
 
 import torch
 
-from emspatialvae.training.objective import ParticleTable
+from emspatialvae.training.particle_table import ParticleTable
 
 
 def filled(n: int, z_dim: int) -> ParticleTable:

@@ -12,7 +12,8 @@ from emspatialvae.model.batch import Batch
 from emspatialvae.model.steerable.basis import Disk, SteerableBasis
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.observation import Observation
-from emspatialvae.model.steerable.pose_search import Poses, PoseSearch
+from emspatialvae.model.steerable.pose_search import PoseSearch
+from emspatialvae.model.steerable.poses import Poses
 from emspatialvae.results.run_folder import RunDir
 
 SHORT = ("--epochs", 6, "--z-dim", 1, "--learning-rate", 3e-3, "--batch-size", 32, "--device", "cpu")

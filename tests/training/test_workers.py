@@ -42,8 +42,6 @@ def test_they_work_side_by_side_on_one_thread_each(torch_threads):
             return torch.get_num_threads()
 
         assert some.each(meet, range(4)) == [1] * 4
-        with some.together():
-            assert torch.get_num_threads() == 2
     assert torch.get_num_threads() == 2
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from emspatialvae.imaging import geometry
-from emspatialvae.model.steerable.pose_search import ANGLES_REGISTERED, Poses, PoseSearch
+from emspatialvae.model.steerable.pose_search import ANGLES_REGISTERED, PoseSearch
+from emspatialvae.model.steerable.poses import Poses
 
 NEWTON_STEPS = 12
 FIT_STEPS = 1500

@@ -19,18 +19,13 @@ from emspatialvae.imaging import geometry
 from emspatialvae.model.distributions import DiagonalGaussian, LatentAndPose, log_normal
 from emspatialvae.model.interface import Estimate
 from emspatialvae.model.steerable.gauge import Gauge
+from emspatialvae.model.steerable.global_search import ANGLES_EVERYWHERE, COARSE_STEP_PX
 from emspatialvae.model.steerable.latent_posterior import LatentPosterior, latent_posterior
 from emspatialvae.model.steerable.modes import IMPOSSIBLE, best_of, mixture, without_doubles
 from emspatialvae.model.steerable.networks import CanonicalDecoder
 from emspatialvae.model.steerable.observation import Observation, half_norm
-from emspatialvae.model.steerable.pose_search import (
-    ANGLES_EVERYWHERE,
-    ANGLES_NEARBY,
-    COARSE_STEP_PX,
-    LocalPosterior,
-    Poses,
-    PoseSearch,
-)
+from emspatialvae.model.steerable.pose_search import ANGLES_NEARBY, PoseSearch
+from emspatialvae.model.steerable.poses import LocalPosterior, Poses
 from emspatialvae.model.steerable.ring_metric import RingForm
 
 MODES, OTHER_TEMPLATES = 3, 5

@@ -14,7 +14,7 @@ from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.noise import noise_within
 from emspatialvae.model.steerable.observation import Observation, Spectra
 from emspatialvae.model.steerable.pca import FullDisk
-from emspatialvae.model.steerable.pose_search import Poses
+from emspatialvae.model.steerable.poses import Poses
 from emspatialvae.model.steerable.vae import SteerableVAE, particle_disk
 
 LEAST, MOST = 128, 192

@@ -6,7 +6,7 @@ from torch import Tensor
 from emspatialvae.imaging import geometry
 from emspatialvae.model.distributions import LatentAndPose
 from emspatialvae.model.interface import Estimate
-from emspatialvae.model.steerable.pose_search import Poses
+from emspatialvae.model.steerable.poses import Poses
 
 IMPOSSIBLE = -1e6
 """Log evidence of a mode that is none."""

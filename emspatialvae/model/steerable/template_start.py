@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csgraph
 from torch import Tensor
 
+from emspatialvae.model.device import Each, in_turn
 from emspatialvae.model.steerable.observation import Observation
+from emspatialvae.model.steerable.poses import Candidates
 from emspatialvae.model.steerable.vae import SteerableVAE
 
 PARTICLES_PER_TEMPLATE = 45
@@ -36,6 +38,10 @@ ROUGH_ROUNDS = 1
 """The first rounds, in which poses stay on the grid of the global search."""
 FEWEST_MEMBERS = 4
 """A template with fewer particles is given up for another single particle."""
+GAIN_NATS, GAIN = 5.0, 0.3
+"""By how much templates must explain particles better than one consensus does: in nats per particle, and as a share of what it explains."""
+LAYOUT_PARTICLES = 3000
+"""Particles that templates are laid out by, at most."""
 OTHERS, SHARED_NATS = 7, 8.0
 """Templates looked at beside the best one of a particle, and how many nats less likely than it still count as shared."""
 NEIGHBOURS = 6
@@ -68,10 +74,52 @@ def template_count(n: int) -> int:
     return count if count >= FEWEST_TEMPLATES else 0
 
 
+def start_from_templates(
+    model: SteerableVAE,
+    learned: Observation,
+    watched: Observation,
+    consensus: Tensor,
+    generator: torch.Generator,
+    each: Each = in_turn,
+) -> bool:
+    """Find templates and let training start from them, if they explain other particles far better than one consensus does.
+
+    Parameters
+    ----------
+    model
+        Its decoder learns the templates, which become its search templates; nothing of it changes where False is returned.
+    learned, watched
+        Particles that templates are made of, and others that tell how good these are.
+    consensus
+        The one image that templates have to be better than; [2 R].
+    each
+        Who works on the parts of the observations.
+
+    Returns
+    -------
+    Whether training starts from templates.
+    """
+    shift_sd_px = float(model.search.shift_sd_px)
+    one = mean_evidence(model, watched, consensus[None], each)
+    found = find_templates(model, learned, template_count(len(learned)), generator, each)
+    many = mean_evidence(model, watched, found.coefficients, each)
+    if many <= one + max(GAIN_NATS, GAIN * abs(one)):
+        model.search.shift_sd_px.fill_(shift_sd_px)
+        model.search.set_steps(consensus[None], model.mean_information(watched))
+        return False
+    layout = lay_out(model, learned[:LAYOUT_PARTICLES], found, each)
+    teach_decoder(model, layout.z, layout.turned, found.count, generator)
+    model.anchors = layout.z
+    model.search.set_steps(layout.turned, model.mean_information(watched))
+    return True
+
+
 @torch.no_grad()
-def find_templates(model: SteerableVAE, observation: Observation, count: int, generator: torch.Generator) -> Templates:
+def find_templates(
+    model: SteerableVAE, observation: Observation, count: int, generator: torch.Generator, each: Each = in_turn
+) -> Templates:
     """Templates of n observations, by ``count`` single particles and `ROUNDS` rounds of alignment and averaging."""
-    restore = _Restoration(model, observation)
+    restore = _Restoration(model, observation, each)
     seeds = torch.randperm(len(observation), generator=generator)
     first = observation[seeds[:count]]
     templates = restore(model.search.coefficients(first.plane)[0][:, 0], _information(first, restore.rings))
@@ -79,7 +127,9 @@ def find_templates(model: SteerableVAE, observation: Observation, count: int, ge
     spare = count
     for round_ in range(ROUNDS):
         _set_steps(model, templates, observation)
-        sums, information, counts = _summed(model, observation, templates, restore.rings, rough=round_ < ROUGH_ROUNDS)
+        sums, information, counts = _summed(
+            model, observation, templates, restore.rings, each, rough=round_ < ROUGH_ROUNDS
+        )
         templates = restore(sums, information)
         lonely = torch.nonzero(counts < FEWEST_MEMBERS)[:, 0]
         if len(lonely) and round_ < ROUNDS - 2:
@@ -102,7 +152,7 @@ def _information(observation: Observation, rings: int) -> Tensor:
 
 
 def _summed(
-    model: SteerableVAE, observation: Observation, templates: Tensor, rings: int, *, rough: bool
+    model: SteerableVAE, observation: Observation, templates: Tensor, rings: int, each: Each, *, rough: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """For each template the sums over its particles of the images without their poses [K, 2 R] and of the information [K, rings]; counts [K]."""
     search = model.search
@@ -110,15 +160,21 @@ def _summed(
     information = templates.new_zeros(len(templates), rings)
     counts = torch.zeros(len(templates))
     square = 0.0
-    for some in observation.parts(PART, GPU_PART):
+
+    @torch.no_grad()
+    def aligned(some: Observation) -> tuple[Tensor, Tensor, Tensor, float]:
         found = search.global_search(some, templates, model.search_radius_px)
         poses, template = found.poses[:, 0], found.template[:, 0]
         if not rough:
             poses = search.local_search(some, poses, templates[template], zoom=2.0).mean
-        sums.index_add_(0, template, search.canonical(some.plane, poses))
-        information.index_add_(0, template, _information(some, rings))
+        upright = search.canonical(some.plane, poses)
+        return template, upright, _information(some, rings), float((poses.shift_px**2).sum())
+
+    for template, upright, known, moved in each(aligned, observation.parts(PART, GPU_PART)):
+        sums.index_add_(0, template, upright)
+        information.index_add_(0, template, known)
         counts += torch.bincount(template.cpu(), minlength=len(templates))
-        square += float((poses.shift_px**2).sum())
+        square += moved
     search.shift_sd_px.fill_(max(math.sqrt(square / (2 * len(observation))), LEAST_SHIFT_SD_PX))
     return sums, information, counts
 
@@ -129,14 +185,16 @@ class _Restoration:
     The prior of each component is the variance that the images have there beyond that of noise.
     """
 
-    def __init__(self, model: SteerableVAE, observation: Observation) -> None:
+    def __init__(self, model: SteerableVAE, observation: Observation, each: Each) -> None:
         self.metric, self.rings = model.search.metric, model.plane.rings
-        total, n = torch.zeros_like(model.basis.live), 0
-        for some in observation.parts(PART, GPU_PART):
-            seen = model.search.coefficients(some.plane)[0][:, 0]
-            total, n = total + (seen**2).sum(0), n + len(seen)
+
+        @torch.no_grad()
+        def power(some: Observation) -> Tensor:
+            return (model.search.coefficients(some.plane)[0][:, 0] ** 2).sum(0)
+
+        total = torch.stack(each(power, observation.parts(PART, GPU_PART))).sum(0)
         live = model.basis.live
-        self.prior = torch.where(live > 0, (total / n - 1).clamp(min=0.01), torch.full_like(live, 1e-6))
+        self.prior = torch.where(live > 0, (total / len(observation) - 1).clamp(min=0.01), torch.full_like(live, 1e-6))
 
     def __call__(self, sums: Tensor, information: Tensor) -> Tensor:
         """Coefficients [K, 2 R] from sums of images [K, 2 R] and of their information [K, rings]."""
@@ -148,15 +206,17 @@ class _Restoration:
 
 
 @torch.no_grad()
-def mean_evidence(model: SteerableVAE, observation: Observation, templates: Tensor) -> float:
+def mean_evidence(model: SteerableVAE, observation: Observation, templates: Tensor, each: Each = in_turn) -> float:
     """Mean log evidence, in nats, of images that the K templates [K, 2 R] were not made of, all of them as likely beforehand."""
-    total = 0.0
-    for some in observation.parts(PART, GPU_PART):
+
+    @torch.no_grad()
+    def evidence(some: Observation) -> float:
         found = model.search.global_search(some, templates, model.search_radius_px)
         near = model.search.local_search(some, found.poses[:, 0], templates[found.template[:, 0]], zoom=2.0)
         near = model.search.local_search(some, near.mean, templates[found.template[:, 0]])
-        total += float(near.log_evidence.sum())
-    return total / len(observation) - math.log(len(templates))
+        return float(near.log_evidence.sum())
+
+    return sum(each(evidence, observation.parts(PART, GPU_PART))) / len(observation) - math.log(len(templates))
 
 
 # -------------------------------------------------------------------------------------------------------------- layout
@@ -176,12 +236,12 @@ class Layout:
 
 
 @torch.no_grad()
-def lay_out(model: SteerableVAE, observation: Observation, templates: Templates) -> Layout:
+def lay_out(model: SteerableVAE, observation: Observation, templates: Templates, each: Each = in_turn) -> Layout:
     """Places of templates, and templates turned so that similar ones lie alike.
 
     How similar two templates are, and at which angle, is read off the particles: those that both of them explain nearly as well.
     """
-    relation = shared_particles(model, observation, templates.coefficients)
+    relation = shared_particles(model, observation, templates.coefficients, each)
     turn = torch.from_numpy(synchronised(relation)).to(templates.coefficients)
     turned = model.basis.rotate(templates.coefficients, turn)
     z, axes = places(np.abs(relation), templates.count.double().numpy(), model.z_dim)
@@ -190,7 +250,7 @@ def lay_out(model: SteerableVAE, observation: Observation, templates: Templates)
 
 @torch.no_grad()
 def shared_particles(
-    model: SteerableVAE, observation: Observation, templates: Tensor, nats: float = SHARED_NATS
+    model: SteerableVAE, observation: Observation, templates: Tensor, each: Each = in_turn, nats: float = SHARED_NATS
 ) -> NDArray[np.complex128]:
     """How many particles each pair of K templates shares, times ``exp(i angle)`` by which the second is to be turned onto the first; [K, K].
 
@@ -198,8 +258,12 @@ def shared_particles(
     """
     count = len(templates)
     relation, shared = np.zeros((count, count), np.complex128), np.zeros(count)
-    for some in observation.parts(PART, GPU_PART):
-        found = model.search.global_search(some, templates, model.search_radius_px, 1, OTHERS)
+
+    @torch.no_grad()
+    def candidates(some: Observation) -> Candidates:
+        return model.search.global_search(some, templates, model.search_radius_px, 1, OTHERS)
+
+    for found in each(candidates, observation.parts(PART, GPU_PART)):
         weight = torch.softmax(found.score / nats, 1).double().cpu().numpy()
         wave = weight * np.exp(1j * found.poses.theta_rad.double().cpu().numpy())
         template = found.template.cpu().numpy()

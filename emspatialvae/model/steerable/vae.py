@@ -27,7 +27,8 @@ from emspatialvae.model.steerable.inference import Inference, Refined
 from emspatialvae.model.steerable.networks import CanonicalDecoder, CoefficientEncoder, canonical_decoder
 from emspatialvae.model.steerable.noise import noise_within
 from emspatialvae.model.steerable.observation import Observation, Spectra
-from emspatialvae.model.steerable.pose_search import Poses, PoseSearch
+from emspatialvae.model.steerable.pose_search import PoseSearch
+from emspatialvae.model.steerable.poses import Poses
 from emspatialvae.model.steerable.ring_metric import effective_ring
 
 RIM = 0.9

@@ -1,0 +1,441 @@
+"""Training of the steerable engine."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emspatialvae.config import TrainConfig
+from emspatialvae.imaging.geometry import Pose2D
+from emspatialvae.model.batch import Batch
+from emspatialvae.model.interface import Elbo
+from emspatialvae.model.steerable.groups import shrunk_scales
+from emspatialvae.model.steerable.inference import Refined
+from emspatialvae.model.steerable.initialise import CONSENSUS_PARTICLES, LEAST_NOISE, find_consensus
+from emspatialvae.model.steerable.observation import Observation
+from emspatialvae.model.steerable.poses import Poses
+from emspatialvae.model.steerable.template_start import start_from_templates, template_count
+from emspatialvae.model.steerable.vae import SCALE_SD, SteerableVAE, amplitude
+from emspatialvae.training.latent_count import FEWEST_EPOCHS, LatentTrials
+from emspatialvae.training.objective import Load, Objective, Rows
+from emspatialvae.training.particle_table import ParticleTable
+from emspatialvae.training.search_templates import search_templates
+
+SEARCH_EPOCHS = (0, 2, 4)
+"""Poses are searched everywhere before these epochs: with the consensus, then with the decoder's images as soon as there are some,"""
+SEARCH_EVERY = 8
+"""and every so many epochs later."""
+SEARCH_BATCH, GPU_SEARCH_BATCH = 512, 8192
+PARTS_OF_A_BATCH = 4
+"""On a CPU. The number is fixed, so that results do not depend on the number of threads."""
+NOISE_EPOCHS = 6
+"""Noise is measured again before each of the first epochs; then it stays, so that ELBOs can be compared."""
+NOISE_PARTICLES = 2000
+ANCHOR_PARTICLES = 2000
+GAUGE_PARTICLES = 4000
+TEMPLATE_PARTICLES, JUDGES = 6000, 500
+"""Particles that templates are made of at the start, at most, and others that tell whether they are better than one consensus."""
+FALLBACK_LATENTS = 2
+"""Latent coordinates where nobody says how many and nothing can be tried: nothing is held out, or the training is short."""
+DRAWS, MANY_DRAWS = 4, 16
+LITTLE_EVIDENCE = 6.0
+"""Nats per particle, of the consensus over noise alone, below which many latents are drawn. The encoder then has next to nothing to
+learn from, and with a loose bound z stays closed: it is the sum over latents that teaches the decoder."""
+EVIDENCE_PARTICLES = 1000
+LEAST_SHIFT_SD_PX = 0.3
+TRIAL_SEARCH = 2
+"""Epochs after the beginning of a trial of more latent coordinates before poses are searched everywhere again."""
+NEVER = 1_000_000
+"""An epoch that no training reaches."""
+
+
+class SearchedObjective(Objective):
+    """The steerable engine: a table of poses, searched everywhere now and then and nearby in every step.
+
+    Parameters
+    ----------
+    start
+        Poses to begin with, shifts in prepared pixels; NaN where a particle has none [default: none, everything is searched].
+    """
+
+    model: SteerableVAE
+
+    def __init__(
+        self,
+        model: SteerableVAE,
+        load: Load,
+        n: int,
+        config: TrainConfig,
+        device: torch.device,
+        start: Pose2D | None = None,
+        learn_shift_prior: bool = True,
+        groups: NDArray[np.int32] | None = None,
+    ) -> None:
+        self.model, self.load, self.config, self.device = model, load, config, device
+        self.learn_shift_prior = learn_shift_prior
+        self.z_delay = config.z_delay or 0
+        self.unsettled_epochs = self.noise_until = NOISE_EPOCHS
+        self.searches: set[int] = set(SEARCH_EPOCHS)
+        self.trials: LatentTrials | None = None
+        self.table = ParticleTable.zeros(n, model.z_dim)
+        self.typical = 1.0
+        self.draws = config.draws or DRAWS
+        self.evidence = math.nan
+        self.groups = torch.zeros(n, dtype=torch.long) if groups is None else torch.from_numpy(groups).long()
+        self.given = start is not None
+        assert self.given or not model.search.fixed
+        self.from_templates = False
+        self.unset = np.zeros(n, bool) if start is None else start.unset
+        if start is not None:
+            theta_rad, shift_px = np.array(start.theta_rad, np.float64), np.array(start.shift_px, np.float64)
+            theta_rad[self.unset] = shift_px[self.unset] = 0
+            self.table.theta_rad.copy_(model.search.rotate * torch.from_numpy(theta_rad).float())
+            self.table.shift_px.copy_(model.search.translate * torch.from_numpy(shift_px).float())
+
+    def poses(self, rows: Rows) -> Poses:
+        """Of the table."""
+        index = torch.from_numpy(rows)
+        return Poses(self.table.theta_rad[index].to(self.device), self.table.shift_px[index].to(self.device))
+
+    def z(self, rows: Rows) -> Tensor:
+        """Of the table; [k, z_dim]."""
+        return self.table.z[torch.from_numpy(rows)].to(self.device)
+
+    def _scale(self, rows: Rows) -> Tensor | None:
+        """The amplitudes that particles are looked at with; None where all are alike."""
+        index = torch.from_numpy(rows)
+        if self.model.scale == "none":
+            return None
+        if self.model.scale == "group":
+            return self.model.group_scale[self.groups[index].to(self.device)]
+        return amplitude(self.table.match[index]).to(self.device) / self.typical
+
+    def _observe(self, rows: Rows) -> Observation:
+        return self.model.observe(self.load(rows), self._scale(rows))
+
+    def _parts(self, rows: Rows) -> Iterator[Rows]:
+        size = SEARCH_BATCH if self.device.type == "cpu" else GPU_SEARCH_BATCH
+        yield from np.split(rows, range(size, len(rows), size))
+
+    def _keep(self, rows: Rows, found: Refined) -> None:
+        index = torch.from_numpy(rows)
+        self.table.theta_rad[index] = found.near.mean.theta_rad.cpu()
+        self.table.shift_px[index] = found.near.mean.shift_px.cpu()
+        self.table.z[index] = found.z.cpu()
+        self.table.evidence[index] = found.log_evidence.cpu()
+        scale = self._scale(rows)
+        if scale is not None:
+            self.table.match[index] = found.near.of_unit_amplitude(scale).cpu()
+
+    def elbo(
+        self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool, keep: bool = True
+    ) -> Elbo:
+        """See `Objective`; the table follows the posterior."""
+        with torch.no_grad():
+            observation = self._observe(rows)
+        zoom = 1.0
+        if training:  # wider and narrower neighbourhoods in turn
+            zoom = float(2.0 ** (torch.randint(0, 3, (1,), generator=generator) / 2))
+        elbo, found = self.model.elbo(
+            observation,
+            self.poses(rows),
+            self.z(rows),
+            generator,
+            freeze_z=freeze_z and not self.from_templates,
+            jitter=training,
+            zoom=zoom,
+            draws=self.draws,
+        )
+        if keep:
+            self._keep(rows, found)
+        return elbo
+
+    def part(self, batch_size: int) -> int:
+        """A quarter on a CPU, where parts are worked on side by side, all at once elsewhere; no more than a rank's share."""
+        parts = 1 if self.device.type != "cpu" else PARTS_OF_A_BATCH
+        return -(-batch_size // max(parts, self.ranks.count))
+
+    def remembered(self, rows: Rows) -> Tensor:
+        """See `Objective`; rows of the table."""
+        return self.table.rows(torch.from_numpy(rows))
+
+    def learn(self, rows: Rows, memory: Tensor) -> None:
+        """See `Objective`."""
+        self.table.put(torch.from_numpy(rows), memory)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The table of poses, what amplitudes are relative to, and how many latents are drawn and why."""
+        return {
+            "particles": self.table.state_dict(),
+            "given": self.given,
+            "typical": self.typical,
+            "from_templates": self.from_templates,
+            "draws": self.draws,
+            "evidence": self.evidence,
+            "trials": None if self.trials is None else asdict(self.trials),
+            "noise_until": self.noise_until,
+            "unsettled_epochs": self.unsettled_epochs,
+            "searches": sorted(self.searches),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Objective`."""
+        self.table = ParticleTable(**state["particles"])
+        self.given, self.typical = state["given"], state["typical"]
+        self.draws, self.evidence = state["draws"], state["evidence"]
+        self.from_templates = state["from_templates"]
+        self.trials = None if state["trials"] is None else LatentTrials(**state["trials"])
+        self.searches = set(state["searches"])
+        self.noise_until, self.unsettled_epochs = state["noise_until"], state["unsettled_epochs"]
+
+    @property
+    def remark(self) -> str:
+        """See `Objective`."""
+        remarks = []
+        if self.from_templates:
+            remarks.append(
+                "particles differ as views do: training began from templates made of single particles, not from one consensus"
+            )
+        if self.model.config.z_dim is None:
+            tried = self.trials.story if self.trials else []
+            why = "".join(f"; held-out particles gain {gain:.2f} nats by {size}" for size, gain in tried)
+            remarks.append(f"{self.model.z_dim} latent coordinate(s) found{why} (--z-dim)")
+        if self.config.draws is None and self.draws != DRAWS:
+            remarks.append(
+                f"a particle says little, {self.evidence:.1f} nats more than noise: {self.draws} latents were drawn for each in a step "
+                f"(--draws), {DRAWS} are the rule"
+            )
+        return "; ".join(remarks)
+
+    # ------------------------------------------------------------------------------------------------------ epochs
+
+    @torch.no_grad()
+    def begin_epoch(self, epoch: int, rows: Rows) -> None:
+        """Find the consensus before the first epoch; then anchors, steps of the grids, and poses from everywhere."""
+        rng = np.random.default_rng([self.config.seed, epoch])
+        some = rng.permutation(rows)
+        if epoch == 0:
+            self._first_consensus(some)
+        if self.from_templates:
+            self.z_delay = 0
+        frozen = epoch <= self.z_delay and not self.from_templates
+        searched = epoch in self.searches or epoch % SEARCH_EVERY == 0
+        if epoch > self.z_delay and searched:
+            self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], epoch)
+        if self.model.scale != "none" and epoch > 0:
+            self._update_scales(rows)
+        if self.z_delay < epoch < self.noise_until:
+            self._look_at_noise(some[:NOISE_PARTICLES])
+        if epoch > 0 or self.given:
+            self._set_steps(some[:256], frozen=frozen)
+        unknown = rows[self.unset[rows]] if self.given else rows
+        if searched and len(unknown):
+            self._search_globally(unknown, frozen=frozen, known=epoch > 0)
+        if searched and self.model.search.fixed and epoch > self.z_delay:
+            self._search_latents(rows)
+        if epoch == self.z_delay and self.config.draws is None:
+            self._choose_draws(some[:EVIDENCE_PARTICLES])
+
+    def _choose_draws(self, rows: Rows) -> None:
+        """Many latents where the consensus alone explains little."""
+        total = 0.0
+        for part in self._parts(rows):
+            observation = self._observe(part)
+            known = self.model.decoder(self.z(part))
+            total += float(self.model.search.local_search(observation, self.poses(part), known).log_evidence.sum())
+        self.evidence = total / len(rows)
+        self.draws = MANY_DRAWS if self.evidence < LITTLE_EVIDENCE else DRAWS
+
+    def _first_consensus(self, rows: Rows) -> None:
+        some = rows[~self.unset[rows]][:CONSENSUS_PARTICLES]
+        observation = self._observe(some)
+        if self.given:
+            reference = self.model.wiener_mean(observation, self.poses(some))
+        else:
+            reference = find_consensus(self.model, observation, self.config.seed)
+        self.model.search.set_steps(reference[None], self.model.mean_information(observation))
+        if self.model.search.rotate and not self.model.search.fixed:
+            self._look_for_templates(rows, reference)
+        if not self.from_templates:
+            self._begin_trials()
+            self.model.decoder.start_from(reference, torch.Generator().manual_seed(self.config.seed))
+
+    def _look_for_templates(self, rows: Rows, consensus: Tensor) -> None:
+        """Group particles that look alike into templates; what these say decides on the number of latents and on how training starts.
+
+        Training starts from templates where they explain particles that were not used for them far better than one consensus does.
+        """
+        judges = rows[-max(1, min(JUDGES, len(rows) // 5)) :]
+        learners = rows[: min(TEMPLATE_PARTICLES, len(rows) - len(judges))]
+        if template_count(len(learners)) and not self.given:
+            generator = torch.Generator().manual_seed(self.config.seed)
+            self.from_templates = start_from_templates(
+                self.model, self._observe(learners), self._observe(judges), consensus, generator, self.workers.each
+            )
+
+    # ----------------------------------------------------------------------------------- number of latent coordinates
+
+    def _begin_trials(self) -> None:
+        """Start with one latent coordinate, to try more later; where nothing can be tried take a fixed number."""
+        if self.model.config.z_dim is not None:
+            return
+        epochs = self.config.epochs or self.config.max_epochs
+        if epochs < FEWEST_EPOCHS or not self.config.holdout:
+            self._set_z_dim(min(FALLBACK_LATENTS, self.model.z_dim))
+            return
+        self.trials = LatentTrials(most=self.model.z_dim, epochs=epochs)
+        self.unsettled_epochs = NEVER
+        self._set_z_dim(self.trials.size)
+
+    def _set_z_dim(self, z_dim: int) -> None:
+        """Go on with so many latent coordinates: surplus ones are taken out, new ones change nothing yet."""
+        if z_dim != self.model.z_dim:
+            self.model.resize_latents(z_dim, torch.Generator().manual_seed(self.config.seed))
+            self.table = self.table.with_latents(z_dim)
+
+    @torch.no_grad()
+    def finish_epoch(self, epoch: int, judges: Rows, bound: Callable[[], NDArray[np.float64]]) -> bool:
+        """See `Objective`: the number of latent coordinates may change."""
+        trials = self.trials
+        if trials is None or not trials.due(epoch):
+            return False
+        if not len(judges):
+            trials.over = True
+            return False
+        if trials.size > trials.kept:
+            new = bound()
+            networks, table = self.model.networks, self.table
+            self._set_z_dim(trials.kept)
+            if trials.judge(new - bound(), float(new.mean())):
+                self.model.networks, self.table = networks, table
+        if not trials.over:
+            trials.begin(epoch)
+        if not trials.over:
+            self._set_z_dim(trials.size)
+            self.searches.add(epoch + TRIAL_SEARCH)
+            return True
+        self.unsettled_epochs = epoch
+        if trials.kept > 1:
+            self._learn_z_anew(epoch)
+        return True
+
+    def _learn_z_anew(self, epoch: int) -> None:
+        """Forget z and what was learned of it, and begin again with the poses that are known by now.
+
+        Coordinates that came one after the other map particles in folds, a snake that fills a plane: they explain the particles, but do not
+        show how these are related. So once their number is known all of them are learned together.
+        """
+        model, table = self.model, self.table
+        z, poses = table.z.to(self.device), Poses(table.theta_rad.to(self.device), table.shift_px.to(self.device))
+        some = np.random.default_rng([self.config.seed, epoch]).permutation(len(z))[:GAUGE_PARTICLES]
+        consensus = model.decoder(z[torch.from_numpy(some)]).mean(0)
+        if not model.search.fixed:
+            model.fix_gauge(z[torch.from_numpy(some)])
+            poses, consensus = model.gauge.into_common(poses, z), model.gauge.reference.clone()
+        model.set_z_dim(model.z_dim, self.config.seed)
+        model.decoder.start_from(consensus, torch.Generator().manual_seed(self.config.seed))
+        self.table = replace(
+            table, theta_rad=poses.theta_rad.cpu(), shift_px=poses.shift_px.cpu(), z=torch.zeros_like(table.z)
+        )
+        # The noise was measured with one coordinate: what others explain was part of it.
+        self.noise_until = self.unsettled_epochs = epoch + NOISE_EPOCHS
+        self.searches |= {epoch + after for after in SEARCH_EPOCHS if after}
+
+    def _update_scales(self, rows: Rows) -> None:
+        """Amplitudes average to 1, for the decoder has one of its own; a group's is the most likely one of all its particles."""
+        index = torch.from_numpy(rows)
+        if self.model.scale == "particle":
+            self.typical = float(amplitude(self.table.match[index]).mean())
+            return
+        groups = len(self.model.group_scale)
+        counts = torch.bincount(self.groups[index], minlength=groups)
+        cross, norm = torch.zeros(groups, 2).index_add_(0, self.groups[index], self.table.match[index]).unbind(1)
+        self.model.group_scale.copy_(shrunk_scales(cross, norm, counts.float(), SCALE_SD))
+
+    def _set_steps(self, rows: Rows, *, frozen: bool) -> None:
+        observation = self._observe(rows)
+        z = self.z(rows)
+        references = self.model.decoder(torch.zeros_like(z) if frozen else z)
+        self.model.search.set_steps(references, self.model.mean_information(observation))
+
+    @torch.no_grad()
+    def fix_gauge(self, rows: Rows, mask: NDArray[np.float32] | None) -> tuple[float, float] | None:
+        """Fit the model's gauge to latents as some particles have them; what is left for others (degrees, px).
+
+        Fixed poses stay as they are: nothing is fitted.
+        """
+        some = np.random.default_rng(self.config.seed).permutation(rows)
+        others = some[GAUGE_PARTICLES : GAUGE_PARTICLES + ANCHOR_PARTICLES]
+        others, some = others if len(others) else some, some[:GAUGE_PARTICLES]
+        self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], self.config.seed)
+        if self.model.search.fixed:
+            return None
+        weights = None if mask is None else torch.from_numpy(mask).to(self.device)
+        self.model.fix_gauge(self.z(some), weights, common=not self.from_templates)
+        return self.model.gauge_residual(self.z(others), weights)
+
+    def _anchors(self, rows: Rows, seed: int) -> Tensor:
+        """Search templates by what some particles look like; latents [J, z_dim]."""
+        z = self.z(rows)
+        return (
+            z[:1].clone()
+            if (z == z[:1]).all()
+            else search_templates(z, self.model.decoder(z), self.config.anchors, seed)
+        )
+
+    def _search_globally(self, rows: Rows, *, frozen: bool, known: bool) -> None:
+        """Poses from all shifts and angles; where some are ``known`` already, those that explain the image better stay."""
+        model = self.model
+        templates = torch.zeros_like(model.anchors[:1]) if frozen else model.anchors
+
+        @torch.no_grad()
+        def look(part: Rows) -> Refined:
+            observation = self._observe(part)
+            poses, z, _ = model.inference.search_globally(
+                observation, templates, model.search_radius_px, freeze_z=frozen
+            )
+            found = model.inference.refine(observation, poses[:, 0], z[:, 0], freeze_z=frozen, fine=False)
+            if known:
+                found = found.better_of(
+                    model.inference.refine(observation, self.poses(part), self.z(part), freeze_z=frozen, fine=False)
+                )
+            return found
+
+        parts = list(self._parts(rows))
+        own, squares = self.ranks.share(parts), []
+        for part, found in zip(own, self.workers.each(look, own), strict=True):
+            self._keep(part, found)
+            squares.append(float(found.near.shift_square.sum()))
+        self.share(own)
+        if model.search.translate and self.learn_shift_prior and not self.given:
+            spread = math.sqrt(sum(self.ranks.in_order(squares, len(parts))) / (2 * len(rows)))
+            model.search.shift_sd_px.fill_(max(spread, LEAST_SHIFT_SD_PX))
+
+    def _search_latents(self, rows: Rows) -> None:
+        """The best z at the poses of the table, wherever it is."""
+        model = self.model
+        for part in self._parts(rows):
+            observation, poses = self._observe(part), self.poses(part)
+            _, z, evidence = model.inference.known(observation, poses, model.anchors, self.z(part))
+            near = model.search.local_search(observation, poses, model.decoder(z[:, 0]))
+            self._keep(part, Refined(near, z[:, 0], evidence[:, 0]))
+
+    def _look_at_noise(self, rows: Rows) -> None:
+        """Noise power from what the model leaves unexplained."""
+        model = self.model
+        residuals = []
+        for part in self._parts(rows):
+            batch = self.load(part)
+            poses = self.poses(part)
+            drawn = model.drawn(self.z(part), poses, batch)
+            scale = self._scale(part)
+            drawn = drawn if scale is None else scale[:, None, None] * drawn
+            residuals.append(Batch(batch.images - drawn[:, None], batch.group, batch.ctf_power))
+        noise = model.residual_noise(residuals)
+        # What is left of the signal early on is not noise: there is none of it outside the particles.
+        model.spectra.set_noise(noise.clamp(min=LEAST_NOISE).minimum(model.spectra.outside))
