@@ -29,7 +29,9 @@ from emspatialvae.results.read_run import read_latents
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.training.trainer import Trainer
-from emspatialvae.workflows.train import new_engine, open_images, start_run
+from emspatialvae.workflows.begin_run import start_run
+from emspatialvae.workflows.run_images import open_images
+from emspatialvae.workflows.train import model_to_train
 
 BATCHES = (256, 2048, 8192)
 COMPARED = 4000
@@ -63,7 +65,7 @@ def training(stack: Path, folder: Path, device: str, batch_size: int) -> tuple[f
     images = open_images(run, particles)
     settings = run.manifest.config.train
     trainer = Trainer(
-        new_engine(run, images, settings, say=lambda _: None),
+        model_to_train(run, images, settings, say=lambda _: None),
         images,
         particles.names,
         settings,

@@ -22,7 +22,9 @@ from emspatialvae.preprocess.preparation import Portion
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.stack import simulate_stack
 from emspatialvae.training.trainer import Trainer
-from emspatialvae.workflows.train import new_engine, open_images, start_run
+from emspatialvae.workflows.begin_run import start_run
+from emspatialvae.workflows.run_images import open_images
+from emspatialvae.workflows.train import model_to_train
 
 
 def train(folder: Path, box: int, particles: int, epochs: int, device: str) -> tuple[float, float, Path]:
@@ -37,7 +39,7 @@ def train(folder: Path, box: int, particles: int, epochs: int, device: str) -> t
     run, particles_in = start_run(config, folder / f"run{box}", say=lambda _: None)
     images = open_images(run, particles_in)
     settings = run.manifest.config.train
-    model = new_engine(run, images, settings, say=lambda _: None)
+    model = model_to_train(run, images, settings, say=lambda _: None)
     trainer = Trainer(model, images, particles_in.names, settings, run)
     spans: list[list[float]] = [[] for _ in range(epochs)]
 

@@ -64,7 +64,6 @@ def trained(stack: Path, threads: int | None, epochs: int) -> tuple[float, str]:
                 "cpu",
                 "--infer-turns",
                 1,
-                "--no-figures",
             ),
             *([] if threads is None else ["--threads", threads]),
         )

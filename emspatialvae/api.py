@@ -133,7 +133,8 @@ def train(
     (60, 1)
     """
     from emspatialvae.results.run_folder import default_out
-    from emspatialvae.workflows.train import start_run, train_run
+    from emspatialvae.workflows.begin_run import start_run
+    from emspatialvae.workflows.train import train_run
 
     config = _run_config(Path(particles), settings)
     folder = Path(out) if out is not None else default_out(Path(particles))

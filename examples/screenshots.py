@@ -21,7 +21,8 @@ from qtpy.QtWidgets import QApplication
 
 from emspatialvae.config import InputConfig, RunConfig, SimulateConfig, TrainConfig
 from emspatialvae.simulation.stack import simulate_stack
-from emspatialvae.workflows.train import start_run, train_run
+from emspatialvae.workflows.begin_run import start_run
+from emspatialvae.workflows.train import train_run
 from napari_emsvae.explorer.run_data import RunData
 
 SIZE = (1600, 1000)

@@ -31,7 +31,7 @@ FILE_NAMES_OF_POSES = (
     "imaging.geometry",
     "particles.",
     "results.",
-    "workflows.train",
+    "workflows.begin_run",
     "config",
     "simulation.stack",
     "io.",

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
 def _train(asked: TrainCommand, argv: list[str], team: "Ranks") -> int:
     from emspatialvae.jobs import interrupt
     from emspatialvae.results.run_folder import RunDir, default_out
-    from emspatialvae.workflows import train
+    from emspatialvae.workflows import begin_run, train
 
     out = asked.out or default_out(asked.run.input.particles)
     if asked.resume and asked.force:
@@ -65,11 +65,13 @@ def _train(asked: TrainCommand, argv: list[str], team: "Ranks") -> int:
 
     def begin() -> None:
         begun.append(
-            train.open_run(asked.run, out) if asked.resume else train.start_run(asked.run, out, force=asked.force)
+            begin_run.open_run(asked.run, out)
+            if asked.resume
+            else begin_run.start_run(asked.run, out, force=asked.force)
         )
 
     team.by_first(begin)
-    run, stack = begun[0] if team.first else train.follow_run(out, asked.run.input)
+    run, stack = begun[0] if team.first else begin_run.follow_run(out, asked.run.input)
     return 0 if train.train_run(run, stack, asked.run.train, resume=asked.resume) else interrupt.exit_code()
 
 

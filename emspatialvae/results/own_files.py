@@ -120,7 +120,7 @@ def _is_ours(inside: PurePosixPath) -> bool:
 
 def is_empty(folder: Path) -> bool:
     """Nothing in it but what a killed command may have left before it wrote anything."""
-    return all(entry.name == lock.NAME or leftovers.is_temporary(entry.name) for entry in os.scandir(folder))
+    return all(name == lock.NAME or leftovers.is_temporary(name) for name in os.listdir(folder))  # noqa: PTH208 - names are enough
 
 
 def never_began(folder: Path) -> bool:

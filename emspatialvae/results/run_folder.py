@@ -25,7 +25,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -286,6 +286,15 @@ class RunDir:
         """Append a line to ``run.log``, with the time."""
         with (self.path / "run.log").open("a", encoding="utf-8", errors="surrogateescape") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")
+
+    def saying(self, say: Callable[[str], None]) -> Callable[[str], None]:
+        """A function that tells the user what `say` would, and writes it into ``run.log`` as well."""
+
+        def tell(message: str) -> None:
+            self.log(message.strip())
+            say(message)
+
+        return tell
 
     # ------------------------------------------------------------------------------------------- what belongs together
 

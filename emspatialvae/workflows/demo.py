@@ -7,8 +7,9 @@ from pathlib import Path
 from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.stack import simulate_stack
+from emspatialvae.workflows.begin_run import start_run
 from emspatialvae.workflows.evaluate import evaluate_run
-from emspatialvae.workflows.train import start_run, train_run
+from emspatialvae.workflows.train import train_run
 
 STACK = SimulateConfig("hinge", Path(), particles=4000, box=40, snr=0.2, shift_px=1.5)
 MODEL = ModelConfig(z_dim=1)

@@ -104,7 +104,7 @@ def held_still(run: RunDir, latents: Latents, mask: Path) -> Latents:
     """
     import torch
 
-    from emspatialvae.model.steerable.pose_search import Poses
+    from emspatialvae.model.steerable.poses import Poses
     from emspatialvae.model.steerable.vae import SteerableVAE
 
     run.check_results_belong()

@@ -12,7 +12,7 @@ from emspatialvae.results.identity import Identity, keys_of
 from emspatialvae.results.latents import Latents
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows.progress import Say
-from emspatialvae.workflows.train import open_images
+from emspatialvae.workflows.run_images import open_images
 
 
 def why_not(run: RunDir, stack: ParticleStack) -> str | None:

@@ -28,10 +28,11 @@ from emspatialvae.results.identity import keys_of
 from emspatialvae.results.latents import Latents, read_csv
 from emspatialvae.results.read_run import latents_of
 from emspatialvae.results.run_folder import RunDir
+from emspatialvae.workflows.begin_run import start_run
 from emspatialvae.workflows.extend import extended_run, why_not
 from emspatialvae.workflows.infer import inferred_stack
 from emspatialvae.workflows.progress import Say
-from emspatialvae.workflows.train import start_run, train_run
+from emspatialvae.workflows.train import train_run
 
 TAIL = 0.05
 """Of the run's own particles, the worst explained: what lies beyond them is badly explained."""

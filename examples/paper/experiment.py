@@ -23,7 +23,8 @@ from emspatialvae.results import read_run
 from emspatialvae.results.latents import Latents, read_csv
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows import infer
-from emspatialvae.workflows.train import start_run, train_run
+from emspatialvae.workflows.begin_run import start_run
+from emspatialvae.workflows.train import train_run
 
 NOT_RUN = "not run"
 SIZES = ("small", "full")

@@ -1,6 +1,7 @@
 """The command line from end to end, as a user types it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,17 @@ sys.exit(", ".join(sorted({heavy} & set(sys.modules))) or 0)
     assert done.returncode == 0, f"imported: {done.stderr}"
 
 
+def test_threads_that_wait_do_not_spin_unless_the_user_says_so(monkeypatch, capsys):
+    from emspatialvae.cli.main import main
+
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert main(["--version"]) == 0
+    assert os.environ.pop("OMP_WAIT_POLICY") == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert main(["--version"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 # -------------------------------------------------------------------------------------------------------------- settings
 
 
@@ -105,7 +117,7 @@ sys.exit(", ".join(sorted({heavy} & set(sys.modules))) or 0)
 def settings(monkeypatch):
     """Of `emsvae train FLAGS`, without training."""
     from emspatialvae.cli import main
-    from emspatialvae.workflows import train as workflow
+    from emspatialvae.workflows import begin_run, train
 
     seen = []
 
@@ -113,8 +125,8 @@ def settings(monkeypatch):
         seen.append(config)
         return None, None
 
-    monkeypatch.setattr(workflow, "start_run", start_run)
-    monkeypatch.setattr(workflow, "train_run", lambda *_, **__: True)
+    monkeypatch.setattr(begin_run, "start_run", start_run)
+    monkeypatch.setattr(train, "train_run", lambda *_, **__: True)
 
     def of(*words: str) -> RunConfig:
         assert main.main(["train", "p.star", *words]) == 0

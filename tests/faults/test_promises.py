@@ -291,7 +291,7 @@ def test_a_file_that_has_appeared_meanwhile_is_not_replaced(tmp_path, monkeypatc
 
 
 def test_a_run_that_has_appeared_meanwhile_is_not_replaced(emsvae, project, monkeypatch):
-    from emspatialvae.workflows import train as workflow
+    from emspatialvae.workflows import begin_run as workflow
 
     opened = workflow.open_images
 
@@ -390,7 +390,7 @@ def test_numbers_that_are_none_cost_a_particle_not_the_results(emsvae, project, 
     said = emsvae.done("train", "sim/particles.star", "--out", "run", "--resume", "--epochs", "3").out
     assert "of 1 particles the model says nothing that is a number" in said
     table = pd.read_csv("run/latents.csv")
-    assert (table["used"] == 0).sum() == 1 and np.isfinite(table.select_dtypes("number")).all(None)
+    assert (table["used"] == 0).sum() == 1 and np.isfinite(table.select_dtypes("number").to_numpy()).all()
     assert not any(
         "nan" in " ".join(cells).lower() for cells in by_name(Path("run/particles.star"), "rlnAnglePsi").values()
     )
@@ -656,7 +656,7 @@ def test_signals_end_a_training_as_ctrl_c_does(emsvae, clear_stack, tmp_path, mo
 
 
 def test_a_signal_before_the_training_leaves_nothing_and_says_so(emsvae, project, monkeypatch):
-    from emspatialvae.workflows import train as workflow
+    from emspatialvae.workflows import begin_run as workflow
 
     monkeypatch.setattr(workflow, "open_images", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     answer = emsvae("train", "sim/particles.star", "--out", "new", *SMALL)

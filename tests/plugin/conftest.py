@@ -37,7 +37,8 @@ def simulated(tmp_path_factory) -> Path:
 def trained_run(simulated, tmp_path_factory) -> Path:
     """A run of one epoch on `simulated`, prepared at 24 px."""
     from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig, RunConfig, TrainConfig
-    from emspatialvae.workflows.train import start_run, train_run
+    from emspatialvae.workflows.begin_run import start_run
+    from emspatialvae.workflows.train import train_run
 
     config = RunConfig(
         InputConfig(simulated / "particles.star"),

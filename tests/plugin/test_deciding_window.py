@@ -300,7 +300,9 @@ def test_pictures_fill_the_canvas_also_beside_the_readers_layers(viewer, run, er
     assert groups(explorer) == {"classes": ["averages"]}, "the gallery is the first that one sees"
     (layer,) = [layer for layer in viewer.layers if layer.name == "averages"]
     low, high = layer.extent.world[:, -2:]
-    np.testing.assert_allclose(viewer.camera.center[-2:], (low + high) / 2, atol=0.05 * np.max(high - low))
+    np.testing.assert_allclose(
+        getattr(viewer, "scene", viewer).camera.center[-2:], (low + high) / 2, atol=0.05 * np.max(high - low)
+    )
 
 
 @pytest.mark.slow

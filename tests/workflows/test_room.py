@@ -62,7 +62,7 @@ def test_info_says_it(easy_stack, emsvae, monkeypatch):
 
 def test_training_says_it_before_it_begins(easy_stack, tmp_path, monkeypatch):
     from emspatialvae.config import RunConfig
-    from emspatialvae.workflows.train import start_run
+    from emspatialvae.workflows.begin_run import start_run
 
     monkeypatch.setattr(room.room, "free_memory", lambda: 10_000_000)
     said: list[str] = []

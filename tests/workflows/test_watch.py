@@ -19,9 +19,10 @@ from emspatialvae.results.latents import read_csv
 from emspatialvae.results.read_run import latents_of
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows import watch as watching
+from emspatialvae.workflows.begin_run import start_run
 from emspatialvae.workflows.extend import extended_run
 from emspatialvae.workflows.infer import infer_other
-from emspatialvae.workflows.train import start_run, train_run
+from emspatialvae.workflows.train import train_run
 from emspatialvae.workflows.watch import Watch, watch
 
 FIRST = 8
