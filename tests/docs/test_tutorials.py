@@ -1,16 +1,17 @@
-"""Every command and every line of Python of the tutorials, in their order, in an empty folder; smaller numbers where they train for long."""
+"""Every command and every line of Python of tutorials and how-to pages, in their order; smaller numbers where they train for long."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ROOT / "docs" / "tutorials"
+PAGES, HOW_TO = ROOT / "docs" / "tutorials", ROOT / "docs" / "howto"
 SMALLER = {
     "hinge": {
         "--particles 4000": "--particles 200",
@@ -55,16 +56,40 @@ def test_every_command_of_the_tutorial_on_real_particles(real_data, tmp_path):
     run("betagal", tmp_path)
 
 
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The particles and the run that all how-to pages begin with."""
+    folder = tmp_path_factory.mktemp("howto")
+    run_page(HOW_TO / "index.md", folder)
+    return folder / "project"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted(set(HOW_TO.glob("*.md")) - {HOW_TO / "index.md"}), ids=lambda page: page.stem)
+def test_every_command_of_a_how_to(page, project, tmp_path):
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder, symlinks=True)
+    run_page(page, folder)
+    written = [word for word in re.findall(r"--out (\S+)", page.read_text()) if "..." not in word]
+    assert [name for name in written if not (folder / name).exists()] == []
+
+
 def run(name: str, folder: Path) -> None:
-    text = (PAGES / f"{name}.md").read_text()
-    for written, smaller in SMALLER[name].items():
+    run_page(PAGES / f"{name}.md", folder, SMALLER[name])
+    assert [file for file in MADE[name] if not (folder / file).exists()] == []
+
+
+def run_page(page: Path, folder: Path, smaller: dict[str, str] | None = None) -> None:
+    text = page.read_text()
+    for written, instead in (smaller or {}).items():
         assert written in text
-        text = text.replace(written, smaller)
-    blocks = re.findall(r"^```(bash|python)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        text = text.replace(written, instead)
+    blocks = re.findall(r"^( *)```(bash|python)\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    blocks = [(language, textwrap.dedent(block)) for _, language, block in blocks]
     assert blocks
     python = folder / "page.py"  # blocks of a page go on from one another
     bin_ = folder / "bin"
-    bin_.mkdir()
+    bin_.mkdir(exist_ok=True)
     (bin_ / "emsvae").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m emspatialvae "$@"\n')
     (bin_ / "emsvae").chmod(0o755)
     path = os.pathsep.join((str(bin_), os.environ["PATH"]))
@@ -92,4 +117,3 @@ def run(name: str, folder: Path) -> None:
             call_python()
             call(["bash", "-euc", block])
     call_python()
-    assert [file for file in MADE[name] if not (folder / file).exists()] == []
