@@ -132,6 +132,8 @@ def test_many_compressed_stacks_keep_few_files_open(monkeypatch):
     stack = load_particles(InputConfig(Path("p.star"), pixel_size_A=4.0))
     np.testing.assert_array_equal(stack.images([4, 1, 5, 1]), wanted[[4, 1, 5, 1]])
     assert len(compressed._kept) == 2
+    for file in compressed._kept.values():
+        file.close()
 
 
 def test_a_compressed_stack_that_is_replaced_is_read_again():

@@ -17,7 +17,7 @@ def test_the_recipe_has_the_dependencies_of_the_package():
     assert re.search(r"emsvae = (\S+)", (ROOT / "recipe" / "meta.yaml").read_text())[1] == project["scripts"]["emsvae"]
 
 
-def test_the_citation_names_the_version_of_the_package():
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+def test_citation_and_recipe_name_the_coming_release():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools_scm"]["fallback_version"]
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert re.search(r'"v([\d.]+)"', (ROOT / "recipe" / "meta.yaml").read_text())[1] == version

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from emspatialvae.errors import EmsvaeError
 
-SECONDS = float(os.environ.get("EMSVAE_FUZZ_SECONDS", "60"))
+SECONDS = float(os.environ.get("EMSVAE_FUZZ_SECONDS", "30"))
 """For all targets together."""
 BATCH_EXAMPLES = 25
 
