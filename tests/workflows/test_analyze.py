@@ -4,6 +4,8 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
+from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 
@@ -292,3 +294,38 @@ def test_without_a_known_site_no_figure_links_anywhere(run, monkeypatch, one_fig
     monkeypatch.setattr(exhibits, "documentation", lambda: None)
     job.analyze_run(run, job.ReportSettings(), say=lambda _: None)
     assert 'id="figure-z_density"' in report(run) and 'href="http' not in report(run)
+
+
+# ------------------------------------------------------------------------------------------------------------ in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Callable[..., str]:
+    """Chromium without a window: its options and a page to what it prints."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("there is no Chromium here")
+
+    def open_page(page: Path, *options: str) -> str:
+        quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000")
+        done = subprocess.run(
+            [program, *quiet, *options, page.resolve().as_uri()], capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return open_page
+
+
+def test_the_page_works_in_a_browser_and_prints_on_a4(run, browser):
+    analyze_run(run, ReportSettings(k=3))
+    page = run / "analysis" / "report.html"
+    shown = browser(page, "--dump-dom")
+    assert (
+        '<figure class="cloud">' in shown and "<canvas tabindex" in shown
+    )  # the script has run and taken `hidden` away
+    browser(page, "--no-pdf-header-footer", f"--print-to-pdf={run.resolve()}/report.pdf")
+    width, height = map(
+        float, re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", (run / "report.pdf").read_bytes())[0]
+    )
+    assert (width / 72 * 25.4, height / 72 * 25.4) == pytest.approx((210, 297), abs=0.5)
