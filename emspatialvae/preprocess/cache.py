@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,28 @@ from emspatialvae.preprocess.preparation import Portion, Preparation, prepare
 
 SUMMED_ROWS = 4096
 """Of the cache, whose sums are compared before their memory is given back."""
+
+
+class ImageSource(Protocol):
+    """A run's images as its model sees them, wherever they come from."""
+
+    @property
+    def box(self) -> int:
+        """Pixels along an edge."""
+        ...
+
+    @property
+    def has_ctf_power(self) -> bool:
+        """Whether portions come with the CTF's power on rings."""
+        ...
+
+    def __len__(self) -> int:
+        """How many particles there are."""
+        ...
+
+    def portion(self, rows: NDArray[np.int64], /) -> Portion:
+        """Some of the particles, in the order asked."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +60,16 @@ class PreparedImages:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def box(self) -> int:
+        """Pixels along an edge."""
+        return self.pixels.shape[-1]
+
+    @property
+    def has_ctf_power(self) -> bool:
+        """Whether portions come with the CTF's power on rings."""
+        return self.ctf_power is not None
 
     def portion(self, rows: NDArray[np.int64]) -> Portion:
         """Some of the particles, in the order asked."""

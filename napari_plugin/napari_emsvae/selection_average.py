@@ -67,7 +67,7 @@ class Sample:
     @classmethod
     def gather(cls, data: RunData) -> "Iterator[Sample | None]":
         """Align a sample; None in between, where a caller may want to stop."""
-        box = data.images.pixels.shape[-1]
+        box = data.images.box
         most = min(SAMPLE, max(256, SAMPLE_BYTES // (4 * box * box)))
         shuffled = np.random.default_rng(0).permutation(data.used)[:most]
         images, powers = [], []

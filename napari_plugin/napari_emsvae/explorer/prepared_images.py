@@ -6,56 +6,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.particles.stack import ParticleStack
-from emspatialvae.preprocess.cache import PreparedImages, cached_images
+from emspatialvae.preprocess.cache import ImageSource, PreparedImages, cached_images
 from emspatialvae.preprocess.preparation import Portion, Preparation, prepare_chunk
 from emspatialvae.results.run_folder import RunDir
 
 
 @dataclass(frozen=True, eq=False)
-class PreparedOnDemand(PreparedImages):
-    """Prepared images without a cache. ``pixels`` and ``ctf_power`` have the right shape and hold nothing: use `portion`."""
+class PreparedOnDemand:
+    """Prepares the particles that are asked for; an `ImageSource`."""
 
-    stack: ParticleStack | None = None
-    preparation: Preparation | None = None
+    stack: ParticleStack
+    preparation: Preparation
+
+    def __len__(self) -> int:
+        return len(self.stack)
+
+    @property
+    def box(self) -> int:
+        """Pixels along an edge."""
+        return self.preparation.box
+
+    @property
+    def has_ctf_power(self) -> bool:
+        """Whether portions come with the CTF's power on rings."""
+        return self.preparation.ctf == "multiply"
 
     def portion(self, rows: NDArray[np.int64]) -> Portion:
         """Read and prepare some of the particles, in the order asked."""
-        assert self.stack is not None
-        assert self.preparation is not None
         width = np.array([file.width for file in self.stack.files])[self.stack.file_of[rows]]
         kind = self.stack.optics_of[rows].astype(np.int64) * (1 + int(width.max(initial=0))) + width
-        images = np.zeros((len(rows), *self.pixels.shape[1:]), dtype=np.float32)
+        channels = () if self.stack.channels == 1 else (self.stack.channels,)
+        images = np.zeros((len(rows), *channels, self.box, self.box), dtype=np.float32)
         usable = np.zeros(len(rows), dtype=np.bool_)
-        power = None if self.ctf_power is None else np.zeros((len(rows), self.ctf_power.shape[1]), dtype=np.float32)
+        power = np.zeros((len(rows), self.box // 2 + 1), dtype=np.float32) if self.has_ctf_power else None
         for one in np.unique(kind):  # a chunk has one box and one optics group
             here = np.flatnonzero(kind == one)
             part, _ = prepare_chunk(self.stack, rows[here], self.preparation)
             images[here], usable[here] = part.images, part.usable
             if power is not None and part.ctf_power is not None:
                 power[here] = part.ctf_power
-        return Portion(rows, images, usable, self.group[rows], power)
+        return Portion(rows, images, usable, self.stack.optics_of[rows], power)
 
 
-def open_prepared(run: RunDir, stack: ParticleStack, used: NDArray[np.bool_]) -> PreparedImages:
-    """The prepared images of a run's own stack; reads none of them.
-
-    Parameters
-    ----------
-    used
-        [n], which particles the run could use.
-    """
+def open_prepared(run: RunDir, stack: ParticleStack) -> ImageSource:
+    """The prepared images of a run's own stack; reads none of them."""
     manifest = run.manifest
     wanted, preparation = manifest.config.prepare, manifest.preparation
     cached = cached_images(stack, preparation, wanted.cache or run.path / "cache", wanted.cache_dtype)
-    if cached is not None:
-        return cached
-    n, box = len(stack), preparation.box
-    nothing = np.zeros((), dtype=np.float32)
-    power = np.broadcast_to(nothing, (n, box // 2 + 1)) if preparation.ctf == "multiply" else None
-    shape = (n, box, box) if stack.channels == 1 else (n, stack.channels, box, box)
-    return PreparedOnDemand(
-        np.broadcast_to(nothing, shape), used, stack.optics_of, power, stack=stack, preparation=preparation
-    )
+    return PreparedOnDemand(stack, preparation) if cached is None else cached
 
 
 def open_cache_alone(run: RunDir, used: NDArray[np.bool_]) -> PreparedImages | None:

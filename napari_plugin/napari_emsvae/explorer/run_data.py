@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from emspatialvae.model.interface import ParticleVAE
     from emspatialvae.particles.stack import ParticleStack
     from emspatialvae.particles.table import ParticleTable, StarTable
-    from emspatialvae.preprocess.cache import PreparedImages
+    from emspatialvae.preprocess.cache import ImageSource
     from emspatialvae.results.classes import Classes
     from emspatialvae.results.latents import Latents
     from emspatialvae.results.run_folder import Manifest, RunDir
@@ -174,7 +174,7 @@ class RunData:
         return load_model(self.run)
 
     @cached_property
-    def images(self) -> "PreparedImages":
+    def images(self) -> "ImageSource":
         """The images as the model sees them; without the stack those of the cache.
 
         Raises
@@ -188,7 +188,7 @@ class RunData:
             cached = open_cache_alone(self.run, self.latents.used)
             if cached is not None:
                 return cached
-        return open_prepared(self.run, self.stack, self.latents.used)
+        return open_prepared(self.run, self.stack)
 
     @cached_property
     def near_unit(self) -> Floats:

@@ -50,9 +50,9 @@ def rolling_averages(data: RunData, members: Rows) -> NDArray[np.float32]:
     rows, place = np.unique(members, return_inverse=True)
     belongs = np.zeros((len(members), len(rows)), dtype=np.float32)
     np.put_along_axis(belongs, place.reshape(members.shape), 1, axis=1)
-    images, box = data.images, data.images.pixels.shape[-1]
+    images, box = data.images, data.images.box
     total = np.zeros((len(members), box, box))
-    power = None if images.ctf_power is None else np.zeros((len(members), images.ctf_power.shape[1]))
+    power = np.zeros((len(members), box // 2 + 1)) if images.has_ctf_power else None
     for start in range(0, len(rows), STEP):
         part = slice(start, start + STEP)
         aligned, portion = upright(data, rows[part])

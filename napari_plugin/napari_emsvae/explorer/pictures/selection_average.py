@@ -52,9 +52,9 @@ def statistics(data: RunData, rows: Rows, rest: Image | None = None) -> Iterator
 
     images = data.images
     shuffled = np.random.default_rng(0).permutation(rows)
-    box = images.pixels.shape[-1]
+    box = images.box
     total, squares = np.zeros((box, box)), np.zeros((box, box))
-    power = None if images.ctf_power is None else np.zeros(images.ctf_power.shape[1])
+    power = np.zeros(box // 2 + 1) if images.has_ctf_power else None
     done = 0
     for goal in (min(size, len(rows)) for size in PORTIONS):
         if goal == done:
