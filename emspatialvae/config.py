@@ -177,8 +177,10 @@ class TrainConfig:
     anchors: int | None = None
     """Search templates: references that every particle is compared with in the global pose search [default: 8 for one latent
     coordinate, 16 for more]."""
+    train_particles: int = 200_000
+    """The model learns from at most so many particles, chosen by chance; z and pose are inferred for all. More seldom show more, and take longer."""
     holdout: float = 0.1
-    """Fraction of the particles held out to watch the ELBO."""
+    """Fraction of these held out to watch the ELBO."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the matrix products; auto takes bfloat16 where the processor multiplies it fast."""
     checkpoint_minutes: float = 3.0
@@ -394,6 +396,7 @@ def check(config: RunConfig) -> RunConfig:
         "--epochs": t.epochs,
         "--max-epochs": t.max_epochs,
         "--threads": t.threads,
+        "--train-particles": t.train_particles,
         "--patience": t.patience,
         "--infer-turns": t.infer_turns,
         "--limit": config.input.limit,

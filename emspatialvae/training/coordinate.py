@@ -37,7 +37,7 @@ class AmortisedObjective(Objective):
         most = part_size(batch_size, self.model.floats_per_particle, self.device, self.dtype)
         return min(most, -(-batch_size // self.ranks.count))
 
-    def begin_epoch(self, epoch: int, rows: Rows) -> None:
+    def begin_epoch(self, epoch: int) -> None:
         """Nothing to prepare."""
 
     def state_dict(self) -> dict[str, Any]:

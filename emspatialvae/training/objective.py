@@ -27,12 +27,14 @@ class Objective(ABC):
     """For what is done particle by particle."""
     ranks: Ranks = ONE_RANK
     """Processes that share the particles of a batch."""
+    rows: Rows = np.zeros(0, np.int64)
+    """The particles that this training is about: those that it learns from, and those held out."""
     unsettled_epochs: int = 0
     """Epochs over which what is measured still changes, so that their bounds cannot be compared with later ones."""
 
     @abstractmethod
-    def begin_epoch(self, epoch: int, rows: Rows) -> None:
-        """Prepare an epoch (from 0); ``rows`` are all particles that can be used."""
+    def begin_epoch(self, epoch: int) -> None:
+        """Prepare an epoch (from 0)."""
 
     def finish_epoch(self, epoch: int, judges: Rows, bound: Callable[[], NDArray[np.float64]]) -> bool:
         """Decide what there is to decide after so many epochs.
@@ -65,10 +67,10 @@ class Objective(ABC):
             for others, memory in self.ranks.exchanged((rows, self.remembered(rows))):
                 self.learn(others, memory)
 
-    def fix_gauge(self, rows: Rows, mask: NDArray[np.float32] | None) -> tuple[float, float] | None:
+    def fix_gauge(self, mask: NDArray[np.float32] | None) -> tuple[float, float] | None:
         """Refer the poses of all latents to one frame; what is left of turn (degrees) and move (prepared px), None where there is none.
 
-        ``rows`` are all particles that can be used, ``mask`` [box, box] weighs the pixels of the domain that is to lie still.
+        ``mask`` [box, box] weighs the pixels of the domain that is to lie still.
         """
         return None
 

@@ -215,10 +215,10 @@ class SearchedObjective(Objective):
     # ------------------------------------------------------------------------------------------------------ epochs
 
     @torch.no_grad()
-    def begin_epoch(self, epoch: int, rows: Rows) -> None:
+    def begin_epoch(self, epoch: int) -> None:
         """Find the consensus before the first epoch; then anchors, steps of the grids, and poses from everywhere."""
-        rng = np.random.default_rng([self.config.seed, epoch])
-        some = rng.permutation(rows)
+        rows = self.rows
+        some = np.random.default_rng([self.config.seed, epoch]).permutation(rows)
         if epoch == 0:
             self._first_consensus(some)
         if self.from_templates:
@@ -332,7 +332,7 @@ class SearchedObjective(Objective):
         """
         model, table = self.model, self.table
         z, poses = table.z.to(self.device), Poses(table.theta_rad.to(self.device), table.shift_px.to(self.device))
-        some = np.random.default_rng([self.config.seed, epoch]).permutation(len(z))[:GAUGE_PARTICLES]
+        some = np.random.default_rng([self.config.seed, epoch]).permutation(self.rows)[:GAUGE_PARTICLES]
         consensus = model.decoder(z[torch.from_numpy(some)]).mean(0)
         if not model.search.fixed:
             model.fix_gauge(z[torch.from_numpy(some)])
@@ -364,12 +364,12 @@ class SearchedObjective(Objective):
         self.model.search.set_steps(references, self.model.mean_information(observation))
 
     @torch.no_grad()
-    def fix_gauge(self, rows: Rows, mask: NDArray[np.float32] | None) -> tuple[float, float] | None:
+    def fix_gauge(self, mask: NDArray[np.float32] | None) -> tuple[float, float] | None:
         """Fit the model's gauge to latents as some particles have them; what is left for others (degrees, px).
 
         Fixed poses stay as they are: nothing is fitted.
         """
-        some = np.random.default_rng(self.config.seed).permutation(rows)
+        some = np.random.default_rng(self.config.seed).permutation(self.rows)
         others = some[GAUGE_PARTICLES : GAUGE_PARTICLES + ANCHOR_PARTICLES]
         others, some = others if len(others) else some, some[:GAUGE_PARTICLES]
         self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], self.config.seed)

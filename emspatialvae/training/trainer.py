@@ -127,7 +127,8 @@ class Trainer:
         self.optimiser = self._new_optimiser()
         self.generator = torch.Generator().manual_seed(config.seed)
         self.progress = Progress()
-        self.train_rows, self.test_rows = split(images.usable, config.holdout, config.seed)
+        self.train_rows, self.test_rows = split(images.usable, config)
+        self.objective.rows = np.concatenate([self.train_rows, self.test_rows])
         self.limit = config.epochs or config.max_epochs
         assert config.batch_size is not None
         self.batch_size: int = config.batch_size
@@ -182,7 +183,7 @@ class Trainer:
 
     def _begin_epoch(self) -> None:
         if self.progress.step == 0:
-            self.objective.begin_epoch(self.progress.epoch, np.concatenate([self.train_rows, self.test_rows]))
+            self.objective.begin_epoch(self.progress.epoch)
             if self.progress.epoch == 0:  # networks of another size may have been made
                 self.optimiser = self._new_optimiser()
         for group in self.optimiser.param_groups:
@@ -373,7 +374,7 @@ class Trainer:
         -------
         What is left of turn (degrees) and move (prepared px), r.m.s. over latents; None where there is no common frame.
         """
-        left = self.objective.fix_gauge(np.concatenate([self.train_rows, self.test_rows]), mask)
+        left = self.objective.fix_gauge(mask)
         self.save()
         return left
 
@@ -429,8 +430,11 @@ class Trainer:
             self.progress.stopped = ""
 
 
-def split(usable: NDArray[np.bool_], holdout: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to train on and rows held out, among the usable ones; of fewer than 20 none are held out."""
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero(usable))
-    n_test = int(holdout * len(rows)) if len(rows) >= 20 else 0
+def split(usable: NDArray[np.bool_], config: TrainConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to train on and rows held out, by chance: among them all that are usable, or ``config.train_particles``.
+
+    Of fewer than 20 none are held out.
+    """
+    rows = np.random.default_rng(config.seed).permutation(np.flatnonzero(usable))[: config.train_particles]
+    n_test = int(config.holdout * len(rows)) if len(rows) >= 20 else 0
     return np.sort(rows[n_test:]), np.sort(rows[:n_test])

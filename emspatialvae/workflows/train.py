@@ -97,6 +97,11 @@ def _train_run(
         say(
             f"{len(bad)} images are constant or hold NaN and are left out of training: {listed}{' ...' if len(bad) > 5 else ''}",
         )
+    if train.train_particles < (count := int(images.usable.sum())):
+        say(
+            f"{train.train_particles:,} of {count:,} particles are trained on, chosen by chance (--train-particles); z and pose are then inferred "
+            "for all of them"
+        )
     with working(torch.get_num_threads(), pick_device(train.device)) as workers:
         finished = _trained(run, stack, images, train, workers, resume=resume, say=say)
     finish_run(run, stack, images, train.device, stack_of_file, order, figures=figures, say=say)
@@ -204,7 +209,7 @@ def model_to_train(
         return load_model(run).train()
     if manifest.config.model.engine == "coordinate":
         return SpatialVAE(manifest.config.model, manifest.images)
-    rows, _ = split(images.usable, train.holdout, train.seed)
+    rows, _ = split(images.usable, train)
     some = np.sort(np.random.default_rng(train.seed).permutation(rows)[:BASIS_PARTICLES])
 
     def batches() -> Iterator[Batch]:

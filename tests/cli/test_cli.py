@@ -230,6 +230,16 @@ def test_resume_equals_an_uninterrupted_run(emsvae, clear_stack, no_figures, her
     assert (here / "whole" / "latents.csv").read_bytes() == (here / "halves" / "latents.csv").read_bytes()
 
 
+def test_of_a_large_stack_a_part_is_trained_on_and_all_are_inferred(emsvae, clear_stack, no_figures, here):
+    train = ["train", clear_stack / "particles.star", *emsvae.TINY[2:], "--epochs", "2", "--z-dim", "1"]
+    said = emsvae.done(*train, "--out", "part", "--train-particles", "60").out
+    assert "60 of 200 particles are trained on, chosen by chance (--train-particles)" in said
+    table = pd.read_csv("part/latents.csv")
+    assert len(table) == 200 and table["used"].all() and (table["z1_sd"] > 0).all()
+    assert "--train-particles" not in emsvae.done(*train, "--out", "whole").out
+    assert "--train-particles is 0; expected a number above 0" in emsvae.refused(*train, "--train-particles", "0")
+
+
 @pytest.mark.parametrize("engine", ["steerable", "coordinate"])
 def test_interrupt_leaves_a_usable_run(emsvae, clear_stack, no_figures, here, monkeypatch, engine):
     import signal

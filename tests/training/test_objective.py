@@ -336,7 +336,7 @@ def test_the_amplitudes_of_optics_groups_are_learned(tmp_path, scale):
     t = trainer(tmp_path / "run", images, fresh_model(images, dataclasses.replace(MODEL, scale=scale)), epochs=4)
     t.fit()
     with torch.no_grad():
-        t.objective.begin_epoch(4, np.arange(900))
+        t.objective.begin_epoch(4)
     found = searched(t)._scale(np.arange(900))
     assert found is not None
     of_group = [float(found[torch.from_numpy(group == g)].mean()) for g in (0, 1)]

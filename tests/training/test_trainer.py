@@ -215,11 +215,21 @@ def test_damaged_and_foreign_checkpoints(tmp_path, images):
 def test_split():
     usable = np.ones(100, dtype=bool)
     usable[:10] = False
-    train, test = split(usable, 0.1, seed=0)
+    train, test = split(usable, TrainConfig(holdout=0.1))
     assert len(test) == 9
     assert sorted([*train, *test]) == list(range(10, 100))
-    assert len(split(np.ones(19, dtype=bool), 0.5, seed=0)[1]) == 0
-    assert np.array_equal(test, split(usable, 0.1, seed=0)[1])
+    assert len(split(np.ones(19, dtype=bool), TrainConfig(holdout=0.5))[1]) == 0
+    assert np.array_equal(test, split(usable, TrainConfig(holdout=0.1))[1])
+
+
+def test_of_a_large_stack_some_are_trained_on_by_chance():
+    usable = np.ones(1000, dtype=bool)
+    usable[:100] = False
+    train, test = split(usable, TrainConfig(holdout=0.2, train_particles=300))
+    assert (len(train), len(test)) == (240, 60)
+    both = np.concatenate([train, test])
+    assert len(set(both.tolist())) == 300 and both.min() >= 100
+    assert abs(both.mean() - 550) < 60  # from everywhere in the file
 
 
 def test_bfloat16_gives_the_same_elbo(tmp_path, images):
