@@ -161,7 +161,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     """Of Adam."""
     draws: int | None = None
-    """Contents drawn for each particle in a step (steerable engine): more give a tighter bound where one image says little about z
+    """Latents drawn for each particle in a step (steerable engine): more give a tighter bound where one image says little about z
     [default: 4, or 16 where a particle stands out of the noise by less than 6 nats]."""
     kl_warmup_steps: int | None = None
     """Optimiser steps (at most ten epochs) over which the weight of the KL terms rises from 0 to 1, so that they do not close

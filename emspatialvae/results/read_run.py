@@ -97,7 +97,7 @@ def results_of(run: RunDir) -> Latents:
     latents = latents_of(run)
     run.check_results_belong()
     if not latents.used.any():
-        raise EmsvaeError(f"{run.path}: none of its particles could be used, so there is no content to draw")
+        raise EmsvaeError(f"{run.path}: none of its particles could be used, so there is no latent to draw")
     return latents
 
 

@@ -39,10 +39,10 @@ def sureness(latents: Latents, model: ModelConfig) -> list[str]:
     rotate, translate = inferred(model)
     active, z_dim = active_units(latents), some.z.shape[1]
     said = {
-        "content": f"{active} of {z_dim} coordinates of z say something (posterior means vary by more than {ACTIVE_VARIANCE:g})"
+        "latent": f"{active} of {z_dim} coordinates of z say something (posterior means vary by more than {ACTIVE_VARIANCE:g})"
     }
     if not active:
-        said["content"] += ": no differences between particles were found beside their poses"
+        said["latent"] += ": no differences between particles were found beside their poses"
     if rotate:
         said["theta"] = f"known to {np.degrees(np.median(some.theta_sd_rad)):.2g} degrees (median s.d.)"
     if translate:

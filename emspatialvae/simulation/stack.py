@@ -46,7 +46,7 @@ BOUND_SAMPLE = 500  # particles over which the bounds are averaged
 
 
 def draw_truth(particles: int, shift_px: float, rng: np.random.Generator, z_dim: int = 1) -> tuple[Floats, Pose2D]:
-    """Contents z [n, d] uniform on [-1, 1], theta uniform on the circle, shift Gaussian with s.d. ``shift_px`` per axis."""
+    """Latents z [n, d] uniform on [-1, 1], theta uniform on the circle, shift Gaussian with s.d. ``shift_px`` per axis."""
     z = rng.uniform(-1, 1, (particles, z_dim))
     theta_rad = wrap_rad(rng.uniform(0, 2 * np.pi, particles))
     return z, Pose2D(theta_rad, shift_px * rng.standard_normal((particles, 2)))
@@ -107,8 +107,8 @@ def simulate_stack(config: "SimulateConfig", beside: tuple[str, ...] = ()) -> Pa
     with folder_when_whole(config.out, config.force, beside) as folder:
         obj = scale_to_snr(obj, z[real], pose[real], config.box, config.snr)
         _write_images(folder / "particles.mrcs", obj, truth, config.snr, (for_noise, for_junk))
-        contents = {f"emsvaeTrueZ{k}": column for k, column in enumerate(z.T, 1)}
-        write_stars(folder, pose, microscope, truth.is_junk, contents)
+        latents = {f"emsvaeTrueZ{k}": column for k, column in enumerate(z.T, 1)}
+        write_stars(folder, pose, microscope, truth.is_junk, latents)
         bound = None
         if obj.height > 0:
             some = truth[real[:BOUND_SAMPLE]]

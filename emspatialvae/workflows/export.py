@@ -21,7 +21,7 @@ from emspatialvae.results.stack_links import make_links, planned_links, unread_b
 from emspatialvae.workflows.progress import Say, bar
 
 REGISTERED = 4000
-"""Contents that a new frame is fitted to."""
+"""Latents that a new frame is fitted to."""
 
 
 def export_run(

@@ -1,15 +1,10 @@
 """The prepared images of a run."""
 
-from typing import TYPE_CHECKING
-
 from emspatialvae.errors import ParticleFileError
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.cache import PreparedImages, forget_other_caches, prepared_images
 from emspatialvae.results.run_folder import RunDir
-from emspatialvae.workflows.progress import Say
-
-if TYPE_CHECKING:
-    pass
+from emspatialvae.workflows.progress import Say, bar
 
 
 def open_images(run: RunDir, stack: ParticleStack, say: Say = lambda _: None) -> PreparedImages:
@@ -20,8 +15,6 @@ def open_images(run: RunDir, stack: ParticleStack, say: Say = lambda _: None) ->
     ParticleFileError
         None of them can be used.
     """
-    from emspatialvae.workflows.progress import bar
-
     manifest = run.manifest
     cache = manifest.config.prepare.cache or run.path / "cache"
     with bar(len(stack), "preparing images", say) as progress:

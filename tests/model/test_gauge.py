@@ -93,7 +93,7 @@ def test_register_leaves_alone_what_is_not_inferred(part):
     assert not register(still, images, reference).theta_rad.any()
 
 
-def test_register_of_another_content_is_the_least_squares_pose(search):
+def test_register_of_another_latent_is_the_least_squares_pose(search):
     """No small turn or move makes the difference smaller."""
     images = drawn(search, hinge_object(), [-0.6, 0.7], [0.3, -2.0], [(1.0, 0.0), (0.0, -1.0)])
     (reference,) = drawn(search, hinge_object(), 0.0, [0.0], [(0.0, 0.0)])
@@ -164,7 +164,7 @@ def test_an_unfitted_gauge_changes_nothing():
     assert torch.allclose(common.theta_rad, raw.theta_rad, atol=1e-6) and torch.equal(common.shift_px, raw.shift_px)
 
 
-def test_the_common_frame_is_a_grid_of_contents_too():
+def test_the_common_frame_is_a_grid_of_latents_too():
     """Contents per particle, [n, K, z_dim], as inference has them."""
     gauge, raw = fitted_gauge(), some_poses(12)
     z = torch.randn(12, 2, generator=torch.Generator().manual_seed(1))

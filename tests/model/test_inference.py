@@ -34,7 +34,7 @@ def test_nodes_sum_over_the_prior(z_dim, tolerance):
 
 @pytest.mark.parametrize(("z_dim", "tolerance"), [(1, 0.045), (2, 0.05), (5, 0.15)])
 @pytest.mark.parametrize("s", [0.1, 0.5])
-def test_contents_give_the_evidence_of_a_gaussian(z_dim, tolerance, s):
+def test_latents_give_the_evidence_of_a_gaussian(z_dim, tolerance, s):
     """A likelihood N(m; z, s^2) per coordinate: the evidence N(m; 0, 1 + s^2), and the posterior's mean and s.d."""
     m = 0.8
     mean, sd = m / (1 + s**2), s / math.sqrt(1 + s**2)
@@ -100,7 +100,7 @@ def test_close_latents_are_not_fooled_by_the_width_of_cells():
     assert torch.allclose(gaps, torch.full_like(gaps, 4.5 / CLOSE_NODES), rtol=1e-3)
 
 
-def test_contents_at_one_and_the_same_place():
+def test_latents_at_one_and_the_same_place():
     """An encoder that is certain: nothing is divided by zero."""
     z, log_weight = first_latents(1, 0.3, 1e-9)
     found, close_weight = close_latents(z[..., 0], log_weight)

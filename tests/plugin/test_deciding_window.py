@@ -497,7 +497,7 @@ def test_bars_of_the_legend_are_groups(explorer, qtbot):
 def test_sliders_along_principal_components(explorer, qtbot):
     page = explorer.model
     explorer.show_page(page)
-    page.set_content(np.array([0.5, -0.25]))
+    page.set_latent(np.array([0.5, -0.25]))
     page.along.setCurrentText("principal components")
     page._list_sliders()
     np.testing.assert_allclose(page.z, [0.5, -0.25], atol=0.02)
@@ -513,7 +513,7 @@ def test_sliders_along_principal_components(explorer, qtbot):
 def test_where_there_are_no_particles_the_model_says_so(explorer, qtbot):
     page = explorer.model
     explorer.show_page(page)
-    page.set_content(explorer.session.data.latents.z[explorer.session.data.used].mean(0))
+    page.set_latent(explorer.session.data.latents.z[explorer.session.data.used].mean(0))
     assert "\N{WARNING SIGN}" not in page.near.text()
     for slider in page.z_sliders:
         slider.setValue(slider.maximum())

@@ -88,7 +88,7 @@ def test_components_are_uncorrelated_and_ordered(data):
     assert first.var() >= second.var() and np.corrcoef(first, second)[0, 1] == pytest.approx(0, abs=1e-9)
 
 
-def test_contents_go_to_the_plane_and_back(data):
+def test_latents_go_to_the_plane_and_back(data):
     z = np.array([[0.3, -0.2], [1.0, 0.5]])
     np.testing.assert_allclose(data.place(z, ("z2", "z1")), z[:, ::-1])
     np.testing.assert_allclose(data.content_at(z[:, ::-1], ("z2", "z1")), z)

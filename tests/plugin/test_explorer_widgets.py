@@ -255,7 +255,7 @@ def test_sliders_move_the_picture(explorer, qtbot):
     # A quarter turn from +x towards +y (downwards): what lay at (x, 0) lies at (0, x).
     turned, still = shown[2][1:, 1:], shown[1][1:, 1:]
     assert np.corrcoef(np.rot90(still, -1).ravel(), turned.ravel())[0, 1] > 0.99
-    assert explorer.canvas._marks.content[0] == pytest.approx(2.0)
+    assert explorer.canvas._marks.latent[0] == pytest.approx(2.0)
 
 
 @pytest.mark.slow
@@ -322,7 +322,7 @@ def test_a_path_between_two_particles(explorer, errors, qtbot, tmp_path):
     np.testing.assert_allclose(page.film.z[[0, -1]], data.latents.z[[first, last]])
     viewer.dims.set_current_step(0, 3)
     assert "step 4 of 5" in page.about.text()
-    np.testing.assert_allclose(explorer.canvas._marks.content, page.film.z[3])
+    np.testing.assert_allclose(explorer.canvas._marks.latent, page.film.z[3])
     page.toggle_play()
     qtbot.waitUntil(lambda: viewer.dims.current_step[0] != 3, timeout=5000)
     page.toggle_play()

@@ -20,12 +20,12 @@ def latents(z_sds: tuple[float, ...], n: int = 200) -> Latents:
 
 @pytest.mark.parametrize(("z_sds", "expected"), [((1.0, 0.02, 0.3), "2 of 3"), ((0.02,), "0 of 1")])
 def test_coordinates_that_say_something_are_counted(z_sds, expected):
-    content = sureness(latents(z_sds), ModelConfig())[0]
-    assert content.startswith("content") and expected in content
-    assert ("no differences" in content) == (expected[0] == "0")
+    line = sureness(latents(z_sds), ModelConfig())[0]
+    assert line.startswith("latent") and expected in line
+    assert ("no differences" in line) == (expected[0] == "0")
 
 
 def test_what_is_not_inferred_is_not_said():
     said = sureness(latents((1.0,)), ModelConfig(translate=False))
-    assert [line.split()[0] for line in said] == ["content", "theta"]
+    assert [line.split()[0] for line in said] == ["latent", "theta"]
     assert "3 degrees" in said[1]

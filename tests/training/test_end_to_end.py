@@ -59,7 +59,7 @@ def found(trained) -> dict:
     return json.loads(said.getvalue())
 
 
-def test_contents_and_poses_are_recovered(found):
+def test_latents_and_poses_are_recovered(found):
     assert found["z_r_cubic"][0] > 0.95
     assert found["theta_gauge_rms_deg"] < 4
     assert found["shift_gauge_rms_px"] < 0.4

@@ -377,7 +377,7 @@ def test_far_particles_do_not_rule_the_held_out_mean(tmp_path):
     assert float(total.mean()) > 0.8 * float(total.median())
 
 
-def test_anchors_stand_for_all_contents(tmp_path, images, blank):
+def test_anchors_stand_for_all_latents(tmp_path, images, blank):
     """Centres of clusters of z, as many as were asked for."""
     for asked, expected in ((None, 8), (3, 3)):
         t = trainer(tmp_path / str(asked), images, copy.deepcopy(blank), anchors=asked)
@@ -390,7 +390,7 @@ def test_anchors_stand_for_all_contents(tmp_path, images, blank):
         assert float(torch.cdist(z, found).min(1).values.mean()) < 0.5 * float(z.std())
 
 
-def test_anchors_of_contents_that_are_all_the_same(tmp_path, images, blank):
+def test_anchors_of_latents_that_are_all_the_same(tmp_path, images, blank):
     t = trainer(tmp_path / "run", images, copy.deepcopy(blank))
     searched(t).table.z.fill_(0.3)
     with torch.no_grad():
@@ -465,7 +465,7 @@ def test_a_known_pose_gives_way_only_to_one_with_more_evidence(tmp_path, whole, 
     assert float((apart(lost, good)[better] > 1).float().mean()) > 0.9
 
 
-def test_several_contents_are_drawn_in_a_step(tmp_path, images, blank, monkeypatch):
+def test_several_latents_are_drawn_in_a_step(tmp_path, images, blank, monkeypatch):
     """As many as the settings say; if they say nothing four, or more where particles say little, and then that is told."""
     seen = []
     elbo = SteerableVAE.elbo

@@ -62,7 +62,7 @@ def test_poses_come_out_as_they_went_in(trained):
     assert np.allclose(origin_A[:, 1], column(trained / "truth.star", POSE[2]), atol=1e-5)
 
 
-def test_contents_are_found(trained):
+def test_latents_are_found(trained):
     z, truth = column(trained / "fixed" / "particles.star", "emsvaeZ1"), column(trained / "truth.star", "emsvaeTrueZ1")
     assert abs(np.corrcoef(z, truth)[0, 1]) > 0.95
 

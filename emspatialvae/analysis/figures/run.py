@@ -90,7 +90,7 @@ def z_scatter(z: Floats, colour: Floats, colour_label: str) -> Figure:
                 figure.colorbar(drawn, ax=figure.axes, label=colour_label, shrink=0.85)
     for axes in figure.axes:
         axes.grid(alpha=0.3)
-    figure.suptitle(f"Content of {len(z):,} particles, rotation and shift taken out", fontsize=10)
+    figure.suptitle(f"Latent variables of {len(z):,} particles, rotation and shift taken out", fontsize=10)
     return figure
 
 

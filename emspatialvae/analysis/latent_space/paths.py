@@ -49,7 +49,7 @@ def through_data(z: Floats, start: int, end: int, steps: int, *, neighbours: int
     Parameters
     ----------
     z
-        Contents [n, d] in units in which distances mean something, say the s.d. of what is known of them.
+        Latents [n, d] in units in which distances mean something, say the s.d. of what is known of them.
     start, end
         Rows.
     neighbours

@@ -46,15 +46,15 @@ COARSE_STEPS = 2
 """Of `Inference.zooms`, that bring a pose most of the way."""
 
 NEAR_NODES, NODE_REACH = 5, 3.5
-"""Contents of the first look when z has one dimension: some within so many s.d. of q(z | y),"""
+"""Latents of the first look when z has one dimension: some within so many s.d. of q(z | y),"""
 WIDE_NODES, WIDE_REACH = 4, 2.2
 """and some over the whole prior, for the encoder may have missed a second possibility."""
 CLOSE_NODES = 14
-"""Contents of the last look, set where the first one found something."""
+"""Latents of the last look, set where the first one found something."""
 CLOSE_POWER = 1 / 3
 """Of the posterior that their density follows: with it a sum over few nodes is off by least (Panter, Dite 1951), tails included."""
 DRAWS = 30
-"""Contents drawn from q(z | y) when z has more dimensions; a third of them at the first look."""
+"""Latents drawn from q(z | y) when z has more dimensions; a third of them at the first look."""
 WIDER = 1.2
 """Than q(z | y) are latents drawn from, in more dimensions."""
 LEAST_EFFECTIVE = 0.25

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 ABOUT = 30
-"""Particles whose mean content stands for a place in a plane."""
+"""Particles whose mean latent stands for a place in a plane."""
 UMAP_ROWS = 50_000
 """UMAP looks at no more particles than that; the others have no place in it."""
 UMAP_FILE, PLACE_FILE = "umap.npz", "located.json"
@@ -198,7 +198,7 @@ class RunData:
         return typical_sd(self.latents.z_sd[self.used])
 
     def count_near(self, z: Floats) -> int:
-        """How many particles have contents like z [d]: within two standard deviations of what is known of them, as along a path."""
+        """How many particles have latents like z [d]: within two standard deviations of what is known of them, as along a path."""
         from emspatialvae.analysis.latent_space.paths import REACH
 
         unit = self.near_unit
@@ -230,7 +230,7 @@ class RunData:
         return np.maximum(self.latents.z[self.used].std(0), 1e-6)
 
     def nearest_in_z(self, z: Floats, count: int) -> Rows:
-        """The used particles nearest to contents z [d], the nearest first; [count] or as many as there are."""
+        """The used particles nearest to latents z [d], the nearest first; [count] or as many as there are."""
         count = min(count, len(self.used))
         _, found = self.tree.query(np.asarray(z) / self.z_spread, k=count)
         return self.used[np.atleast_1d(found)]
@@ -344,14 +344,14 @@ class RunData:
 
     @property
     def axis_names(self) -> tuple[str, ...]:
-        """What particles can be placed by: contents, their principal components, UMAP where it is installed, columns."""
+        """What particles can be placed by: latents, their principal components, UMAP where it is installed, columns."""
         z = tuple(f"z{k + 1}" for k in range(self.z_dim))
         components = tuple(f"PC{k + 1}" for k in range(self.z_dim)) if self.z_dim > 1 else ()
         return (*z, *components, *(("UMAP1", "UMAP2") if self.z_dim > 2 and has_umap() else ()))
 
     @property
     def first_axes(self) -> tuple[str, str]:
-        """The plane that is shown first; for one-dimensional contents the log-likelihood is the other axis."""
+        """The plane that is shown first; for one-dimensional latents the log-likelihood is the other axis."""
         if self.z_dim == 1:
             return "z1", "rlnLogLikeliContribution"
         return ("z1", "z2") if self.z_dim == 2 else ("PC1", "PC2")
@@ -380,7 +380,7 @@ class RunData:
         return out
 
     def place(self, z: Floats, axes: tuple[str, str]) -> Floats:
-        """Where contents z [k, d] lie in the plane of two axes; where an axis is no function of z, with the nearest particles; [k, 2]."""
+        """Where latents z [k, d] lie in the plane of two axes; where an axis is no function of z, with the nearest particles; [k, 2]."""
         points = np.empty((len(z), 2))
         for k, name in enumerate(axes):
             if name in self.axis_names and name.startswith("z"):
@@ -394,7 +394,7 @@ class RunData:
         return points
 
     def content_at(self, points: Floats, axes: tuple[str, str]) -> Floats:
-        """The contents of points [k, 2] of a plane; [k, d].
+        """The latents of points [k, 2] of a plane; [k, d].
 
         Where the plane leaves coordinates open, the mean of those of the `ABOUT` particles that lie nearest in it.
         """
@@ -410,7 +410,7 @@ class RunData:
 
     @property
     def components(self) -> Floats:
-        """Principal components of the used particles' contents; [used, d]."""
+        """Principal components of the used particles' latents; [used, d]."""
         return self._components.scores
 
     @cached_property
@@ -425,7 +425,7 @@ class RunData:
         return self._components.share
 
     def to_components(self, z: Floats) -> Floats:
-        """Contents [d] along the principal components; [d]."""
+        """Latents [d] along the principal components; [d]."""
         return (z - self._components.mean) @ self._components.axes.T
 
     def from_components(self, values: Floats) -> Floats:
@@ -434,7 +434,7 @@ class RunData:
 
     @cached_property
     def umap(self) -> Floats:
-        """UMAP of the used particles' contents; NaN beyond `UMAP_ROWS`; [used, 2].
+        """UMAP of the used particles' latents; NaN beyond `UMAP_ROWS`; [used, 2].
 
         Raises
         ------
@@ -467,7 +467,7 @@ class RunData:
             return  # a run on a disk that is read-only is looked at all the same
 
     def _digest_of_z(self) -> str:
-        """A short text that stands for these contents."""
+        """A short text that stands for these latents."""
         return hashlib.sha256(np.ascontiguousarray(self.latents.z[self.used]).tobytes()).hexdigest()[:16]
 
 

@@ -23,7 +23,7 @@ class Session(QObject):
     """A run under examination.
 
     Signals: ``opened`` (a run's results are there), ``read`` (its particles and its model, too), ``picked`` (row or None), ``hovered``
-    (row or None), ``selected`` (selection or regions changed), ``content`` (z [d] that the model shall draw),
+    (row or None), ``selected`` (selection or regions changed), ``latent`` (z [d] that the model shall draw),
     ``placed`` (z [d] that it draws at present, or None), ``path`` (z [k, d] of a path, or None), ``enclosing`` (the mask [n] of what is being
     drawn round at this moment, None when it is done), ``said`` (a message and
     whether it is an error), ``working`` (what is under way in the background, empty when nothing is).
@@ -34,7 +34,7 @@ class Session(QObject):
     picked = Signal(object)
     hovered = Signal(object)
     selected = Signal()
-    content = Signal(object)
+    latent = Signal(object)
     placed = Signal(object)
     path = Signal(object)
     enclosing = Signal(object)

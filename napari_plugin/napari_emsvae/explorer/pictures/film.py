@@ -20,7 +20,7 @@ SUFFIXES = (".mrcs", ".gif", ".png")
 
 
 def film_along(data: RunData, points: Floats, ends: tuple[str, str]) -> "Film":
-    """The film along contents ``points`` [k, d], k >= 2.
+    """The film along latents ``points`` [k, d], k >= 2.
 
     The averages are of the 100 particles nearest to each step, aligned by their poses, from the prepared images. They are the honest
     half: the model draws something everywhere, also where there is no particle.

@@ -1,4 +1,4 @@
-"""What the model draws: one content at a pose, and a map of all of them."""
+"""What the model draws: one latent at a pose, and a map of all of them."""
 
 from typing import TYPE_CHECKING
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 def draw(model: "ParticleVAE", z: Floats, pose: "Pose2D") -> Image:
-    """What the model draws for one content z [d] at one pose of the common frame, in prepared pixels, without CTF, of colour the mean; [box, box]."""
+    """What the model draws for one latent z [d] at one pose of the common frame, in prepared pixels, without CTF, of colour the mean; [box, box]."""
     import torch
 
     from emspatialvae.model.distributions import LatentAndPose
     from emspatialvae.model.render import seen
 
-    content = LatentAndPose(
+    latent = LatentAndPose(
         *(torch.from_numpy(np.array(part)).float() for part in (z[None], pose.theta_rad, pose.shift_px))
     )
     with torch.no_grad():
-        return seen(model, model.render(content).mean(1).numpy())[0]
+        return seen(model, model.render(latent).mean(1).numpy())[0]
 
 
 def draw_map(data: RunData, tiles: int) -> "tuple[ZMap, Mosaic]":

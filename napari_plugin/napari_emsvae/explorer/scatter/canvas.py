@@ -181,9 +181,9 @@ class ScatterCanvas(FigureCanvasQTAgg):
         self._marks.set_line(line)
         self._draw_marks()
 
-    def set_content_mark(self, point: Floats | None) -> None:
-        """Show where [2] in the plane the content lies that the model draws at present."""
-        self._marks.content = point
+    def set_latent_mark(self, point: Floats | None) -> None:
+        """Show where [2] in the plane the latent lies that the model draws at present."""
+        self._marks.latent = point
         self._draw_marks()
 
     def say_at(self, row: int | None, text: str) -> None:

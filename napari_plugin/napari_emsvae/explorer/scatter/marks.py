@@ -15,7 +15,7 @@ A = TypeVar("A", bound=Artist)
 
 
 class Marks:
-    """What lies over the points: the particle under the cursor, the picked one, the path, the content that is drawn.
+    """What lies over the points: the particle under the cursor, the picked one, the path, the latent that is drawn.
 
     The artists are not among the axes' children: matplotlib's selectors would draw the whole figure twice for each of them.
     """
@@ -24,11 +24,11 @@ class Marks:
         self.axes = axes
         self.hover: Floats | None = None
         self.picked: Floats | None = None
-        self.content: Floats | None = None
+        self.latent: Floats | None = None
         self.text = ""
         self._hover = self._line_of("o", ms=11, mfc="none", mew=1.5)
         self._picked = self._line_of("o", ms=16, mfc="none", mew=2.2)
-        self._content = self._line_of("D", ms=8)
+        self._latent = self._line_of("D", ms=8)
         self._line = self._line_of(".", ls="-", lw=1.6, ms=4)
         style = {"fontsize": palette.FONT_PT + 2, "fontweight": "bold"}
         self._ends = [self._own(Text(0, 0, name, visible=False, **style)) for name in "AB"]
@@ -55,8 +55,8 @@ class Marks:
             line.set_color(mark)
             line.set_markeredgecolor(mark)
             line.set_path_effects(edge(width))
-        self._content.set_markerfacecolor(mark)
-        self._content.set_markeredgecolor(background)
+        self._latent.set_markerfacecolor(mark)
+        self._latent.set_markeredgecolor(background)
         for text in self._ends:
             text.set_color(mark)
             text.set_path_effects(edge(3))
@@ -79,7 +79,7 @@ class Marks:
 
     def clear(self) -> None:
         """Nothing is marked."""
-        self.hover = self.picked = self.content = None
+        self.hover = self.picked = self.latent = None
         self.set_line(None)
 
     def set_line(self, line: Floats | None) -> None:
@@ -93,7 +93,7 @@ class Marks:
 
     def draw(self) -> None:
         """Draw them over what is on the canvas."""
-        places = ((self._hover, self.hover), (self._picked, self.picked), (self._content, self.content))
+        places = ((self._hover, self.hover), (self._picked, self.picked), (self._latent, self.latent))
         for artist, place in places:
             artist.set_data(*([[], []] if place is None else [[place[0]], [place[1]]]))
         self._said.set_visible(self.hover is not None and bool(self.text))
@@ -101,7 +101,7 @@ class Marks:
             self._said.set_text(self.text)
             self._said.xy = float(self.hover[0]), float(self.hover[1])
             self._keep_inside()
-        for artist in (self._line, self._content, *self._ends, self._picked, self._hover, self._said):
+        for artist in (self._line, self._latent, *self._ends, self._picked, self._hover, self._said):
             if artist.get_visible():
                 self.axes.draw_artist(artist)
 

@@ -75,7 +75,7 @@ class ScatterPanel(QWidget):
         self._placing, self._colouring = session.background(), session.background()
         session.selected.connect(self._selection_changed)
         session.picked.connect(self.canvas.mark)
-        session.placed.connect(self._mark_content)
+        session.placed.connect(self._mark_latent)
         session.path.connect(self._mark_path)
         self.canvas.clicked.connect(session.pick)
         self.canvas.hovered.connect(self._hovered)
@@ -190,9 +190,9 @@ class ScatterPanel(QWidget):
             self.canvas.say_at(particle, "\n".join(lines))
         self.session.hovered.emit(particle)
 
-    def _mark_content(self, z: Floats | None) -> None:
+    def _mark_latent(self, z: Floats | None) -> None:
         place = None if z is None else self._place(z[None])
-        self.canvas.set_content_mark(None if place is None else place[0])
+        self.canvas.set_latent_mark(None if place is None else place[0])
 
     def _mark_path(self, z: Floats | None) -> None:
         self.canvas.set_line(None if z is None else self._place(z))

@@ -60,7 +60,7 @@ class ModelTab(Tab):
             lambda _: self._list_sliders(),
         )
         self.near = words(
-            "", "How many particles have such contents: where there are none the model makes things up", wrap=True
+            "", "How many particles have such latents: where there are none the model makes things up", wrap=True
         )
         self.near.setAccessibleName("How many particles look like this")
         self.took = words("", "How long the model took for the last picture")
@@ -88,7 +88,7 @@ class ModelTab(Tab):
         )
         for slider in (self.theta, *self.shift):
             slider.valueChanged.connect(self._moved)
-        session.content.connect(self.set_content)
+        session.latent.connect(self.set_latent)
         self._map: tuple[ZMap, Mosaic] | None = None
         self._work = self.background()
         self._setting = False
@@ -103,7 +103,7 @@ class ModelTab(Tab):
         self._list_sliders(np.zeros(self.session.data.z_dim))
 
     def _list_sliders(self, z: Floats | None = None) -> None:
-        """Sliders for what was chosen, set to the present contents."""
+        """Sliders for what was chosen, set to the present latents."""
         if not self.session.is_open:
             return
         data = self.session.data
@@ -142,7 +142,7 @@ class ModelTab(Tab):
 
     def particle_picked(self, row: int) -> None:
         """See `Tab`."""
-        self.set_content(self.session.data.latents.z[row])
+        self.set_latent(self.session.data.latents.z[row])
 
     # ------------------------------------------------------------------------------------------------------- sliders
 
@@ -164,7 +164,7 @@ class ModelTab(Tab):
             slider.setValue(float(value))
         self._setting = False
 
-    def set_content(self, z: Floats) -> None:
+    def set_latent(self, z: Floats) -> None:
         """Set the sliders of z [d]; the pose stays."""
         self._set_sliders(z)
         if self.in_front and self.session.is_read:
@@ -185,13 +185,13 @@ class ModelTab(Tab):
             self.session.fail("no particle is picked; click one in the scatter")
             return
         data, at = self.session.data, self.session.row
-        self.set_content(data.latents.z[at])
+        self.set_latent(data.latents.z[at])
         pose = data.latents.pose
         self.set_pose(float(np.degrees(pose.theta_rad[at])), pose.shift_px[at] * data.pixel_size_A)
 
     def zero(self) -> None:
         """The middle of latent space, upright."""
-        self.set_content(np.zeros(len(self.z_sliders)))
+        self.set_latent(np.zeros(len(self.z_sliders)))
         self.no_pose()
 
     def no_pose(self) -> None:
@@ -270,7 +270,7 @@ class ModelTab(Tab):
             self.session.viewer.layers.selection.active = layers[0]
 
     def _limits(self, image: Any) -> tuple[float, float]:
-        """A contrast that fits every content: that of the present picture, a little wider."""
+        """A contrast that fits every latent: that of the present picture, a little wider."""
         low, high = contrast_limits(image)
         room = 0.15 * (high - low)
         return low - room, high + room
@@ -308,7 +308,7 @@ class ModelTab(Tab):
         self.jump(row_px, column_px)
 
     def jump(self, row_px: float, column_px: float) -> None:
-        """Go to the content of the tile at a pixel of the map."""
+        """Go to the latent of the tile at a pixel of the map."""
         if self._map is None:
             return
         places, mosaic = self._map
@@ -318,7 +318,7 @@ class ModelTab(Tab):
         self.session.say(
             f"tile with {places.count[tile]:,} particles: z = ({', '.join(f'{v:.2f}' for v in places.z[tile])})"
         )
-        self.set_content(places.z[tile])
+        self.set_latent(places.z[tile])
 
 
 def _slider(low: float, high: float, value: float, tip: str) -> QLabeledDoubleSlider:
