@@ -7,13 +7,15 @@ rank alone writes.
 A program that was not started by ``torchrun`` is `ALONE`; then nothing here is exchanged, and torch is not even loaded.
 """
 
+import hashlib
 import os
 import sys
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from emspatialvae.errors import EmsvaeError
 
@@ -25,6 +27,17 @@ U = TypeVar("U")
 
 PATIENCE = timedelta(days=2)
 """How long a rank waits for another one that is alive: the first one may prepare images for hours. One that has died is noticed at once."""
+
+LAST_WORDS_S = 3.0
+"""How long the first rank, with which all others end, waits after an error for those that meet the same one."""
+
+
+class Board(Protocol):
+    """Numbers that all ranks see, kept by the first one (or by ``torchrun``): a store of torch.distributed."""
+
+    def add(self, key: str, amount: int, /) -> int:
+        """Add to a number, 0 at first, and return what it is now."""
+        ...
 
 
 class EndedElsewhere(EmsvaeError):
@@ -113,21 +126,17 @@ class Ranks:
         self.exchanged((value, 0))
         return value
 
-    def said_once(self, error: EmsvaeError) -> EmsvaeError:
-        """To raise an error that comes up in every rank alike: the first one says it."""
-        return error if self.first else EndedElsewhere(error.exit_code)
-
     def check_alike(self, value: Any, difference: str) -> None:
         """Refuse to go on where a value is not the same in every rank.
 
         Raises
         ------
         EmsvaeError
-            It differs; ``difference`` is the sentence that says so. Only the first rank says it.
+            It differs; ``difference`` is the sentence that says so. It may name what each rank has, so the first one says it.
         """
         every = self.exchanged(value)
         if any(other != every[0] for other in every):
-            raise self.said_once(EmsvaeError(difference))
+            raise EmsvaeError(difference) if self.first else EndedElsewhere
 
 
 ALONE = Ranks()
@@ -181,6 +190,45 @@ def of_environment(environment: Mapping[str, str]) -> Ranks:
 
 
 @contextmanager
+def _said_once(ranks: Ranks, board: Board) -> Generator[None, None, None]:
+    """Let one rank alone say an error that several of them meet.
+
+    The others may be anywhere in their work: what they are told goes through no exchange that they take part in.
+
+    Raises
+    ------
+    EndedElsewhere
+        Another rank was the first to meet this error.
+    """
+    try:
+        yield
+    except EndedElsewhere:
+        _leave(ranks, board)
+        raise
+    except EmsvaeError as error:
+        text = hashlib.sha256(str(error).encode("utf-8", "surrogatepass")).hexdigest()
+        try:
+            said = board.add(f"said {text}", 1) > 1
+        except RuntimeError:  # the first rank was killed and has taken the board with it
+            raise error from None
+        _leave(ranks, board)
+        if said:
+            raise EndedElsewhere(error.exit_code) from error
+        raise
+
+
+def _leave(ranks: Ranks, board: Board) -> None:
+    """Let the first rank stay until all have met an error, but not for long: the others may wait for its results, and end when it does."""
+    until = time.monotonic() + LAST_WORDS_S
+    try:
+        board.add("left", 1)
+        while ranks.first and board.add("left", 0) < ranks.count and time.monotonic() < until:
+            time.sleep(0.05)
+    except RuntimeError:
+        return
+
+
+@contextmanager
 def joined() -> Generator[Ranks, None, None]:
     """Meet the other ranks, if there are any; within, the ranks but the first print nothing on standard output.
 
@@ -188,6 +236,8 @@ def joined() -> Generator[Ranks, None, None]:
     ------
     EmsvaeError
         The variables of ``torchrun`` are incomplete, or the others cannot be reached.
+    EndedElsewhere
+        In place of an error that another rank has met, too, and says.
     """
     global _present
     ranks = of_environment(os.environ)
@@ -200,13 +250,15 @@ def joined() -> Generator[Ranks, None, None]:
     # group's threads alive past the end, where Python aborts every now and then ("terminate called without an active exception").
     import torch.distributed.nn.functional
     from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
 
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl" if distributed.is_nccl_available() else "gloo"
     try:
-        distributed.init_process_group(backend, timeout=PATIENCE)
+        board, *_ = next(rendezvous("env://", timeout=PATIENCE))
+        distributed.init_process_group(backend, store=board, rank=ranks.rank, world_size=ranks.count, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise EmsvaeError(
             f"rank {ranks.rank} does not reach the others at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({error})"
@@ -216,7 +268,8 @@ def joined() -> Generator[Ranks, None, None]:
         if not ranks.first:
             sys.stdout = silent
             os.environ["TQDM_DISABLE"] = "1"  # no progress bars but the first rank's
-        yield ranks
+        with _said_once(ranks, board):
+            yield ranks
         ranks.exchanged(None)  # torchrun ends all ranks when one does not end well: the first must have written by then
     finally:
         sys.stdout, _present = before, ALONE

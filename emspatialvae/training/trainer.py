@@ -386,11 +386,10 @@ class Trainer:
             or "no single particle of the batch"
         )
         self.optimiser.zero_grad()
-        message = (
+        raise EmsvaeError(
             f"the ELBO is no longer a number in epoch {self.progress.epoch + 1}, for {names}; look at these images, or lower "
             "--learning-rate; the checkpoint holds the last good state"
         )
-        raise self.ranks.said_once(EmsvaeError(message))
 
     # ---------------------------------------------------------------------------------------------------- resume
 

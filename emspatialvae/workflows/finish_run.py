@@ -65,8 +65,9 @@ def finish_run(
         latents = infer(model, portions(), stack.names, manifest.preparation.pixel_size_A, settings, given, team)
     lost = int((images.usable & ~latents.used).sum())
     if lost == int(images.usable.sum()):
-        message = "what the model says of every particle is not a number; train again with a lower --learning-rate; no results were written"
-        raise team.said_once(EmsvaeError(message))
+        raise EmsvaeError(
+            "what the model says of every particle is not a number; train again with a lower --learning-rate; no results were written"
+        )
     if not team.first:
         return
     if lost:

@@ -168,7 +168,7 @@ def _check_same_particles(stack: ParticleStack) -> None:
     Raises
     ------
     EmsvaeError
-        They differ; the first rank says so.
+        They differ.
     """
     team = ranks.present()
     if team.count > 1:
@@ -189,7 +189,7 @@ def _check_enough(images: PreparedImages) -> None:
     """
     team, count = ranks.present(), int(images.usable.sum())
     if count < team.count:
-        raise _once(
+        raise EmsvaeError(
             f"{team.count} ranks for {count} particles that can be used; expected at least one for each rank: start fewer"
         )
 
@@ -238,7 +238,7 @@ def _check_signal(run: RunDir, trainer: "Trainer", stack: ParticleStack, say: Sa
     mean = float(each.mean())
     error = float(each.std() / math.sqrt(len(each))) if len(each) > 1 else math.inf
     if not mean > 0:
-        raise _once(
+        raise EmsvaeError(
             f"no signal found in {stack.source}: images held out from training are explained no better than by noise alone "
             f"({mean:.2f} +- {error:.2f} nats per particle); look at them with `emsvae info`, check --invert, --ctf and "
             "--particle-diameter-a; no results were written"
@@ -273,8 +273,3 @@ def _verdict(run: RunDir, trainer: "Trainer") -> str:
     held_out = metrics[-1]["test_elbo"]
     watched = f", held-out {held_out:.2f}" if np.isfinite(held_out) else " (too few particles to hold any out)"
     return f"{ended}: ELBO {metrics[-1]['train_elbo']:.2f} nats per particle{watched}"
-
-
-def _once(message: str) -> EmsvaeError:
-    """An error that comes up in all ranks alike, to be raised; one of them says it."""
-    return ranks.present().said_once(EmsvaeError(message))

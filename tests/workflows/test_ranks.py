@@ -16,7 +16,7 @@ import pytest
 
 from emspatialvae.cli.main import main
 from emspatialvae.errors import EmsvaeError
-from emspatialvae.jobs.ranks import ALONE, EndedElsewhere, Ranks, of_environment
+from emspatialvae.jobs.ranks import ALONE, Ranks, of_environment
 from emspatialvae.results.run_folder import RunDir
 from tests.conftest import Emsvae
 
@@ -219,11 +219,39 @@ def test_shares_come_back_in_order(monkeypatch, count, total):
         assert Ranks(rank, count).in_order(shares[rank], total) == items
 
 
-def test_one_rank_says_what_comes_up_in_all():
-    error = EmsvaeError("no signal")
-    assert Ranks(0, 2).said_once(error) is error
-    quiet = Ranks(1, 2).said_once(error)
-    assert isinstance(quiet, EndedElsewhere) and str(quiet) == "" and quiet.exit_code == error.exit_code
+ONE_ERROR = """
+import sys, time
+from emspatialvae.errors import EmsvaeError
+from emspatialvae.jobs.ranks import joined
+with joined() as team:
+    time.sleep(0.4 * (team.rank == {late}))  # one meets it later than the other
+    raise EmsvaeError({text})
+"""
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_one_rank_says_what_comes_up_in_all(late):
+    told = ended(start(2, program=("-c", ONE_ERROR.format(late=late, text="'no signal'"))))
+    last = [errors.strip().splitlines()[-1] for _, _, errors in told]
+    assert "EmsvaeError: no signal" in last[1 - late] and "EndedElsewhere" in last[late]
+
+
+def test_ranks_say_errors_of_their_own():
+    told = ended(start(2, program=("-c", ONE_ERROR.format(late=0, text="f'rank {team.rank} sees nothing'"))))
+    for rank, (_, _, errors) in enumerate(told):
+        assert f"rank {rank} sees nothing" in errors.splitlines()[-1]
+
+
+def test_what_every_rank_finds_wrong_is_one_line(alone, tmp_path):
+    _, run = alone
+    for words in (
+        ("infer", run, tmp_path / "none.star", "--out", tmp_path / "out.csv"),
+        ("classes", tmp_path),
+    ):
+        told = ended(start(2, *words))
+        assert [code for code, _, _ in told] == [2, 2]
+        lines = [line for _, _, errors in told for line in errors.splitlines()]
+        assert len(lines) == 1 and str(tmp_path) in lines[0], lines
 
 
 THREADS_LEFT = """
