@@ -216,10 +216,8 @@ def open_stacks_of(stack: ParticleStack, config: InputConfig) -> ParticleStack:
     if np.isnan(stack.pixel_size_A).all():
         in_headers = {open_images(find_stack(path, config)).pixel_size_A for path in stack.paths}
         if len(in_headers) == 1 and (size := in_headers.pop()) is not None:
-            stack = load_particles(replace(config, pixel_size_A=size), open_stacks=False)
-            stack = replace(
-                stack, notes=(*stack.notes, f"the pixel size, {size:.4g} A, stands in the stack's header only")
-            )
+            said = f"the pixel size, {size:.4g} A, stands in the stack's header only"
+            stack = replace(stack.of_pixel_size(size), notes=(*stack.notes, said))
     _check_pixel_sizes(stack)
     used: list[int] = np.unique(stack.file_of).tolist()
     renumber = np.zeros(len(stack.paths), np.int32)

@@ -60,6 +60,7 @@ def read_cs_source(config: InputConfig) -> ParticleStack:
     kinds, optics_of = np.unique(np.nan_to_num(np.stack([pixel_size_A, *beam], 1)), axis=0, return_inverse=True)
     sizes = [pixel_size_or_nan(config, float(kind[0])) for kind in kinds]
     ctf, assumed = completed(_cs_ctf(array), CS_CTF)
+    in_angstrom = _cs_pose_in_angstrom(array)
     return ParticleStack(
         source=config.particles,
         kind="cs",
@@ -76,7 +77,8 @@ def read_cs_source(config: InputConfig) -> ParticleStack:
         optics=tuple(OpticsGroup(f"opticsGroup{n + 1}", size) for n, size in enumerate(sizes)),
         optics_of=optics_of.reshape(-1).astype(np.int32),
         ctf=ctf,
-        pose=_cs_pose(array, pixel_size_A),
+        pose=None if in_angstrom is None else in_angstrom.scaled(1 / pixel_size_A),
+        shift_A=in_angstrom.shift_px if in_angstrom is not None and np.isnan(pixel_size_A).all() else None,
         metadata=array,
         notes=tuple(assumed),
     )
@@ -88,8 +90,9 @@ def _cs_ctf(array: NDArray[Any]) -> Numbers:
     return {ours: array[theirs].astype(np.float64) for ours, theirs in CS_CTF.items() if theirs in fields}
 
 
-def _cs_pose(array: NDArray[Any], pixel_size_A: NDArray[np.float64]) -> geometry.Pose2D | None:
+def _cs_pose_in_angstrom(array: NDArray[Any]) -> geometry.Pose2D | None:
+    """The poses in the file as of pixels of 1 A."""
     if not {"alignments2D/pose", "alignments2D/shift", "alignments2D/psize_A"} <= set(array.dtype.names or ()):
         return None
     pose = geometry.from_cryosparc(array["alignments2D/pose"], array["alignments2D/shift"])
-    return pose.scaled(array["alignments2D/psize_A"].astype(np.float64) / pixel_size_A)
+    return pose.scaled(array["alignments2D/psize_A"].astype(np.float64))

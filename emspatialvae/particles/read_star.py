@@ -96,6 +96,8 @@ def read_star_source(config: InputConfig) -> ParticleStack:
             notes.append("particles do not say their optics group; the only one in the file is taken for all")
     # Without a phase plate RELION writes no phase shift.
     ctf, assumed = completed(_star_ctf(numbers, beam), STAR_CTF, usual=("phase_shift_rad",))
+    pixel_size_A = np.array([group.pixel_size_A for group in optics])[optics_of]
+    pose, in_angstrom = _star_pose(numbers)
     return ParticleStack(
         source=star.path,
         kind="star",
@@ -106,7 +108,8 @@ def read_star_source(config: InputConfig) -> ParticleStack:
         optics=optics,
         optics_of=optics_of,
         ctf=ctf,
-        pose=_star_pose(numbers, np.array([group.pixel_size_A for group in optics])[optics_of]),
+        pose=pose if pose is None or not in_angstrom else pose.scaled(1 / pixel_size_A),
+        shift_A=pose.shift_px if pose is not None and in_angstrom and np.isnan(pixel_size_A).all() else None,
         has_3d_pose=any(
             np.any(np.nan_to_num(numbers[label]) != 0) for label in ("rlnAngleRot", "rlnAngleTilt") if label in numbers
         ),
@@ -255,12 +258,12 @@ def _star_ctf(numbers: Numbers, beam: Numbers) -> Numbers:
     return {ours: np.radians(values) if ours.endswith("_rad") else values for ours, values in found.items()}
 
 
-def _star_pose(numbers: Numbers, pixel_size_A: NDArray[np.float64]) -> geometry.Pose2D | None:
-    """The poses in the file, NaN where one is not set; offsets in angstrom win over offsets in pixels, as in RELION 3.1 and later."""
+def _star_pose(numbers: Numbers) -> tuple[geometry.Pose2D | None, bool]:
+    """The poses in the file, NaN where one is not set, and whether shifts are in angstrom: such win, as in RELION 3.1 and later."""
     if "rlnAnglePsi" not in numbers:
-        return None
-    psi, one = numbers["rlnAnglePsi"], np.ones(len(pixel_size_A))
-    for x, y, unit_A in (("rlnOriginXAngst", "rlnOriginYAngst", pixel_size_A), ("rlnOriginX", "rlnOriginY", one)):
+        return None, False
+    psi = numbers["rlnAnglePsi"]
+    for x, y, in_angstrom in (("rlnOriginXAngst", "rlnOriginYAngst", True), ("rlnOriginX", "rlnOriginY", False)):
         if x in numbers and y in numbers:
-            return geometry.from_relion(psi, np.stack([numbers[x], numbers[y]], -1), unit_A)
-    return geometry.from_relion(psi, np.zeros((len(psi), 2)), one)
+            return geometry.from_relion(psi, np.stack([numbers[x], numbers[y]], -1), 1.0), in_angstrom
+    return geometry.from_relion(psi, np.zeros((len(psi), 2)), 1.0), False

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.errors import ParticleFileError
+from emspatialvae.imaging.arrays import Floats
 from emspatialvae.imaging.ctf import CtfParams
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.io.image_names import image_name
@@ -51,6 +52,8 @@ class ParticleStack:
         CTF parameters, NaN where unknown; None when the file has none at all.
     pose
         Poses in the file, in pixels of each particle's own optics group; None when the file has none.
+    shift_A
+        Their shifts in angstrom [n, 2], where the file gives them so and not the pixel size; else None. See `of_pixel_size`.
     has_3d_pose
         The file holds non-zero ``rlnAngleRot`` / ``rlnAngleTilt``: its poses belong to a 3-D refinement.
     metadata
@@ -71,6 +74,7 @@ class ParticleStack:
     optics_of: NDArray[np.int32]
     ctf: CtfParams | None = None
     pose: Pose2D | None = None
+    shift_A: Floats | None = None
     has_3d_pose: bool = False
     metadata: StarFile | NDArray[Any] | None = None
     notes: tuple[str, ...] = ()
@@ -93,6 +97,14 @@ class ParticleStack:
     def pixel_size_A(self) -> NDArray[np.float64]:
         """Pixel size of every particle's image in angstrom; shape [n]."""
         return np.array([group.pixel_size_A for group in self.optics])[self.optics_of]
+
+    def of_pixel_size(self, pixel_size_A: float) -> "ParticleStack":
+        """The same particles once the pixel size is known that their file does not say."""
+        optics = tuple(replace(group, pixel_size_A=pixel_size_A) for group in self.optics)
+        pose = self.pose
+        if pose is not None and self.shift_A is not None:
+            pose = Pose2D(pose.theta_rad, self.shift_A).scaled(1 / pixel_size_A)
+        return replace(self, optics=optics, pose=pose, shift_A=None)
 
     @property
     def boxes(self) -> tuple[int, ...]:
@@ -161,4 +173,5 @@ class ParticleStack:
             optics_of=self.optics_of[rows],
             ctf=None if self.ctf is None else self.ctf[rows],
             pose=None if self.pose is None else self.pose[rows],
+            shift_A=None if self.shift_A is None else self.shift_A[rows],
         )

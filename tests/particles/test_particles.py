@@ -11,7 +11,7 @@ from emspatialvae.errors import ParticleFileError
 from emspatialvae.imaging.ctf import ctf_2d
 from emspatialvae.io import cs
 from emspatialvae.io.mrc import StackWriter
-from emspatialvae.particles.load import load_particles, most_common_box
+from emspatialvae.particles.load import load_particles, most_common_box, open_stacks_of
 from emspatialvae.preprocess.plan import decide
 from emspatialvae.workflows.info import particles_text
 from tests.tools.particle_files import CS_FIELDS, cs_table
@@ -428,6 +428,32 @@ def test_a_bare_stack_of_unknown_pixel_size_asks_for_it(tmp_path):
     assert "bare.mrcs" in said
     assert "--pixel-size-a" in said
     np.testing.assert_allclose(load(tmp_path / "bare.mrcs", pixel_size_A=3).pixel_size_A, 3)
+
+
+@pytest.mark.parametrize("kind", ["star", "cs"])
+def test_a_pixel_size_that_headers_alone_know_gives_shifts_in_pixels(tmp_path, kind):
+    """And the table that was read is the one that is used: a growing file may have changed by then."""
+    for name in ("a.mrcs", "sub/b.mrcs"):
+        write_stack(tmp_path / name, pixels(3), 1.25)
+    path = tmp_path / f"particles.{kind}"
+    if kind == "star":
+        one = "data_optics\n\nloop_\n_rlnOpticsGroup #1\n_rlnImageSize #2\n1 16\n7 16\n\n"
+        path.write_text(one + PARTICLES)
+        shift_A = [[-3.0, 1.5], [-5.0, -2.5], [0, 0]]
+    else:
+        cs.write_cs(path, without(cs_table(), "blob/psize_A"))
+        shift_A = [[-6.0, 3.0]] * 3
+    table = metadata(path)
+    assert np.isnan(table.pixel_size_A).all() and table.pose is not None and table.pose.unset.any()
+    path.write_text("grown meanwhile")
+    stack = open_stacks_of(table, InputConfig(path))
+    assert stack.pose is not None and stack.shift_A is None
+    np.testing.assert_allclose(stack.pixel_size_A, 1.25)
+    np.testing.assert_allclose(stack.pose.shift_px, np.array(shift_A) / 1.25)
+    assert stack.notes[-1].startswith("the pixel size, 1.25 A, stands in the stack's header only")
+    some = open_stacks_of(table.subset([2, 0]), InputConfig(path))
+    assert some.pose is not None
+    np.testing.assert_array_equal(some.pose.shift_px, stack.pose.shift_px[[2, 0]])
 
 
 @pytest.mark.parametrize("n", [1, 5])
