@@ -30,6 +30,10 @@ SEARCH_EPOCHS = (0, 2, 4)
 """Poses are searched everywhere before these epochs: with the consensus, then with the decoder's images as soon as there are some,"""
 SEARCH_EVERY = 8
 """and every so many epochs later."""
+SEARCH_FIRST = 1000
+"""Particles that are searched before the others where all have poses already. The others follow only if these have found better ones:"""
+WORTH_SHARE, WORTH_GAIN, BETTER_NATS = 5e-3, 1e-3, 1.0
+"""more than that share by so many nats, or on average more than that part of the evidence."""
 SEARCH_BATCH, GPU_SEARCH_BATCH = 512, 8192
 PARTS_OF_A_BATCH = 4
 """On a CPU. The number is fixed, so that results do not depend on the number of threads."""
@@ -389,32 +393,46 @@ class SearchedObjective(Objective):
         )
 
     def _search_globally(self, rows: Rows, *, frozen: bool, known: bool) -> None:
-        """Poses from all shifts and angles; where some are ``known`` already, those that explain the image better stay."""
+        """Poses from all shifts and angles; where some are ``known`` already, those that explain the image better stay.
+
+        Of known ones a part is searched first, and the others only where that was worth it: where poses have settled, a search of a large stack
+        finds nothing and takes several times as long as an epoch.
+        """
+        first = rows[:0]
+        if known and len(rows) > 2 * SEARCH_FIRST:
+            first = np.sort(np.random.default_rng(self.config.seed).permutation(rows)[:SEARCH_FIRST])
+            if not self._search_some(first, frozen=frozen, known=True):
+                return
+        self._search_some(np.setdiff1d(rows, first), frozen=frozen, known=known)
+
+    def _search_some(self, rows: Rows, *, frozen: bool, known: bool) -> bool:
+        """`_search_globally` of all these particles; whether what it found was worth it."""
         model = self.model
         templates = torch.zeros_like(model.anchors[:1]) if frozen else model.anchors
 
         @torch.no_grad()
-        def look(part: Rows) -> Refined:
+        def look(part: Rows) -> tuple[Refined, Tensor]:
             observation = self._observe(part)
             poses, z, _ = model.inference.search_globally(
                 observation, templates, model.search_radius_px, freeze_z=frozen
             )
             found = model.inference.refine(observation, poses[:, 0], z[:, 0], freeze_z=frozen, fine=False)
-            if known:
-                found = found.better_of(
-                    model.inference.refine(observation, self.poses(part), self.z(part), freeze_z=frozen, fine=False)
-                )
-            return found
+            if not known:
+                return found, torch.zeros_like(found.log_evidence)
+            before = model.inference.refine(observation, self.poses(part), self.z(part), freeze_z=frozen, fine=False)
+            return found.better_of(before), (found.log_evidence - before.log_evidence).clamp(min=0)
 
         parts = list(self._parts(rows))
-        own, squares = self.ranks.share(parts), []
-        for part, found in zip(own, self.workers.each(look, own), strict=True):
+        own, sums = self.ranks.share(parts), []
+        for part, (found, gain) in zip(own, self.workers.each(look, own), strict=True):
             self._keep(part, found)
-            squares.append(float(found.near.shift_square.sum()))
+            of_part = (found.near.shift_square, gain, (gain > BETTER_NATS).float(), found.log_evidence)
+            sums.append(tuple(float(values.sum()) for values in of_part))
         self.share(own)
+        square, gain, better, evidence = np.sum(self.ranks.in_order(sums, len(parts)), 0) / len(rows)
         if model.search.translate and self.learn_shift_prior and not self.given:
-            spread = math.sqrt(sum(self.ranks.in_order(squares, len(parts))) / (2 * len(rows)))
-            model.search.shift_sd_px.fill_(max(spread, LEAST_SHIFT_SD_PX))
+            model.search.shift_sd_px.fill_(max(math.sqrt(square / 2), LEAST_SHIFT_SD_PX))
+        return bool(better > WORTH_SHARE or gain > WORTH_GAIN * abs(evidence))
 
     def _search_latents(self, rows: Rows) -> None:
         """The best z at the poses of the table, wherever it is."""
