@@ -6,18 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
-from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig
+from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig, TrainConfig
 from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.inference.infer import load_model
 from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.io.star import StarFile
+from emspatialvae.model.device import pick_device
 from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.particles.load import followed, load_particles, missing_ctf_columns, open_stacks_of
 from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.plan import decide
+from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.results import summary
 from emspatialvae.results.read_run import latents_of
 from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.training.workers import worker_count
 from emspatialvae.workflows import room
 
 
@@ -32,13 +35,24 @@ def particles_text(source: InputConfig, prepare: PrepareConfig) -> str:
         notes, read = stack.notes, f"read images of {', '.join(map(str, stack.boxes))} px"
         place = prepare.cache or Path.cwd()
         needs = room.sentences(len(stack), preparation, prepare.cache_dtype, place, stack.channels)
-        plan = [read, *said, f"{model.engine} engine, {_coordinates(model.z_dim)}", *needs]
+        time = _time(stack, preparation)
+        plan = [read, *said, f"{model.engine} engine, {_coordinates(model.z_dim)}", *needs, *time]
     except EmsvaeError as error:
         notes, plan = table.notes, [f"stop: {error}"]
     lines = [f"{table.source}: {_kind(table)}", *(f"  {line}" for line in _contents(table))]
     lines += ["odd:", *(f"  {note}" for note in notes)] if notes else ["odd: nothing"]
     lines += ["train would:", *(f"  {line}" for line in plan)]
     return "\n".join(lines)
+
+
+def _time(stack: ParticleStack, preparation: Preparation) -> Iterator[str]:
+    """How long training takes on this machine; nothing on a GPU, on which no whole run was measured."""
+    train = TrainConfig()
+    device = pick_device(train.device)
+    if device.type == "cpu":
+        threads, _ = worker_count(train.threads, device)
+        trained = min(len(stack), train.train_particles)
+        yield room.time_sentence(len(stack), trained, preparation, max(stack.boxes), threads)
 
 
 def _kind(table: ParticleStack) -> str:

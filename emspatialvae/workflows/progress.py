@@ -35,13 +35,14 @@ def bar(total: int, what: str, say: Say | None = None) -> Iterator[Callable[[int
             while wait_s <= passed_s:
                 wait_s *= 2
             left_s = passed_s * (total - done) / max(1, done)
-            line = f"{what}: {done:,} of {total:,} particles, about {_duration(left_s)} left"
+            line = f"{what}: {done:,} of {total:,} particles, about {duration(left_s)} left"
             print(line, file=sys.stderr, flush=True) if say is None else say(line)
 
     yield count
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 45 s, 12 min, 3.4 h."""
     return (
         f"{seconds:.0f} s"
         if seconds < 90

@@ -1,4 +1,4 @@
-"""Whether a training fits: the memory and the disk that it needs, beside what is free, said before it begins."""
+"""Whether a training fits: the memory and the disk that it needs, beside what is free, and how long it takes, said before it begins."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,11 +7,19 @@ import numpy as np
 
 from emspatialvae.io import room
 from emspatialvae.preprocess.preparation import Preparation
+from emspatialvae.workflows.progress import duration
 
 PROGRAM, PER_PARTICLE, PER_PIXEL = 400_000_000, 1400, 250_000
 """Bytes of the steerable engine on a CPU: the program itself, the pose table and results of each particle, templates and searches per pixel
 of the prepared box. From the peaks in benchmarks/README.md (32 px: 0.68 GB for 100,000 and 1.98 GB for 1,000,000 particles; 64 px: 1.55 GB), which
 it meets within a fifth; larger boxes are extrapolated."""
+START_S, PREPARED_S = 30.0, 1.7e-4
+"""Seconds of what every run does once, and of preparing one image of 64 px."""
+TRAINED_S, INFERRED_S = (0.015, 0.08), (0.0015, 0.005)
+"""Seconds on one thread of training on one particle of 64 px until the run has settled, and of inferring one: alike particles that say much, and
+crowded or faint ones and views from all directions. From the runs in benchmarks/README.md; epochs, and how often poses are searched, are found by the run."""
+SHARED = 0.7
+"""Work on t threads takes the t ** SHARED th part of the time."""
 GB = 1e9
 
 
@@ -24,6 +32,27 @@ def disk_needed(n: int, preparation: Preparation, dtype: str, channels: int = 1)
     """Bytes of the prepared images of n particles."""
     images = n * channels * preparation.box**2 * np.dtype(dtype).itemsize
     return images + (n * (preparation.box // 2 + 1) * 4 if preparation.ctf == "multiply" else 0)
+
+
+def time_needed(n: int, trained: int, preparation: Preparation, width_px: int, threads: int) -> tuple[float, float]:
+    """Seconds that a training without an option takes on CPU threads, from and to, about.
+
+    ``trained`` of the n particles are trained on; their images are ``width_px`` wide on the disk.
+    """
+    reading = START_S + n * PREPARED_S * (width_px / 64) ** 2
+    size = preparation.box / 64 / threads**SHARED
+    least, most = (
+        reading + size * (trained * of_trained + n * of_inferred)
+        for of_trained, of_inferred in zip(TRAINED_S, INFERRED_S, strict=True)
+    )
+    return least, most
+
+
+def time_sentence(n: int, trained: int, preparation: Preparation, width_px: int, threads: int) -> str:
+    """`time_needed` in words."""
+    least, most = time_needed(n, trained, preparation, width_px, threads)
+    on = "1 thread" if threads == 1 else f"{threads} threads"
+    return f"time: about {duration(least)} to {duration(most)} on {on}, as other stacks took; less where the processor is fast"
 
 
 def sentences(n: int, preparation: Preparation, dtype: str, place: Path, channels: int = 1) -> Iterator[str]:

@@ -23,6 +23,7 @@ from emspatialvae.preprocess.preparation import without_ctf
 from emspatialvae.results.identity import Identity
 from emspatialvae.results.own_files import never_began
 from emspatialvae.results.run_folder import RunDir
+from emspatialvae.workflows import room
 from emspatialvae.workflows.begin_run import run_order, start_poses
 from emspatialvae.workflows.finish_run import finish_run
 from emspatialvae.workflows.progress import Say
@@ -62,6 +63,15 @@ def train_run(
     count, sentence = worker_count(train.threads, pick_device(train.device))
     if sentence:
         say(sentence + (f", {team.count} ranks with as many each" if team.count > 1 else ""))
+    if (
+        sentence
+        and team.count == 1
+        and not resume
+        and train.epochs is None
+        and run.manifest.config.model.engine == "steerable"
+    ):
+        trained = min(len(stack), train.train_particles)
+        say(room.time_sentence(len(stack), trained, run.manifest.preparation, max(stack.boxes), count))
     try:
         if team.first:
             lock.acquire(run.path)

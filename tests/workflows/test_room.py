@@ -1,5 +1,7 @@
 """What is said beforehand about memory and disk."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,23 @@ def test_the_estimate_meets_what_was_measured(prepared):
         assert found == pytest.approx(peak_GB, rel=0.2)
 
 
+def test_the_time_holds_what_was_measured(prepared):
+    """Whole commands of benchmarks/README.md."""
+    from dataclasses import replace
+
+    _, preparation = prepared
+    for box, n, threads, seconds in (
+        (64, 1_000_000, 2, 6090),  # hinges
+        (64, 4_000, 2, 132),  # hinges
+        (64, 4_554, 2, 180),  # beta-galactosidase
+        (64, 6_000, 1, 355),  # the ribosome, views from all directions
+        (40, 20_000, 2, 114),  # hinges
+    ):
+        least, most = room.time_needed(n, min(n, 200_000), replace(preparation, box=box), box, threads)
+        assert 0.65 * least < seconds < most
+        assert most < 7 * least
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_the_disk_is_what_the_cache_takes(prepared, tmp_path, dtype):
     stack, preparation = prepared
@@ -58,6 +77,7 @@ def test_info_says_it(easy_stack, emsvae, monkeypatch):
     answer = emsvae.done("info", easy_stack / "particles.star")
     assert "  warning: memory: needs about 0.5 GB, 10 MB are free; " in answer.out
     assert "  disk: needs about " in answer.out
+    assert re.search(r"^  time: about \d+ s to \d+ (s|min) on \d+ threads?, ", answer.out, re.MULTILINE)
 
 
 def test_training_says_it_before_it_begins(easy_stack, tmp_path, monkeypatch):
