@@ -74,6 +74,44 @@ def test_every_command_of_a_how_to(page, project, tmp_path):
     assert [name for name in written if not (folder / name).exists()] == []
 
 
+SBATCH = """\
+#!/bin/sh
+# Gives a job two tasks, as Slurm would: one node, two ranks.
+script=$1; shift
+export SLURM_JOB_ID=7 SLURM_JOB_NODELIST=localhost SLURM_NTASKS=2 SLURM_NTASKS_PER_NODE=2 SLURM_CPUS_PER_TASK=1
+exec bash "$script" "$@"
+"""
+SRUN = """\
+#!/bin/sh
+shift  # --kill-on-bad-exit=1
+(SLURM_PROCID=1 SLURM_LOCALID=1 "$@") & other=$!
+SLURM_PROCID=0 SLURM_LOCALID=0 "$@"; first=$?
+wait $other || exit $?
+exit $first
+"""
+SLURM = {"sbatch": SBATCH, "srun": SRUN, "scontrol": "#!/bin/sh\necho localhost\n"}
+"""Programs of Slurm that do what the page's script asks of them, on this machine."""
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_on_clusters(project, tmp_path):
+    """With two ranks. The second command finds the run of the first and goes on with it."""
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder, symlinks=True)
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    (folder / "examples").symlink_to(ROOT / "examples")
+    (folder / "bin").mkdir(exist_ok=True)
+    for name, text in SLURM.items():
+        (folder / "bin" / name).write_text(text)
+        (folder / "bin" / name).chmod(0o755)
+    (folder / "bin" / "torchrun").symlink_to(Path(sys.executable).parent / "torchrun")
+    smaller = {"--nproc-per-node 4": "--nproc-per-node 2", "--threads 1": "--threads 1 --epochs 2"}
+    run_page(ROOT / "docs" / "cluster.md", folder, smaller)
+    log = (folder / "run" / "run.log").read_text()
+    assert "2 ranks" in log and "going on with run" in log
+    assert log.count("results: ") == 2
+
+
 def run(name: str, folder: Path) -> None:
     run_page(PAGES / f"{name}.md", folder, SMALLER[name])
     assert [file for file in MADE[name] if not (folder / file).exists()] == []
