@@ -83,7 +83,7 @@ exec bash "$script" "$@"
 """
 SRUN = """\
 #!/bin/sh
-shift  # --kill-on-bad-exit=1
+shift  # --kill-on-bad-exit=0
 (SLURM_PROCID=1 SLURM_LOCALID=1 "$@") & other=$!
 SLURM_PROCID=0 SLURM_LOCALID=0 "$@"; first=$?
 wait $other || exit $?

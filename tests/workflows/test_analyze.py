@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from emspatialvae.analysis.report import html
 from emspatialvae.cli.main import COMMANDS
@@ -329,3 +331,31 @@ def test_the_page_works_in_a_browser_and_prints_on_a4(run, browser):
         float, re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", (run / "report.pdf").read_bytes())[0]
     )
     assert (width / 72 * 25.4, height / 72 * 25.4) == pytest.approx((210, 297), abs=0.5)
+
+
+def test_firefox_draws_what_the_script_draws(run, tmp_path):
+    """Firefox prints no page's contents; a picture with the script shows the cloud of particles, one without it does not."""
+    program = shutil.which("firefox") or shutil.which("firefox-esr")
+    if program is None:
+        pytest.skip("there is no Firefox here")
+    analyze_run(run, ReportSettings(k=3))
+    text = report(run)
+    shown = []
+    for name, page in (("whole", text), ("bare", re.sub(r"<script\b.*?</script>", "", text, flags=re.DOTALL))):
+        (tmp_path / f"{name}.html").write_text(page)
+        picture = tmp_path / f"{name}.png"
+        quiet = ("--headless", "--window-size=1000,1600", "--profile", str(tmp_path / f"{name}_profile"))
+        (tmp_path / f"{name}_profile").mkdir()
+        subprocess.run(
+            [program, *quiet, "--screenshot", str(picture), (tmp_path / f"{name}.html").as_uri()],
+            env={**os.environ, "HOME": str(tmp_path)},
+            capture_output=True,
+            timeout=200,
+            check=True,
+        )
+        with Image.open(picture) as opened:
+            shown.append(np.asarray(opened.convert("RGB"), dtype=int))
+    whole, bare = shown
+    assert whole.shape == bare.shape == (1600, 1000, 3)
+    assert (np.abs(whole - bare).max(-1) > 20).mean() > 0.005
+    assert bare.std() > 5  # the rest of the page is there without it
