@@ -26,7 +26,8 @@ from emspatialvae.model.coordinate.vae import SpatialVAE
 from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.preprocess.preparation import Preparation
-from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.results.manifest import Manifest
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.training.trainer import Trainer
 
 BOX, BATCH = 40, 100

@@ -20,8 +20,9 @@ from emspatialvae.model.device import matmul_precision, part_size, pick_device, 
 from emspatialvae.model.interface import Estimate, ParticleVAE
 from emspatialvae.model.load import blank_model
 from emspatialvae.preprocess.preparation import Portion, ahead
+from emspatialvae.results.checkpoint import load_state
 from emspatialvae.results.latents import Latents
-from emspatialvae.results.run_folder import RunDir, load_state
+from emspatialvae.results.run_folder import RunDir
 
 GPU_PART = 4096
 """Particles that are looked at together on a GPU."""

@@ -24,8 +24,9 @@ from emspatialvae.preprocess.preparation import Preparation, file_poses
 from emspatialvae.results import export
 from emspatialvae.results.followed_run import FollowedRun
 from emspatialvae.results.identity import Identity, check_stacks, rows_of
+from emspatialvae.results.manifest import Manifest
 from emspatialvae.results.own_files import never_began
-from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows import room
 from emspatialvae.workflows.progress import Say
 from emspatialvae.workflows.run_images import open_images

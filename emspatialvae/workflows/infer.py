@@ -16,9 +16,10 @@ from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.preparation import Portion, file_poses, prepare
 from emspatialvae.results import export
 from emspatialvae.results.latents import Latents
+from emspatialvae.results.manifest import Manifest
 from emspatialvae.results.own_files import check_not_own
 from emspatialvae.results.read_run import check_fits, input_paths
-from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows.progress import Say, bar
 
 

@@ -18,8 +18,9 @@ from emspatialvae.particles.stack import ParticleStack
 from emspatialvae.preprocess.plan import decide
 from emspatialvae.preprocess.preparation import Preparation
 from emspatialvae.results import summary
+from emspatialvae.results.manifest import Manifest
 from emspatialvae.results.read_run import latents_of
-from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.training.workers import worker_count
 from emspatialvae.workflows import room
 

@@ -12,7 +12,7 @@ import pytest
 
 from emspatialvae.io.cs import write_cs
 from emspatialvae.io.mrc import StackWriter
-from emspatialvae.results.run_folder import FORMAT
+from emspatialvae.results.manifest import FORMAT
 from tests.tools.particle_files import OPTICS, write_stack, write_star
 
 as_root = pytest.mark.skipif(
@@ -21,7 +21,7 @@ as_root = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch, no_figures) -> Path:
+def here(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -132,7 +132,7 @@ def test_passthrough_fields_come_along_in_the_order_of_the_particles(table, tmp_
         np.testing.assert_array_equal(after[name], table[name][[4, 0, 2, 5]])
 
 
-def test_the_command_writes_the_classes_of_the_run(emsvae, easy_stack, no_figures, tmp_path, monkeypatch):
+def test_the_command_writes_the_classes_of_the_run(emsvae, easy_stack, tmp_path, monkeypatch):
     """`emsvae export RUN --cs` of a run on a .cs file, once classes stand in its table."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(easy_stack / "particles.mrcs", tmp_path)

@@ -215,7 +215,7 @@ def test_nan_is_never_written(load, tmp_path, field):
     assert not (tmp_path / "x.star").exists()
 
 
-def test_no_format_of_a_bad_image_holds_nan(emsvae, easy_stack, no_figures, tmp_path, monkeypatch):
+def test_no_format_of_a_bad_image_holds_nan(emsvae, easy_stack, tmp_path, monkeypatch):
     """A NaN image is named, left out of training, kept in every output and marked there."""
     monkeypatch.chdir(tmp_path)
     sim = shutil.copytree(easy_stack, tmp_path / "sim")
@@ -565,7 +565,7 @@ def test_aligning_brings_a_dot_home(tmp_path):
 @pytest.mark.parametrize(
     "flags", [("--engine", "coordinate", "--decoder", "vanilla"), ("--no-rotate", "--no-translate")], ids=" ".join
 )
-def test_a_model_without_pose_overwrites_none(emsvae, easy_stack, tmp_path, no_figures, flags):
+def test_a_model_without_pose_overwrites_none(emsvae, easy_stack, tmp_path, flags):
     """The vanilla VAE, or fixed pose: rlnAnglePsi of the file stays what it was."""
     from emspatialvae.io.star import StarFile
 

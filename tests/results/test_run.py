@@ -10,7 +10,8 @@ from emspatialvae.config import InputConfig, ModelConfig, PrepareConfig, RunConf
 from emspatialvae.errors import EmsvaeError, OutputExistsError, RunFolderError
 from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.preprocess.preparation import Preparation
-from emspatialvae.results.run_folder import FORMAT, Manifest, RunDir, default_out
+from emspatialvae.results.manifest import FORMAT, Manifest
+from emspatialvae.results.run_folder import RunDir, default_out
 
 MANIFEST = Manifest(
     config=RunConfig(

@@ -18,7 +18,7 @@ from emspatialvae.inference.junk_score import LIKELY
 from emspatialvae.results import summary
 from emspatialvae.results.classes import Classes
 from emspatialvae.results.latents import Latents
-from emspatialvae.results.run_folder import Manifest
+from emspatialvae.results.manifest import Manifest
 
 THUMBNAIL_PX = 56
 LISTED = 20

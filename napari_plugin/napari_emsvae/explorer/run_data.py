@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from emspatialvae.preprocess.cache import ImageSource
     from emspatialvae.results.classes import Classes
     from emspatialvae.results.latents import Latents
-    from emspatialvae.results.run_folder import Manifest, RunDir
+    from emspatialvae.results.manifest import Manifest
+    from emspatialvae.results.run_folder import RunDir
 
 
 ABOUT = 30

@@ -8,7 +8,8 @@ from qtpy.QtWidgets import QPlainTextEdit, QProgressBar, QWidget
 
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.jobs.background import Job
-from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.results.manifest import Manifest
+from emspatialvae.results.run_folder import RunDir
 from napari_emsvae.live_view import Glimpse, LiveView, glimpse
 from napari_emsvae.qt.background_work import Background
 from napari_emsvae.qt.controls import column, words
