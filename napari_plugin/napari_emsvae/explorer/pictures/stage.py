@@ -4,9 +4,11 @@ The explorer's layers are ordinary napari layers, told by ``layer.metadata["emsv
 like any other. Showing one group takes the others away and hides the layers that the reader made; layers of anybody else stay.
 """
 
+import gc
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -39,6 +41,7 @@ class Stage:
 
         A layer that is there already gets the new image and keeps what the user changed about it. By default the labels are the names.
         """
+        leave_packages_out_of_garbage_collections()
         self._forget(group, {picture.name for picture in pictures})
         beside = [picture for picture in pictures if not picture.over]
         width_A = beside[0].image.shape[-1] * beside[0].pixel_size_A
@@ -130,7 +133,7 @@ class Stage:
         return layer
 
     def _label(self, group: str, labels: "Labels") -> None:
-        """Write the names. The layer is kept from one picture to the next: napari takes half a second to remove one."""
+        """Write the names. The layer is kept from one picture to the next: that is quicker than a new one."""
         name = f"{group}: names"
         old = next((layer for layer in self.members(group) if isinstance(layer, Points)), None)
         if not labels.texts or (old is not None and len(old.data) != len(labels.texts)):
@@ -231,6 +234,17 @@ class Stage:
         if self.group != group:
             self.group = group
             self.fit()
+
+
+@cache
+def leave_packages_out_of_garbage_collections() -> None:
+    """Once per process: what is loaded by now stays, and is not looked through again.
+
+    napari collects garbage whenever a layer is removed (a fault of drivers on Windows asks for it). With napari, torch and matplotlib that is half a
+    million objects and a third of a second per layer, a tenth of that without them. The layers made after this are collected as before.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True, eq=False)
