@@ -1,6 +1,8 @@
-"""The conda recipe and pyproject.toml name the same packages with the same bounds."""
+"""The conda recipe and pyproject.toml name the same packages with the same bounds; a release names its repository."""
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -21,3 +23,20 @@ def test_citation_and_recipe_name_the_coming_release():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools_scm"]["fallback_version"]
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert re.search(r'"v([\d.]+)"', (ROOT / "recipe" / "meta.yaml").read_text())[1] == version
+
+
+def test_a_release_gets_the_address_of_its_repository(tmp_path):
+    """The line of the workflow that writes it, run as it stands there."""
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    line = re.search(r"^ +(printf .* >> pyproject\.toml)$", workflow, re.M)[1]
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, env=os.environ | {"HERE": "https://git.example/em/tool"}, check=True
+    )
+    urls = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]["urls"]
+    assert urls.pop("Spatial-VAE paper").startswith("https://arxiv.org/")
+    assert urls == {
+        "Source": "https://git.example/em/tool",
+        "Issues": "https://git.example/em/tool/issues",
+        "Changelog": "https://git.example/em/tool/blob/HEAD/CHANGELOG.md",
+    }
