@@ -145,7 +145,8 @@ class TrainConfig:
     """How the model is trained."""
 
     epochs: int | None = None
-    """Passes over the particles [default: until the held-out ELBO has settled, at most --max-epochs]."""
+    """Passes over the particles [default: until the held-out ELBO has settled, at most --max-epochs; an epoch is then a pass, or, of more than
+    200 batches of particles, a half to a quarter of one, each time the next]."""
     max_epochs: int = 500
     """Hard limit when --epochs is not given."""
     patience: int | None = None
@@ -188,8 +189,8 @@ class TrainConfig:
     device: Device = "auto"
     """Where to compute."""
     threads: int | None = None
-    """Parts of a batch that are worked on side by side on a CPU; training has the same numbers however many [default: as many as cores are idle
-    when training begins]."""
+    """Parts of a batch that are worked on side by side on a CPU; training has the same numbers however many [default: as many as cores are idle,
+    counted when training begins and again between epochs]."""
     seed: int = 0
     """Same seed, same numbers (on a CPU)."""
 

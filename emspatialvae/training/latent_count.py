@@ -2,11 +2,13 @@
 
 Training begins with one coordinate. Once it has found its way, as many again are added, which change nothing at first, and training goes on
 for some epochs. Then the held-out particles are judged twice by the same model: as it is, and with the new coordinates held at 0. If the new ones
-make held-out particles clearly more likely they stay, and the next size is tried; otherwise they are taken out again. A coordinate
+make held-out particles clearly more likely they stay, and the next size is tried; otherwise they are taken out again. They must also have become more
+likely than they were before the trial: trained for long enough, two coordinates share what one could say, and neither can be held at 0 then. A coordinate
 that only learns the noise of the training particles by heart makes held-out particles less likely, so it is noticed; the ELBO of the training
 particles would rise with each coordinate.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +45,8 @@ class LatentTrials:
         No more is tried.
     story
         What was tried: the number, and what its new coordinates gained on held-out particles, in nats.
+    best_before, best
+        ELBO of held-out particles at its best with the number that has proved itself, and with the one that is tried.
 
     Examples
     --------
@@ -64,6 +68,12 @@ class LatentTrials:
     ends_after: int = FIRST_EPOCHS
     over: bool = False
     story: list[tuple[int, float]] = field(default_factory=list)
+    best_before: float = -math.inf
+    best: float = -math.inf
+
+    def watch(self, elbo: float) -> None:
+        """The ELBO of held-out particles after an epoch, where it can be compared with that of others."""
+        self.best = max(self.best, elbo)
 
     def due(self, epoch: int) -> bool:
         """Whether something is to be decided after so many epochs."""
@@ -76,10 +86,12 @@ class LatentTrials:
             return
         self.size = min(2 * self.kept, self.most)
         self.ends_after = epoch + TRIAL_EPOCHS
+        self.best_before, self.best = self.best, -math.inf
 
     def judge(self, gain: NDArray[np.float64], elbo: float) -> bool:
         """Whether the new coordinates stay, by the gain in ELBO of each held-out particle [n] and the mean of these ELBOs, in nats."""
-        mean = float(gain.mean())
+        risen = self.best - self.best_before if math.isfinite(self.best_before) else math.inf
+        mean = min(float(gain.mean()), risen)
         error = float(gain.std()) / max(len(gain), 1) ** 0.5
         self.story.append((self.size, mean))
         if mean > max(LEAST_GAIN_NATS, LEAST_GAIN_SHARE * abs(elbo), LEAST_GAIN_SD * error):

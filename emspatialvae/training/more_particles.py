@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from emspatialvae.training.particle_table import ParticleTable
-from emspatialvae.training.trainer import Progress
+from emspatialvae.training.stopping import Progress
 
 
 def for_more_particles(state: dict[str, Any], z: Tensor) -> dict[str, Any]:

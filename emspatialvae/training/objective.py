@@ -1,5 +1,6 @@
 """What a training step maximises, and what must be remembered between steps: all that the loop knows of a model's kind."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -36,11 +37,13 @@ class Objective(ABC):
     def begin_epoch(self, epoch: int) -> None:
         """Prepare an epoch (from 0)."""
 
-    def finish_epoch(self, epoch: int, judges: Rows, bound: Callable[[], NDArray[np.float64]]) -> bool:
+    def finish_epoch(
+        self, epoch: int, judges: Rows, bound: Callable[[], NDArray[np.float64]], held_out: float = math.nan
+    ) -> bool:
         """Decide what there is to decide after so many epochs.
 
-        ``judges`` are particles that are not trained on, ``bound()`` the ELBO of each of them [n] by the model as it is. Returns True if the
-        model's networks have another size now.
+        ``judges`` are particles that are not trained on, ``bound()`` the ELBO of each of them [n] by the model as it is, ``held_out`` its mean
+        with what is remembered of them. Returns True if the model's networks have another size now.
         """
         return False
 

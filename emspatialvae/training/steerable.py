@@ -1,7 +1,7 @@
 """Training of the steerable engine."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,18 +13,16 @@ from torch import Tensor
 from emspatialvae.config import TrainConfig
 from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
-from emspatialvae.model.interface import Elbo
-from emspatialvae.model.steerable.groups import shrunk_scales
 from emspatialvae.model.steerable.inference import Refined
 from emspatialvae.model.steerable.initialise import CONSENSUS_PARTICLES, LEAST_NOISE, find_consensus
-from emspatialvae.model.steerable.observation import Observation
 from emspatialvae.model.steerable.poses import Poses
 from emspatialvae.model.steerable.template_start import start_from_templates, template_count
-from emspatialvae.model.steerable.vae import SCALE_SD, SteerableVAE, amplitude
+from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.training.latent_count import FEWEST_EPOCHS, LatentTrials
-from emspatialvae.training.objective import Load, Objective, Rows
+from emspatialvae.training.objective import Load, Rows
 from emspatialvae.training.particle_table import ParticleTable
 from emspatialvae.training.search_templates import search_templates
+from emspatialvae.training.table_objective import DRAWS, TableObjective
 
 SEARCH_EPOCHS = (0, 2, 4)
 """Poses are searched everywhere before these epochs: with the consensus, then with the decoder's images as soon as there are some,"""
@@ -34,9 +32,6 @@ SEARCH_FIRST = 1000
 """Particles that are searched before the others where all have poses already. The others follow only if these have found better ones:"""
 WORTH_SHARE, WORTH_GAIN, BETTER_NATS = 5e-3, 1e-3, 1.0
 """more than that share by so many nats, or on average more than that part of the evidence."""
-SEARCH_BATCH, GPU_SEARCH_BATCH = 512, 8192
-PARTS_OF_A_BATCH = 4
-"""On a CPU. The number is fixed, so that results do not depend on the number of threads."""
 NOISE_EPOCHS = 6
 """Noise is measured again before each of the first epochs; then it stays, so that ELBOs can be compared."""
 NOISE_PARTICLES = 2000
@@ -46,7 +41,7 @@ TEMPLATE_PARTICLES, JUDGES = 6000, 500
 """Particles that templates are made of at the start, at most, and others that tell whether they are better than one consensus."""
 FALLBACK_LATENTS = 2
 """Latent coordinates where nobody says how many and nothing can be tried: nothing is held out, or the training is short."""
-DRAWS, MANY_DRAWS = 4, 16
+MANY_DRAWS = 16
 LITTLE_EVIDENCE = 6.0
 """Nats per particle, of the consensus over noise alone, below which many latents are drawn. The encoder then has next to nothing to
 learn from, and with a loose bound z stays closed: it is the sum over latents that teaches the decoder."""
@@ -58,16 +53,16 @@ NEVER = 1_000_000
 """An epoch that no training reaches."""
 
 
-class SearchedObjective(Objective):
+class SearchedObjective(TableObjective):
     """The steerable engine: a table of poses, searched everywhere now and then and nearby in every step.
 
     Parameters
     ----------
-    start
-        Poses to begin with, shifts in prepared pixels; NaN where a particle has none [default: none, everything is searched].
+    learn_shift_prior
+        Let the s.d. of the shift's prior follow the shifts that are found.
+    model, load, n, config, device, start, groups
+        See `TableObjective`.
     """
-
-    model: SteerableVAE
 
     def __init__(
         self,
@@ -80,97 +75,13 @@ class SearchedObjective(Objective):
         learn_shift_prior: bool = True,
         groups: NDArray[np.int32] | None = None,
     ) -> None:
-        self.model, self.load, self.config, self.device = model, load, config, device
+        super().__init__(model, load, n, config, device, start, groups)
         self.learn_shift_prior = learn_shift_prior
         self.z_delay = config.z_delay or 0
         self.unsettled_epochs = self.noise_until = NOISE_EPOCHS
         self.searches: set[int] = set(SEARCH_EPOCHS)
         self.trials: LatentTrials | None = None
-        self.table = ParticleTable.zeros(n, model.z_dim)
-        self.typical = 1.0
-        self.draws = config.draws or DRAWS
         self.evidence = math.nan
-        self.groups = torch.zeros(n, dtype=torch.long) if groups is None else torch.from_numpy(groups).long()
-        self.given = start is not None
-        assert self.given or not model.search.fixed
-        self.from_templates = False
-        self.unset = np.zeros(n, bool) if start is None else start.unset
-        if start is not None:
-            theta_rad, shift_px = np.array(start.theta_rad, np.float64), np.array(start.shift_px, np.float64)
-            theta_rad[self.unset] = shift_px[self.unset] = 0
-            self.table.theta_rad.copy_(model.search.rotate * torch.from_numpy(theta_rad).float())
-            self.table.shift_px.copy_(model.search.translate * torch.from_numpy(shift_px).float())
-
-    def poses(self, rows: Rows) -> Poses:
-        """Of the table."""
-        index = torch.from_numpy(rows)
-        return Poses(self.table.theta_rad[index].to(self.device), self.table.shift_px[index].to(self.device))
-
-    def z(self, rows: Rows) -> Tensor:
-        """Of the table; [k, z_dim]."""
-        return self.table.z[torch.from_numpy(rows)].to(self.device)
-
-    def _scale(self, rows: Rows) -> Tensor | None:
-        """The amplitudes that particles are looked at with; None where all are alike."""
-        index = torch.from_numpy(rows)
-        if self.model.scale == "none":
-            return None
-        if self.model.scale == "group":
-            return self.model.group_scale[self.groups[index].to(self.device)]
-        return amplitude(self.table.match[index]).to(self.device) / self.typical
-
-    def _observe(self, rows: Rows) -> Observation:
-        return self.model.observe(self.load(rows), self._scale(rows))
-
-    def _parts(self, rows: Rows) -> Iterator[Rows]:
-        size = SEARCH_BATCH if self.device.type == "cpu" else GPU_SEARCH_BATCH
-        yield from np.split(rows, range(size, len(rows), size))
-
-    def _keep(self, rows: Rows, found: Refined) -> None:
-        index = torch.from_numpy(rows)
-        self.table.theta_rad[index] = found.near.mean.theta_rad.cpu()
-        self.table.shift_px[index] = found.near.mean.shift_px.cpu()
-        self.table.z[index] = found.z.cpu()
-        self.table.evidence[index] = found.log_evidence.cpu()
-        scale = self._scale(rows)
-        if scale is not None:
-            self.table.match[index] = found.near.of_unit_amplitude(scale).cpu()
-
-    def elbo(
-        self, rows: Rows, generator: torch.Generator, *, freeze_z: bool, training: bool, keep: bool = True
-    ) -> Elbo:
-        """See `Objective`; the table follows the posterior."""
-        with torch.no_grad():
-            observation = self._observe(rows)
-        zoom = 1.0
-        if training:  # wider and narrower neighbourhoods in turn
-            zoom = float(2.0 ** (torch.randint(0, 3, (1,), generator=generator) / 2))
-        elbo, found = self.model.elbo(
-            observation,
-            self.poses(rows),
-            self.z(rows),
-            generator,
-            freeze_z=freeze_z and not self.from_templates,
-            jitter=training,
-            zoom=zoom,
-            draws=self.draws,
-        )
-        if keep:
-            self._keep(rows, found)
-        return elbo
-
-    def part(self, batch_size: int) -> int:
-        """A quarter on a CPU, where parts are worked on side by side, all at once elsewhere; no more than a rank's share."""
-        parts = 1 if self.device.type != "cpu" else PARTS_OF_A_BATCH
-        return -(-batch_size // max(parts, self.ranks.count))
-
-    def remembered(self, rows: Rows) -> Tensor:
-        """See `Objective`; rows of the table."""
-        return self.table.rows(torch.from_numpy(rows))
-
-    def learn(self, rows: Rows, memory: Tensor) -> None:
-        """See `Objective`."""
-        self.table.put(torch.from_numpy(rows), memory)
 
     def state_dict(self) -> dict[str, Any]:
         """The table of poses, what amplitudes are relative to, and how many latents are drawn and why."""
@@ -232,7 +143,7 @@ class SearchedObjective(Objective):
         if epoch > self.z_delay and searched:
             self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], epoch)
         if self.model.scale != "none" and epoch > 0:
-            self._update_scales(rows)
+            self.update_scales(rows)
         if self.z_delay < epoch < self.noise_until:
             self._look_at_noise(some[:NOISE_PARTICLES])
         if epoch > 0 or self.given:
@@ -303,10 +214,16 @@ class SearchedObjective(Objective):
             self.table = self.table.with_latents(z_dim)
 
     @torch.no_grad()
-    def finish_epoch(self, epoch: int, judges: Rows, bound: Callable[[], NDArray[np.float64]]) -> bool:
+    def finish_epoch(
+        self, epoch: int, judges: Rows, bound: Callable[[], NDArray[np.float64]], held_out: float = math.nan
+    ) -> bool:
         """See `Objective`: the number of latent coordinates may change."""
         trials = self.trials
-        if trials is None or not trials.due(epoch):
+        if trials is None:
+            return False
+        if epoch >= self.noise_until and not math.isnan(held_out):
+            trials.watch(held_out)
+        if not trials.due(epoch):
             return False
         if not len(judges):
             trials.over = True
@@ -350,17 +267,6 @@ class SearchedObjective(Objective):
         self.noise_until = self.unsettled_epochs = epoch + NOISE_EPOCHS
         self.searches |= {epoch + after for after in SEARCH_EPOCHS if after}
 
-    def _update_scales(self, rows: Rows) -> None:
-        """Amplitudes average to 1, for the decoder has one of its own; a group's is the most likely one of all its particles."""
-        index = torch.from_numpy(rows)
-        if self.model.scale == "particle":
-            self.typical = float(amplitude(self.table.match[index]).mean())
-            return
-        groups = len(self.model.group_scale)
-        counts = torch.bincount(self.groups[index], minlength=groups)
-        cross, norm = torch.zeros(groups, 2).index_add_(0, self.groups[index], self.table.match[index]).unbind(1)
-        self.model.group_scale.copy_(shrunk_scales(cross, norm, counts.float(), SCALE_SD))
-
     def _set_steps(self, rows: Rows, *, frozen: bool) -> None:
         observation = self._observe(rows)
         z = self.z(rows)
@@ -400,7 +306,10 @@ class SearchedObjective(Objective):
         """
         first = rows[:0]
         if known and len(rows) > 2 * SEARCH_FIRST:
-            first = np.sort(np.random.default_rng(self.config.seed).permutation(rows)[:SEARCH_FIRST])
+            # Of those that no step has seen since z is free (a large stack is seen in parts) a search would find what the next step finds anyway.
+            visited = rows[(self.table.z[torch.from_numpy(rows)] != 0).any(1).numpy()]
+            among = visited if len(visited) >= SEARCH_FIRST else rows
+            first = np.sort(np.random.default_rng(self.config.seed).permutation(among)[:SEARCH_FIRST])
             if not self._search_some(first, frozen=frozen, known=True):
                 return
         self._search_some(np.setdiff1d(rows, first), frozen=frozen, known=known)

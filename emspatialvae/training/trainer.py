@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any
 
@@ -22,53 +22,16 @@ from emspatialvae.model.coordinate.vae import SpatialVAE
 from emspatialvae.model.interface import Elbo, ParticleVAE
 from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.preprocess.cache import PreparedImages
-from emspatialvae.results.run_folder import RunDir, load_state
+from emspatialvae.results.checkpoint import load_state
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.training.coordinate import AmortisedObjective
 from emspatialvae.training.loader import Loader
 from emspatialvae.training.objective import Objective
 from emspatialvae.training.steerable import SearchedObjective
+from emspatialvae.training.stopping import PARTS, Progress, portions_of
 from emspatialvae.training.workers import ALONE, Workers
 
 KL_WARMUP_EPOCHS = 10
-LEAST_GAIN = 2e-3
-"""By this share the ELBO must have risen to count as better: creeping on for a hundred epochs changes nothing that one can see."""
-COOLING_PATIENCE = 3
-"""Epochs without a better ELBO after which a run that is cooling down ends."""
-PARTS = ("elbo", "kl_z", "kl_theta", "kl_shift")
-
-
-@dataclass
-class Progress:
-    """How far the training has come: everything but the weights that a resumed run needs."""
-
-    epoch: int = 0
-    """Epochs completed."""
-    step: int = 0
-    """Steps completed in the current epoch."""
-    sums: list[float] = field(default_factory=lambda: [0.0] * len(PARTS))
-    """Of the ELBO and its parts over the current epoch's particles so far."""
-    best_elbo: float = -math.inf
-    """Best ELBO watched so far (held-out where particles are held out)."""
-    stale_epochs: int = 0
-    """Epochs since."""
-    cooling: bool = False
-    """The ELBO has settled once and the learning rate was lowered."""
-    stopped: str = ""
-    """Why the training ended; empty while it has not."""
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> "Progress":
-        """What ``asdict`` made of one; TypeError or ValueError where it is damaged."""
-        found, plain = cls(**values), cls()
-        missing = vars(plain).keys() - values.keys()
-        if missing:
-            raise ValueError(f"progress has no {min(missing)}")
-        for name, value in vars(found).items():
-            if type(value) is not type(getattr(plain, name)):
-                raise TypeError(f"progress.{name} is {value!r}")
-        if found.epoch < 0 or found.step < 0 or len(found.sums) != len(PARTS):
-            raise ValueError("progress is out of range")
-        return found
 
 
 def _over_parts(
@@ -132,6 +95,8 @@ class Trainer:
         self.limit = config.epochs or config.max_epochs
         assert config.batch_size is not None
         self.batch_size: int = config.batch_size
+        self.portions = 1 if config.epochs else portions_of(len(self.train_rows), self.batch_size)
+        """Epochs in which every particle is seen once."""
         self.z_delay: int = config.z_delay or 0
         self.patience: int = config.patience or 1
 
@@ -182,6 +147,7 @@ class Trainer:
         return True
 
     def _begin_epoch(self) -> None:
+        self.workers.follow()
         if self.progress.step == 0:
             self.objective.begin_epoch(self.progress.epoch)
             if self.progress.epoch == 0:  # networks of another size may have been made
@@ -234,7 +200,7 @@ class Trainer:
         self.optimiser.zero_grad()
         self.progress.sums = [a + b for a, b in zip(self.progress.sums, sums, strict=True)]
         self.progress.step += 1
-        seen = min(self.progress.step * self.batch_size, len(self.train_rows))
+        seen = min(self.progress.step * self.batch_size, self._epoch_size(self.progress.epoch))
         self.show(self.progress.epoch, len(rows), [s / seen for s in self.progress.sums])
         return end
 
@@ -291,7 +257,7 @@ class Trainer:
             )
 
     def _kl_weight(self) -> float:
-        per_epoch = -(-len(self.train_rows) // self.batch_size)
+        per_epoch = -(-self._epoch_size(0) // self.batch_size)
         steps = self.progress.epoch * per_epoch + self.progress.step + 1
         return min(1.0, steps / max(1, min(self.config.kl_warmup_steps or 0, KL_WARMUP_EPOCHS * per_epoch)))
 
@@ -304,36 +270,33 @@ class Trainer:
             keep=keep,
         )
 
+    def _epoch_size(self, epoch: int) -> int:
+        """Particles of an epoch."""
+        return len(range(epoch % self.portions, len(self.train_rows), self.portions))
+
     def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
-        """The particles of an epoch in batches; the shuffle depends on seed and epoch only, so a resumed run repeats it."""
-        order = np.random.default_rng([self.config.seed, epoch]).permutation(self.train_rows)
-        return np.split(order, range(self.batch_size, len(order), self.batch_size))
+        """The particles of an epoch in batches: of a shuffled pass over all of them every ``portions``-th.
+
+        The shuffle depends on seed and pass only, so a resumed run repeats it.
+        """
+        order = np.random.default_rng([self.config.seed, epoch // self.portions]).permutation(self.train_rows)
+        rows = order[epoch % self.portions :: self.portions]
+        return np.split(rows, range(self.batch_size, len(rows), self.batch_size))
 
     def _end_epoch(self) -> None:
         p = self.progress
-        train = [s / len(self.train_rows) for s in p.sums]
+        train = [s / self._epoch_size(p.epoch) for s in p.sums]
         test = self.held_out()
         row: dict[str, Any] = {"epoch": p.epoch + 1}
         row |= {f"train_{name}": value for name, value in zip(PARTS, train, strict=True)}
         row |= {f"test_{name}": value for name, value in zip(PARTS, test or [""] * len(PARTS), strict=True)}
         self.run.append_metrics(row)
-        p.epoch, p.step, p.sums = p.epoch + 1, 0, [0.0] * len(PARTS)
-        if self.objective.finish_epoch(p.epoch, self.test_rows, self._held_out_bounds):
+        p.next_epoch()
+        if self.objective.finish_epoch(p.epoch, self.test_rows, self._held_out_bounds, (test or [math.nan])[0]):
             self.optimiser = self._new_optimiser()
-        watched = (test or train)[0]
         # While z is frozen, noise is measured or the KL terms are warming up something else is maximised; that does not count.
-        unsettled = p.epoch <= max(self.z_delay, self.objective.unsettled_epochs)
-        gain = LEAST_GAIN * abs(p.best_elbo) if math.isfinite(p.best_elbo) else 0.0
-        better = watched > p.best_elbo + gain or unsettled or self._kl_weight() < 1
-        p.best_elbo = watched if better else p.best_elbo
-        p.stale_epochs = 0 if better else p.stale_epochs + 1
-        if p.epoch >= self.limit:
-            p.stopped = "done" if self.config.epochs else "--max-epochs reached before the ELBO had settled"
-        elif self.config.epochs is None and p.stale_epochs >= self.patience:
-            if self.config.cooling and not p.cooling:
-                p.cooling, p.stale_epochs = True, max(0, self.patience - COOLING_PATIENCE)
-            else:
-                p.stopped = f"settled, no better ELBO for {self.patience} epochs"
+        unsettled = p.epoch <= max(self.z_delay, self.objective.unsettled_epochs) or self._kl_weight() < 1
+        p.judge((test or train)[0], counts=not unsettled, limit=self.limit, patience=self.patience, config=self.config)
 
     @torch.no_grad()
     def held_out(self) -> list[float] | None:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,20 +19,48 @@ U = TypeVar("U")
 
 MOST_WORKERS = 16
 WATCHED_S = 0.3
-"""How long the machine is watched to see how many of its cores are idle."""
+"""How long the machine is watched to see how many of its cores are idle,"""
+FOLLOW_S = 120.0
+"""and how long that is believed."""
 STAT = Path("/proc/stat")
 """Where Linux counts the time that cores have been idle."""
 
 
 class Workers:
-    """``count`` threads; `each` is ordered, so that results do not depend on their number."""
+    """``count`` threads; `each` is ordered, so that results do not depend on their number.
 
-    def __init__(self, count: int, pool: ThreadPoolExecutor | None = None) -> None:
-        self.count, self._pool = count, pool
+    Parameters
+    ----------
+    most
+        With it `follow` takes as many threads as cores are idle, at most so many [default: always ``count``].
+    say
+        Told when that changes their number.
+    """
+
+    def __init__(self, count: int, most: int | None = None, say: Callable[[str], None] = lambda _: None) -> None:
+        self.count, self.most, self.say = count, most, say
+        self._pool = ThreadPoolExecutor(count) if count > 1 else None
+        self._counted = time.monotonic()
 
     def each(self, work: Callable[[T], U], items: Iterable[T]) -> list[U]:
         """``work`` of each item, in the order of the items."""
         return [work(item) for item in items] if self._pool is None else list(self._pool.map(work, items))
+
+    def follow(self) -> None:
+        """Look again how many cores are idle, now and then, while none of the threads is at work: a run takes hours, and other programs come and go."""
+        if self.most is None or time.monotonic() - self._counted < FOLLOW_S:
+            return
+        count, sentence = _as_many_as_idle(self.most)
+        self._counted = time.monotonic()
+        if count != self.count:
+            self.close()
+            self.count, self._pool = count, ThreadPoolExecutor(count) if count > 1 else None
+            self.say(f"from here on {sentence}")
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
 
 
 ALONE = Workers(1)
@@ -40,13 +68,15 @@ ALONE = Workers(1)
 
 
 @contextmanager
-def working(count: int, device: torch.device) -> Iterator[Workers]:
-    """``count`` workers on a CPU, each operation on one thread meanwhile; a GPU is one worker."""
+def working(
+    count: int, device: torch.device, most: int | None = None, say: Callable[[str], None] = lambda _: None
+) -> Iterator[Workers]:
+    """``count`` workers on a CPU (see `Workers`), each operation on one thread meanwhile; a GPU is one worker."""
     if device.type != "cpu":
         yield ALONE
         return
-    with at_most(1), ThreadPoolExecutor(count) as pool:
-        yield Workers(count, pool if count > 1 else None)
+    with at_most(1), closing(Workers(count, most, say)) as workers:
+        yield workers
 
 
 @contextmanager
@@ -69,9 +99,13 @@ def worker_count(wanted: int | None, device: torch.device) -> tuple[int, str]:
         return 1, ""
     if wanted is not None:
         return wanted, f"{_threads(wanted)} (--threads)"
-    allowed, idle = torch.get_num_threads(), idle_cores()
+    return _as_many_as_idle(torch.get_num_threads())
+
+
+def _as_many_as_idle(allowed: int) -> tuple[int, str]:
+    """As many workers as there are idle cores, at most ``allowed``, and a sentence about it."""
+    idle, cores = idle_cores(), usable_cores()
     count = max(1, min(allowed, idle, MOST_WORKERS))
-    cores = usable_cores()
     why = f", {max(idle, 0)} of {cores} cores are idle" if count < min(allowed, cores) else f" on {cores} cores"
     return count, f"{_threads(count)}{why} (--threads)"
 

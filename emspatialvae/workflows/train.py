@@ -54,12 +54,16 @@ def train_run(
     -------
     False when the user interrupted the training; the results are then those of the model so far.
     """
+    import torch
+
     from emspatialvae.model.device import keep_freed_memory, pick_device
     from emspatialvae.training.workers import at_most, worker_count
 
     keep_freed_memory()
     say, team = run.saying(say), ranks.present()
     resume = team.by_first(lambda: resume and not never_began(run.path))
+    # Ranks of one machine would take each other for other programs.
+    most = torch.get_num_threads() if train.threads is None and team.count == 1 else None
     count, sentence = worker_count(train.threads, pick_device(train.device))
     if sentence:
         say(sentence + (f", {team.count} ranks with as many each" if team.count > 1 else ""))
@@ -76,20 +80,27 @@ def train_run(
         if team.first:
             lock.acquire(run.path)
         with noticed_by_training(), at_most(count):
-            return _train_run(run, stack, train, resume=resume, figures=figures, say=say)
+            return _train_run(run, stack, train, most, resume=resume, figures=figures, say=say)
     finally:
         if team.first:
             lock.release(run.path)
 
 
 def _train_run(
-    run: RunDir, stack: ParticleStack, train: configuration.TrainConfig, *, resume: bool, figures: bool, say: Say
+    run: RunDir,
+    stack: ParticleStack,
+    train: configuration.TrainConfig,
+    most_threads: int | None,
+    *,
+    resume: bool,
+    figures: bool,
+    say: Say,
 ) -> bool:
-    """`train_run`, on as many threads as torch may use now."""
+    """`train_run`, on as many threads as torch may use now, and on as many as cores are idle later, if at most so many are allowed."""
     import torch
 
     from emspatialvae.model.device import pick_device
-    from emspatialvae.training.workers import working
+    from emspatialvae.training.workers import at_most, working
 
     manifest = run.manifest
     _check_same_particles(stack)
@@ -112,9 +123,12 @@ def _train_run(
             f"{train.train_particles:,} of {count:,} particles are trained on, chosen by chance (--train-particles); z and pose are then inferred "
             "for all of them"
         )
-    with working(torch.get_num_threads(), pick_device(train.device)) as workers:
+    device = pick_device(train.device)
+    with working(torch.get_num_threads(), device, most_threads, say) as workers:
         finished = _trained(run, stack, images, train, workers, resume=resume, say=say)
-    finish_run(run, stack, images, train.device, stack_of_file, order, figures=figures, say=say)
+        workers.follow()
+    with at_most(workers.count if device.type == "cpu" else torch.get_num_threads()):
+        finish_run(run, stack, images, train.device, stack_of_file, order, figures=figures, say=say)
     return finished
 
 
@@ -149,6 +163,11 @@ def _trained(
     )
     if resume:
         trainer.resume()
+    if trainer.portions > 1:
+        say(
+            f"an epoch is one of {trainer.portions} parts of the {len(trainer.train_rows):,} particles that are trained on, the next one each time "
+            "(--epochs N: N times all of them)"
+        )
     finished = _fit(trainer, say)
     if trainer.objective.remark:
         say(trainer.objective.remark)
@@ -268,7 +287,7 @@ def _fit(trainer: "Trainer", say: Say) -> bool:
     """Run the trainer under a progress bar; False when interrupted."""
     from emspatialvae.workflows.progress import TrainingBar
 
-    particles = trainer.limit * len(trainer.train_rows)
+    particles = trainer.limit * len(trainer.train_rows) // trainer.portions
     with TrainingBar(particles, open_end=trainer.config.epochs is None, say=say) as bar:
         trainer.show = bar.show
         return trainer.fit()

@@ -23,12 +23,14 @@ from emspatialvae.model.steerable.poses import Poses
 from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.preprocess.preparation import Preparation
-from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.results.manifest import Manifest
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.stack import clean_image, hinge_object
 from emspatialvae.training.latent_count import LatentTrials
 from emspatialvae.training.particle_table import ParticleTable
 from emspatialvae.training.steerable import SearchedObjective
-from emspatialvae.training.trainer import PARTS, Trainer
+from emspatialvae.training.stopping import PARTS
+from emspatialvae.training.trainer import Trainer
 
 BOX, N = 24, 300
 MODEL = ModelConfig(z_dim=1, hidden=32, encoder_hidden=32)
@@ -415,6 +417,27 @@ def test_everything_is_searched_again_now_and_then(tmp_path, images, blank, monk
     assert epochs[0] == (0, True)
     assert epochs[-1] == (8, False)
     assert any(0 < epoch < 8 and not frozen for epoch, frozen in epochs)
+
+
+def test_some_that_were_visited_are_searched_before_all(whole, monkeypatch):
+    """Of a large stack only a part has been seen since z is free; whether a search is worth it is asked of these."""
+    objective = copy.deepcopy(searched(whole))
+    looks, worth = [], [False]
+    monkeypatch.setattr("emspatialvae.training.steerable.SEARCH_FIRST", 5)
+    monkeypatch.setattr(
+        SearchedObjective, "_search_some", lambda self, rows, *, frozen, known: looks.append(rows) or worth[0]
+    )
+    objective.table.z.fill_(0)
+    objective.table.z[::3] = 0.1
+    objective._search_globally(np.arange(N), frozen=False, known=True)
+    assert len(looks) == 1 and len(set(looks[0])) == 5
+    assert (looks[0] % 3 == 0).all()
+    worth[0] = True
+    objective._search_globally(np.arange(N), frozen=False, known=True)
+    assert np.array_equal(np.sort(np.concatenate(looks[1:])), np.arange(N))
+    looks.clear()
+    objective._search_globally(np.arange(N), frozen=False, known=False)
+    assert len(looks) == 1 and len(looks[0]) == N
 
 
 def evidence_at(t: Trainer, table: ParticleTable) -> torch.Tensor:

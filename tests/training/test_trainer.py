@@ -17,9 +17,11 @@ from emspatialvae.model.coordinate.vae import SpatialVAE
 from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.preprocess.cache import PreparedImages
 from emspatialvae.preprocess.preparation import Preparation
-from emspatialvae.results.run_folder import Manifest, RunDir
+from emspatialvae.results.manifest import Manifest
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.stack import clean_image, hinge_object
-from emspatialvae.training.trainer import PARTS, Trainer, split
+from emspatialvae.training.stopping import PARTS
+from emspatialvae.training.trainer import Trainer, split
 
 BOX, N = 16, 60
 MODEL = ModelConfig(engine="coordinate", z_dim=1, hidden=16, encoder_hidden=16)
@@ -63,16 +65,18 @@ def test_it_learns(tmp_path, images):
     assert rows[0]["train_kl_z"] == rows[1]["train_kl_z"] == 0 < rows[2]["train_kl_z"]
 
 
-@pytest.mark.parametrize("killed_at", [1, 4, 7, 13])
-def test_a_killed_run_resumes_to_the_same_numbers(tmp_path, images, killed_at):
-    """Killed at any step, even between checkpoints: nothing of the last moments may count twice."""
-    whole = trainer(tmp_path / "whole", images)
+@pytest.mark.parametrize(("killed_at", "settings"), [(1, {}), (4, {}), (7, {}), (13, {}), (7, {"epochs": None})])
+def test_a_killed_run_resumes_to_the_same_numbers(tmp_path, images, monkeypatch, killed_at, settings):
+    """Killed at any step, even between checkpoints: nothing of the last moments may count twice. The last one in a part of a pass."""
+    monkeypatch.setattr("emspatialvae.training.stopping.EPOCH_STEPS", 3)
+    settings = {"max_epochs": 4, **settings}
+    whole = trainer(tmp_path / "whole", images, **settings)
     whole.fit()
 
     class Killed(Exception):
         pass
 
-    killed = trainer(tmp_path / "killed", images, checkpoint_minutes=0.0)
+    killed = trainer(tmp_path / "killed", images, checkpoint_minutes=0.0, **settings)
     steps = []
 
     def die(*_):
@@ -83,9 +87,11 @@ def test_a_killed_run_resumes_to_the_same_numbers(tmp_path, images, killed_at):
     killed.show = die
     with pytest.raises(Killed):
         killed.fit()
-    resumed = trainer(tmp_path / "killed", images)
+    resumed = trainer(tmp_path / "killed", images, **settings)
     resumed.resume()
-    assert resumed.progress.epoch * 6 + resumed.progress.step == killed_at - 1
+    per_epoch = 6 // resumed.portions
+    assert resumed.portions == (2 if settings.get("epochs", 3) is None else 1)
+    assert resumed.progress.epoch * per_epoch + resumed.progress.step == killed_at - 1
     resumed.fit()
     assert torch.equal(weights(resumed), weights(whole))
     assert resumed.run.metrics() == whole.run.metrics()
@@ -176,6 +182,25 @@ def test_hard_limit(tmp_path, images):
     t.fit()
     assert t.progress.epoch == 2
     assert "--max-epochs" in t.progress.stopped
+
+
+@pytest.mark.parametrize(("steps", "portions"), [(2, 3), (1, 4), (6, 1)])
+def test_an_epoch_of_a_large_stack_is_a_part_of_a_pass(tmp_path, images, monkeypatch, steps, portions):
+    """Every particle once per pass, another shuffle in the next one; --epochs counts whole passes."""
+    monkeypatch.setattr("emspatialvae.training.stopping.EPOCH_STEPS", steps)
+    t = trainer(tmp_path / "run", images, epochs=None, max_epochs=portions + 1)
+    seen = [np.concatenate(t._batches(epoch)) for epoch in range(2 * portions)]
+    assert {len(rows) for rows in seen} <= {54 // portions, -(-54 // portions)}
+    passes = np.concatenate(seen[:portions]), np.concatenate(seen[portions:])
+    for rows in passes:
+        assert np.array_equal(np.sort(rows), t.train_rows)
+    assert not np.array_equal(*passes)
+    elbo = t._elbo(t.train_rows, torch.Generator().manual_seed(0), training=False).bound.detach().mean()
+    t.fit()
+    assert t.progress.epoch == portions + 1
+    assert [row["train_elbo"] for row in t.run.metrics()] == pytest.approx([float(elbo)] * (portions + 1), rel=0.5)
+    whole = trainer(tmp_path / "whole", images, epochs=2)
+    assert len(np.concatenate(whole._batches(1))) == 54
 
 
 def test_nan_names_the_particle(tmp_path, images):

@@ -67,6 +67,34 @@ def test_what_is_asked_for_is_taken(monkeypatch):
     assert worker_count(3, CPU)[0] == 3
 
 
+def test_their_number_follows_the_machine_between_epochs(monkeypatch):
+    """A program that is busy when a run begins does not leave hours of it on one thread."""
+    idle, now, said = [1], [0.0], []
+    monkeypatch.setattr(workers, "idle_cores", lambda: idle[0])
+    monkeypatch.setattr(workers, "usable_cores", lambda: 4)
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    with working(1, CPU, most=2, say=said.append) as some, working(1, CPU, say=said.append) as fixed:
+        idle[0] = 4
+        some.follow()
+        assert some.count == 1  # counted a moment ago
+        now[0] += workers.FOLLOW_S + 1
+        some.follow()
+        fixed.follow()
+        assert (some.count, fixed.count) == (2, 1)
+        meeting = threading.Barrier(2, timeout=20)
+        assert some.each(lambda _: meeting.wait() >= 0, range(2)) == [True, True]
+        now[0] += workers.FOLLOW_S + 1
+        some.follow()
+        idle[0] = 0
+        now[0] += workers.FOLLOW_S + 1
+        some.follow()
+        assert some.count == 1
+    assert [line.split(" (")[0] for line in said] == [
+        "from here on 2 threads on 4 cores",
+        "from here on 1 thread, 0 of 4 cores are idle",
+    ]
+
+
 @pytest.mark.skipif(not workers.STAT.exists(), reason="only Linux says how long each core was idle")
 def test_a_busy_core_is_not_idle(monkeypatch, tmp_path):
     """Two looks at the counters of a machine with four cores, one of them busy."""
