@@ -82,10 +82,11 @@ def emsvae(capsys: pytest.CaptureFixture[str]) -> Emsvae:
     return Emsvae(capsys)
 
 
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings draw nothing, which is most of the time of a tiny one."""
-    monkeypatch.setattr("emspatialvae.analysis.report.run_figures.draw", lambda *_: None)
+@pytest.fixture(autouse=True)
+def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings in this process draw nothing, which is most of the time of a tiny one, but in tests that are marked ``draws``."""
+    if request.node.get_closest_marker("draws") is None:
+        monkeypatch.setattr("emspatialvae.workflows.finish_run._draw", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

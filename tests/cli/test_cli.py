@@ -171,7 +171,7 @@ def test_train_makes_the_whole_run_folder(tiny_run):
     assert not any("/." in f"/{name}" for name in names), "temporary files are left"
 
 
-def test_what_was_assumed_is_printed_logged_and_stored(emsvae, easy_stack, no_figures, here):
+def test_what_was_assumed_is_printed_logged_and_stored(emsvae, easy_stack, here):
     said = emsvae.done("train", easy_stack / "particles.star", *emsvae.TINY, "--z-delay", "2").out
     run = RunDir(here / "particles_emsvae")
     log = (run.path / "run.log").read_text()
@@ -186,7 +186,7 @@ def test_the_run_can_be_asked_what_it_is(emsvae, tiny_run):
     assert "48 particles" in said and "2 epochs" in said and "results      written" in said
 
 
-def test_limit(emsvae, easy_stack, no_figures, here):
+def test_limit(emsvae, easy_stack, here):
     emsvae.done("train", easy_stack / "particles.star", "--limit", "9", *emsvae.TINY)
     table = pd.read_csv(here / "particles_emsvae" / "latents.csv")
     assert table["image_name"].tolist() == [f"{i:06d}@particles.mrcs" for i in range(1, 10)]
@@ -194,13 +194,13 @@ def test_limit(emsvae, easy_stack, no_figures, here):
     assert len(pd.read_csv("five.csv")) == 5
 
 
-def test_a_bare_stack_gives_the_same_numbers(emsvae, easy_stack, tiny_run, no_figures, here):
+def test_a_bare_stack_gives_the_same_numbers(emsvae, easy_stack, tiny_run, here):
     emsvae.done("train", easy_stack / "particles.mrcs", *emsvae.TINY)
     ours, theirs = (pd.read_csv(run / "latents.csv") for run in (here / "particles_emsvae", tiny_run))
     pd.testing.assert_frame_equal(ours, theirs)
 
 
-def test_particles_are_found_from_any_folder(emsvae, easy_stack, no_figures, here, monkeypatch):
+def test_particles_are_found_from_any_folder(emsvae, easy_stack, here, monkeypatch):
     shutil.copytree(easy_stack, here / "project" / "job")
     star = here / "project" / "job" / "particles.star"
     star.write_text(star.read_text().replace("@particles.mrcs", "@job/particles.mrcs"))
@@ -216,7 +216,7 @@ def test_particles_are_found_from_any_folder(emsvae, easy_stack, no_figures, her
 
 
 @pytest.mark.parametrize("engine", ["steerable", "coordinate"])
-def test_resume_equals_an_uninterrupted_run(emsvae, clear_stack, no_figures, here, engine):
+def test_resume_equals_an_uninterrupted_run(emsvae, clear_stack, here, engine):
     train = ["train", clear_stack / "particles.star", *emsvae.TINY[2:], "--batch-size", "40", "--engine", engine]
     emsvae.done(*train, "--out", "whole", "--epochs", "4")
     emsvae.done(*train, "--out", "halves", "--epochs", "2")
@@ -230,7 +230,7 @@ def test_resume_equals_an_uninterrupted_run(emsvae, clear_stack, no_figures, her
     assert (here / "whole" / "latents.csv").read_bytes() == (here / "halves" / "latents.csv").read_bytes()
 
 
-def test_of_a_large_stack_a_part_is_trained_on_and_all_are_inferred(emsvae, clear_stack, no_figures, here):
+def test_of_a_large_stack_a_part_is_trained_on_and_all_are_inferred(emsvae, clear_stack, here):
     train = ["train", clear_stack / "particles.star", *emsvae.TINY[2:], "--epochs", "2", "--z-dim", "1"]
     said = emsvae.done(*train, "--out", "part", "--train-particles", "60").out
     assert "60 of 200 particles are trained on, chosen by chance (--train-particles)" in said
@@ -241,7 +241,7 @@ def test_of_a_large_stack_a_part_is_trained_on_and_all_are_inferred(emsvae, clea
 
 
 @pytest.mark.parametrize("engine", ["steerable", "coordinate"])
-def test_interrupt_leaves_a_usable_run(emsvae, clear_stack, no_figures, here, monkeypatch, engine):
+def test_interrupt_leaves_a_usable_run(emsvae, clear_stack, here, monkeypatch, engine):
     import signal
 
     from emspatialvae.training.trainer import Trainer
@@ -333,7 +333,7 @@ def test_evaluate_where_nothing_was_learned(emsvae, easy_stack, tiny_run, here):
 
 
 @pytest.mark.slow
-def test_simulate_train_evaluate_recovers_the_angle(emsvae, no_figures):
+def test_simulate_train_evaluate_recovers_the_angle(emsvae):
     emsvae.done(
         "simulate", "hinge", "--out", "sim", "--particles", "1500", "--box", "24", "--snr", "2", "--shift-px", "0.5"
     )

@@ -40,7 +40,7 @@ def made(easy_stack, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def project(made, tmp_path, monkeypatch, no_figures) -> Path:
+def project(made, tmp_path, monkeypatch) -> Path:
     """A copy of `made`, and the current folder."""
     here = tmp_path / "project"
     shutil.copytree(made, here)
@@ -539,6 +539,7 @@ def test_a_switch_that_was_cut_short_is_carried_out(tmp_path, monkeypatch, step)
     assert not (tmp_path / ".switch").exists()
 
 
+@pytest.mark.draws
 def test_a_figure_that_fails_does_not_cost_the_results(emsvae, project, monkeypatch):
     def fail(run, model, images, latents, folder):
         (folder / "figures").mkdir()
@@ -628,7 +629,7 @@ def test_a_damaged_cache_is_noticed_and_made_again(emsvae, project, kind, damage
         pytest.param("SIGHUP", 129, marks=pytest.mark.slow),
     ],
 )
-def test_signals_end_a_training_as_ctrl_c_does(emsvae, clear_stack, tmp_path, monkeypatch, no_figures, name, code):
+def test_signals_end_a_training_as_ctrl_c_does(emsvae, clear_stack, tmp_path, monkeypatch, name, code):
     from emspatialvae.training.trainer import Trainer
 
     monkeypatch.chdir(tmp_path)

@@ -165,7 +165,7 @@ def test_it_goes_through_every_writer(scored, easy_stack, tmp_path):
     assert np.load(tmp_path / "l.cs")["emsvae/junk"] == pytest.approx(latents.junk, abs=1e-6)
 
 
-def test_older_runs_and_the_coordinate_engine_have_none(tiny_run, easy_stack, tmp_path, no_figures, emsvae):
+def test_older_runs_and_the_coordinate_engine_have_none(tiny_run, easy_stack, tmp_path, emsvae):
     table = pd.read_csv(tiny_run / "latents.csv").drop(columns="junk")
     table.to_csv(tmp_path / "old.csv", index=False)
     assert read_csv(tmp_path / "old.csv", 2, 4.0).junk is None

@@ -14,7 +14,7 @@ N = 40
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch, no_figures) -> Path:
+def here(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -16,7 +16,7 @@ IMAGES = np.random.default_rng(0).normal(size=(12, 24, 24)).astype(np.float32)
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch, no_figures) -> Path:
+def here(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

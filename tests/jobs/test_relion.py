@@ -18,7 +18,7 @@ JOB = Path("External/job007")
 
 
 @pytest.fixture
-def job(easy_stack, emsvae, no_figures, tmp_path, monkeypatch):
+def job(easy_stack, emsvae, tmp_path, monkeypatch):
     """A RELION project with particles, as the current folder, and the command as RELION calls it in an empty job folder."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(easy_stack, "Extract")

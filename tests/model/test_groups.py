@@ -211,7 +211,7 @@ def regrouped(folder, name, groups):
 
 
 @pytest.mark.slow
-def test_groups_of_two_and_a_stray_come_out_as_if_all_were_one(tmp_path, emsvae, no_figures):
+def test_groups_of_two_and_a_stray_come_out_as_if_all_were_one(tmp_path, emsvae):
     """Their likelihoods and poses are those of one group; and groups that training did not see are looked at, too."""
     sim = SimulateConfig(
         "hinge", tmp_path / "sim", particles=400, box=24, snr=0.5, shift_px=1.0, noise_colour="coloured"

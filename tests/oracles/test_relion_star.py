@@ -124,7 +124,7 @@ def test_relion_reads_our_stack(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("relion_stack_create") is None, reason="RELION is not installed")
-def test_relion_takes_the_particles_of_a_bare_stack(emsvae, easy_stack, no_figures, tmp_path, monkeypatch):
+def test_relion_takes_the_particles_of_a_bare_stack(emsvae, easy_stack, tmp_path, monkeypatch):
     """Nothing is known of the microscope, but RELION refuses an optics table without voltage and Cs."""
     monkeypatch.chdir(tmp_path)
     emsvae.done(

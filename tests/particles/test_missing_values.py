@@ -44,7 +44,7 @@ N = 8
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch, no_figures) -> Path:
+def here(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_stack(tmp_path / "s.mrcs", N)
     return tmp_path

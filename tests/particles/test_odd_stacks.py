@@ -152,7 +152,7 @@ def test_nothing_is_left_of_what_was_unpacked(monkeypatch, here):
     assert not any((here / "scratch").iterdir())
 
 
-def test_training_and_export_of_a_compressed_stack(emsvae, here, no_figures):
+def test_training_and_export_of_a_compressed_stack(emsvae, here):
     packed = compress(write_stack(Path("s.mrcs"), blobs(40)), ".gz")
     emsvae.done("train", packed, "--out", "run", *emsvae.TINY, "--z-dim", "1")
     emsvae.done("export", "run", "--star", "out.star", "--aligned", "out.mrcs")

@@ -253,7 +253,7 @@ def test_from_pictures_to_results_and_back(here, emsvae, channels):
     emsvae.done("train", "some.star", "--out", "again", *BERNOULLI, *emsvae.TINY)
 
 
-def test_colour_does_not_go_into_mrc(here, emsvae, no_figures):
+def test_colour_does_not_go_into_mrc(here, emsvae):
     np.save("x.npy", dots(channels=3))
     emsvae.done("train", "x.npy", "--out", "run", *BERNOULLI, *emsvae.TINY)
     assert "end the name in .npy" in emsvae.refused("export", "run", "--aligned", "aligned.mrcs")
@@ -261,7 +261,7 @@ def test_colour_does_not_go_into_mrc(here, emsvae, no_figures):
     assert "trained on 3" in emsvae.refused("infer", "run", "y.npy", "--out", "y.csv")
 
 
-def test_a_folder_from_end_to_end(here, emsvae, no_figures):
+def test_a_folder_from_end_to_end(here, emsvae):
     (here / "pics").mkdir()
     for n, image in enumerate(dots(30)):
         Image.fromarray(image).save(here / "pics" / f"digit {n:03d}.png")

@@ -34,7 +34,7 @@ FILES = {
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch, no_figures) -> Path:
+def here(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

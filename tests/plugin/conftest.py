@@ -47,7 +47,7 @@ def trained_run(simulated, tmp_path_factory) -> Path:
         TrainConfig(epochs=1, infer_turns=1, device="cpu"),
     )
     run, stack = start_run(config, tmp_path_factory.mktemp("runs") / "run", say=lambda _: None)
-    train_run(run, stack, config.train, say=lambda _: None)
+    train_run(run, stack, config.train, figures=False, say=lambda _: None)
     return run.path
 
 

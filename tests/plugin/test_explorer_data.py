@@ -274,7 +274,7 @@ def test_a_film_of_another_kind_is_refused(data, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_with_a_limit_is_the_beginning_of_its_file(easy_stack, no_figures, tmp_path):
+def test_a_run_with_a_limit_is_the_beginning_of_its_file(easy_stack, tmp_path):
     from emspatialvae.cli.main import main
     from emspatialvae.particles.table import open_table
     from emspatialvae.workflows.select import write_selection

@@ -46,7 +46,7 @@ def test_a_run_keeps_profiles_and_draws_them(tiny_run):
     assert "particle_size" in [exhibit.name for exhibit in exhibits.stored(run.figures)]
 
 
-def test_nothing_to_keep_where_the_user_said_it_all(easy_stack, emsvae, tmp_path, no_figures):
+def test_nothing_to_keep_where_the_user_said_it_all(easy_stack, emsvae, tmp_path):
     words = ("--particle-diameter-a", 80, "--invert", "no", "--out", tmp_path / "run", *emsvae.TINY)
     emsvae.done("train", easy_stack / "particles.star", *words)
     assert RunDir(tmp_path / "run").profiles() == {}

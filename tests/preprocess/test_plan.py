@@ -95,7 +95,7 @@ def test_all_that_a_run_is_good_for(folder, emsvae, monkeypatch, kind):
     assert "class_number" not in pd.read_csv(run / "latents.csv")
 
 
-def test_classes_of_a_3d_classification_stay(folder, emsvae, no_figures, monkeypatch):
+def test_classes_of_a_3d_classification_stay(folder, emsvae, monkeypatch):
     """Ours stand beside them; RELION's display of our classes finds ours."""
     monkeypatch.chdir(folder)
     lines = (folder / "sim" / "particles.star").read_text().splitlines(keepends=True)

@@ -162,7 +162,7 @@ def test_unused_particles_are_left_out(emsvae, run, one_figure):
     ],
     ids=lambda flags: "".join(flags),
 )
-def test_every_kind_of_run_has_a_report(emsvae, easy_stack, tmp_path, monkeypatch, no_figures, flags):
+def test_every_kind_of_run_has_a_report(emsvae, easy_stack, tmp_path, monkeypatch, flags):
     monkeypatch.chdir(tmp_path)
     emsvae.done("train", easy_stack / "particles.star", "--out", "run", *Emsvae.TINY, *flags)
     emsvae.done("analyze", "run", "--k", "3", "--colour-by", "z1")
@@ -173,7 +173,7 @@ def test_every_kind_of_run_has_a_report(emsvae, easy_stack, tmp_path, monkeypatc
     assert ("Shift known to" in text) == ("--no-translate" not in flags)
 
 
-def test_cryosparc_runs_are_coloured_by_fields(emsvae, easy_stack, tmp_path, monkeypatch, no_figures):
+def test_cryosparc_runs_are_coloured_by_fields(emsvae, easy_stack, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = np.zeros(48, [("uid", "<u8"), ("blob/path", "S40"), ("blob/idx", "<u4"), ("blob/psize_A", "<f4")])
     table["uid"], table["blob/idx"], table["blob/path"], table["blob/psize_A"] = (

@@ -122,7 +122,7 @@ def test_other_classes_replace_the_old_ones_and_say_so(run, emsvae):
 
 
 @pytest.mark.slow
-def test_classes_of_a_clear_stack_are_in_the_order_of_the_truth(clear_stack, tmp_path, monkeypatch, emsvae, no_figures):
+def test_classes_of_a_clear_stack_are_in_the_order_of_the_truth(clear_stack, tmp_path, monkeypatch, emsvae):
     monkeypatch.chdir(tmp_path)
     emsvae.done("train", clear_stack / "particles.star", "--out", "run", *SHORT)
     emsvae.done("classes", "run", "--k", "4")
@@ -135,7 +135,7 @@ def test_classes_of_a_clear_stack_are_in_the_order_of_the_truth(clear_stack, tmp
     assert (classes.resolution_A[:, 0] <= classes.resolution_A[:, 1]).all()
 
 
-def test_classes_of_a_cs_file(easy_stack, tmp_path, monkeypatch, emsvae, no_figures):
+def test_classes_of_a_cs_file(easy_stack, tmp_path, monkeypatch, emsvae):
     monkeypatch.chdir(tmp_path)
     shutil.copy(easy_stack / "particles.mrcs", tmp_path / "particles.mrcs")
     n = 48
@@ -161,7 +161,7 @@ def test_classes_of_a_cs_file(easy_stack, tmp_path, monkeypatch, emsvae, no_figu
     assert written["uid"].tolist() == rows["uid"].tolist()
 
 
-def test_images_that_could_not_be_used_belong_to_no_class(easy_stack, tmp_path, monkeypatch, emsvae, no_figures):
+def test_images_that_could_not_be_used_belong_to_no_class(easy_stack, tmp_path, monkeypatch, emsvae):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(easy_stack, tmp_path / "sim")
     images = load_particles(InputConfig(tmp_path / "sim" / "particles.star")).images(slice(None))

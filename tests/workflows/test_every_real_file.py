@@ -35,7 +35,7 @@ def real_files() -> list[Path]:
 
 
 @pytest.mark.parametrize("path", real_files(), ids=lambda path: path.name)
-def test_info_train_select_export(emsvae, path, tmp_path, monkeypatch, no_figures):
+def test_info_train_select_export(emsvae, path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if path.name in REFUSED:
         assert REFUSED[path.name] in emsvae.refused("train", path)

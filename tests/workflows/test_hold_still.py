@@ -79,7 +79,7 @@ def test_training_needs_the_frame_of_the_mask(easy_stack, masks, emsvae, tmp_pat
     assert "--init-poses" in message
 
 
-def test_training_from_poses_with_a_mask(easy_stack, masks, emsvae, tmp_path, no_figures):
+def test_training_from_poses_with_a_mask(easy_stack, masks, emsvae, tmp_path):
     """The truth's own poses as a start: the run ends in a frame near theirs."""
     out = tmp_path / "held"
     words = ("--init-poses", "--hold-still", masks["whole"], "--out", out, *emsvae.TINY)

@@ -79,7 +79,7 @@ def test_long_preparations_say_a_few_lines(clock, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_log_file_gets_no_carriage_returns(easy_stack, tmp_path, no_figures, emsvae):
+def test_a_log_file_gets_no_carriage_returns(easy_stack, tmp_path, emsvae):
     """The whole command as a queue runs it: a line for each of five epochs, in its output and in run.log."""
     stack, out = easy_stack / "particles.star", tmp_path / "run"
     answer = emsvae.done("train", stack, "--out", out, *emsvae.TINY, "--epochs", "5")
