@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from emspatialvae.config import TrainConfig, train_for
 from emspatialvae.io import room
 from emspatialvae.preprocess.preparation import Preparation
+from emspatialvae.training.stopping import portions_of
 from emspatialvae.workflows.progress import duration
 
 PROGRAM, PER_PARTICLE, PER_PIXEL = 400_000_000, 1400, 250_000
@@ -15,9 +17,10 @@ of the prepared box. From the peaks in benchmarks/README.md (32 px: 0.68 GB for 
 it meets within a fifth; larger boxes are extrapolated."""
 START_S, PREPARED_S = 30.0, 1.7e-4
 """Seconds of what every run does once, and of preparing one image of 64 px."""
-TRAINED_S, INFERRED_S = (0.015, 0.08), (0.0015, 0.005)
-"""Seconds on one thread of training on one particle of 64 px until the run has settled, and of inferring one: alike particles that say much, and
-crowded or faint ones and views from all directions. From the runs in benchmarks/README.md; epochs, and how often poses are searched, are found by the run."""
+STEPS_S, SEARCHED_S, INFERRED_S = (0.011, 0.06), (0.004, 0.02), (0.0015, 0.005)
+"""Seconds on one thread, until the run has settled, of the steps of one particle of an epoch, and of the searches of one that is trained on, and of
+inferring one, at 64 px: alike particles that say much, and crowded or faint ones and views from all directions. From the runs in
+benchmarks/README.md; epochs, and how often poses are searched, are found by the run."""
 SHARED = 0.7
 """Work on t threads takes the t ** SHARED th part of the time."""
 GB = 1e9
@@ -41,9 +44,10 @@ def time_needed(n: int, trained: int, preparation: Preparation, width_px: int, t
     """
     reading = START_S + n * PREPARED_S * (width_px / 64) ** 2
     size = preparation.box / 64 / threads**SHARED
+    epoch = trained / portions_of(trained, train_for(TrainConfig(), "steerable").batch_size or 1)
     least, most = (
-        reading + size * (trained * of_trained + n * of_inferred)
-        for of_trained, of_inferred in zip(TRAINED_S, INFERRED_S, strict=True)
+        reading + size * (epoch * steps + trained * searched + n * inferred)
+        for steps, searched, inferred in zip(STEPS_S, SEARCHED_S, INFERRED_S, strict=True)
     )
     return least, most
 

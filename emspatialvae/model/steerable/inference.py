@@ -153,6 +153,22 @@ class Inference:
             found.near, torch.where((value[:, 1] > value[:, 0])[:, None], proposed, found.z), found.log_evidence
         )
 
+    @torch.no_grad()
+    def best_start(self, observation: Observation, poses: Poses, z: Tensor, templates: Tensor) -> Tensor:
+        """Where to look for z at poses that are known: what explains each image best of ``z`` [n, z_dim], the encoder's proposal and J ``templates`` [J, z_dim].
+
+        Small steps from z alone would keep particles where they once were, on either side of a fold of the decoder that nothing then straightens.
+        """
+        upright = self.search.canonical(observation.plane, poses)
+        form = self.search.metric.form(observation.information)
+        drawn = self.decoder(templates)
+        value = upright @ drawn.T - half_norm(drawn.expand(len(upright), -1, -1), observation, self.search.metric)
+        nearest = templates[(value - 0.5 * (templates**2).sum(1)).argmax(1)]
+        starts = torch.stack([z, nearest, self.proposal(observation, poses).mean], 1)
+        drawn = self.decoder(starts)
+        value = (upright[:, None] * drawn).sum(-1) - form.half_square(drawn) - 0.5 * (starts**2).sum(-1)
+        return starts[torch.arange(len(z), device=z.device), value.argmax(1)]
+
     def zooms(self) -> list[float]:
         """From half a step of the coarse search downwards to 1, and 1 once more."""
         widest = 1.0

@@ -196,6 +196,7 @@ class SteerableVAE(ParticleVAE):
             near = self.search.local_search(observation, poses, self.decoder(z), zoom=zoom)
             zero = torch.zeros_like(near.log_evidence)
             return Elbo(near.log_evidence, zero, zero, zero), Refined(near, z, near.log_evidence.detach())
+        start = self.inference.best_start(observation, poses, start, self.anchors)
         q = self.inference.q(observation, poses, start, STEPS_IN_TRAINING)
         unit = standard_normal((len(observation), draws, self.z_dim), generator, observation.plane)
         z, log_weight = q.samples(unit)
