@@ -96,6 +96,7 @@ class SearchedObjective(TableObjective):
             "noise_until": self.noise_until,
             "unsettled_epochs": self.unsettled_epochs,
             "searches": sorted(self.searches),
+            "templates": self.templates,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -106,6 +107,7 @@ class SearchedObjective(TableObjective):
         self.from_templates = state["from_templates"]
         self.trials = None if state["trials"] is None else LatentTrials(**state["trials"])
         self.searches = set(state["searches"])
+        self.templates = state.get("templates", self.model.anchors.clone()).to(self.device)
         self.noise_until, self.unsettled_epochs = state["noise_until"], state["unsettled_epochs"]
 
     @property
@@ -142,6 +144,8 @@ class SearchedObjective(TableObjective):
         searched = epoch in self.searches or epoch % SEARCH_EVERY == 0
         if epoch > self.z_delay and searched:
             self.model.anchors = self._anchors(some[:ANCHOR_PARTICLES], epoch)
+        if epoch == 0 or (epoch > self.z_delay and searched):
+            self.templates = self.model.anchors.clone()
         if self.model.scale != "none" and epoch > 0:
             self.update_scales(rows)
         if self.z_delay < epoch < self.noise_until:
@@ -212,6 +216,7 @@ class SearchedObjective(TableObjective):
         if z_dim != self.model.z_dim:
             self.model.resize_latents(z_dim, torch.Generator().manual_seed(self.config.seed))
             self.table = self.table.with_latents(z_dim)
+            self.templates = self.model.anchors.clone()
 
     @torch.no_grad()
     def finish_epoch(
@@ -230,10 +235,10 @@ class SearchedObjective(TableObjective):
             return False
         if trials.size > trials.kept:
             new = bound()
-            networks, table = self.model.networks, self.table
+            networks, table, templates = self.model.networks, self.table, self.templates
             self._set_z_dim(trials.kept)
             if trials.judge(new - bound(), float(new.mean())):
-                self.model.networks, self.table = networks, table
+                self.model.networks, self.table, self.templates = networks, table, templates
         if not trials.over:
             trials.begin(epoch)
         if not trials.over:
@@ -259,6 +264,7 @@ class SearchedObjective(TableObjective):
             model.fix_gauge(z[torch.from_numpy(some)])
             poses, consensus = model.gauge.into_common(poses, z), model.gauge.reference.clone()
         model.set_z_dim(model.z_dim, self.config.seed)
+        self.templates = model.anchors.clone()
         model.decoder.start_from(consensus, torch.Generator().manual_seed(self.config.seed))
         self.table = replace(
             table, theta_rad=poses.theta_rad.cpu(), shift_px=poses.shift_px.cpu(), z=torch.zeros_like(table.z)

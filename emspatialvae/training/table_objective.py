@@ -54,6 +54,8 @@ class TableObjective(Objective):
         self.typical = 1.0
         """Mean amplitude of the particles."""
         self.draws = config.draws or DRAWS
+        self.templates = model.anchors.clone()
+        """Latents that each step looks from; not the model's own search templates, which are others once a run has ended."""
         self.groups = torch.zeros(n, dtype=torch.long) if groups is None else torch.from_numpy(groups).long()
         self.from_templates = False
         self.given = start is not None
@@ -118,6 +120,7 @@ class TableObjective(Objective):
             jitter=training,
             zoom=zoom,
             draws=self.draws,
+            templates=self.templates,
         )
         if keep:
             self._keep(rows, found)

