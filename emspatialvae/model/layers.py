@@ -33,6 +33,14 @@ NEW_INPUT_SD = 0.1
 """Of the weights by which a network listens to an input that it did not have so far."""
 
 
+def resized_latents(z: Tensor, z_dim: int) -> Tensor:
+    """Latents [n, any number of coordinates] with ``z_dim`` coordinates, [n, z_dim]: surplus ones are left out, new ones are 0."""
+    shared = min(z_dim, z.shape[1])
+    out = z.new_zeros(len(z), z_dim)
+    out[:, :shared] = z[:, :shared]
+    return out
+
+
 @torch.no_grad()
 def copy_shared(old: nn.Module, new: nn.Module, generator: torch.Generator | None) -> None:
     """Give ``new`` the weights of ``old``, a network of the same kind with more or fewer inputs.

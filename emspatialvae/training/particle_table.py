@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from emspatialvae.model.layers import resized_latents
+
 
 @dataclass(frozen=True)
 class ParticleTable:
@@ -33,10 +35,7 @@ class ParticleTable:
 
     def with_latents(self, z_dim: int) -> "ParticleTable":
         """The same with so many latent coordinates; new ones are 0."""
-        z = torch.zeros(len(self.z), z_dim)
-        shared = min(z_dim, self.z.shape[1])
-        z[:, :shared] = self.z[:, :shared]
-        return replace(self, z=z)
+        return replace(self, z=resized_latents(self.z, z_dim))
 
     def rows(self, index: Tensor) -> Tensor:
         """All that is known of some particles, as numbers; [k, 6 + z_dim]."""

@@ -10,16 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emspatialvae.config import TrainConfig
-from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
+from emspatialvae.model.layers import resized_latents
 from emspatialvae.model.steerable.inference import Refined
 from emspatialvae.model.steerable.initialise import CONSENSUS_PARTICLES, LEAST_NOISE, find_consensus
 from emspatialvae.model.steerable.poses import Poses
 from emspatialvae.model.steerable.template_start import start_from_templates, template_count
-from emspatialvae.model.steerable.vae import SteerableVAE
 from emspatialvae.training.latent_count import FEWEST_EPOCHS, LatentTrials
-from emspatialvae.training.objective import Load, Rows
+from emspatialvae.training.objective import Rows
 from emspatialvae.training.particle_table import ParticleTable
 from emspatialvae.training.search_templates import search_templates
 from emspatialvae.training.table_objective import DRAWS, TableObjective
@@ -54,34 +52,14 @@ NEVER = 1_000_000
 
 
 class SearchedObjective(TableObjective):
-    """The steerable engine: a table of poses, searched everywhere now and then and nearby in every step.
+    """The steerable engine: a table of poses, searched everywhere now and then and nearby in every step."""
 
-    Parameters
-    ----------
-    learn_shift_prior
-        Let the s.d. of the shift's prior follow the shifts that are found.
-    model, load, n, config, device, start, groups
-        See `TableObjective`.
-    """
-
-    def __init__(
-        self,
-        model: SteerableVAE,
-        load: Load,
-        n: int,
-        config: TrainConfig,
-        device: torch.device,
-        start: Pose2D | None = None,
-        learn_shift_prior: bool = True,
-        groups: NDArray[np.int32] | None = None,
-    ) -> None:
-        super().__init__(model, load, n, config, device, start, groups)
-        self.learn_shift_prior = learn_shift_prior
-        self.z_delay = config.z_delay or 0
-        self.unsettled_epochs = self.noise_until = NOISE_EPOCHS
-        self.searches: set[int] = set(SEARCH_EPOCHS)
-        self.trials: LatentTrials | None = None
-        self.evidence = math.nan
+    unsettled_epochs = noise_until = NOISE_EPOCHS
+    searches: frozenset[int] = frozenset(SEARCH_EPOCHS)
+    """Epochs (from 0) before which poses are searched everywhere, beside every `SEARCH_EVERY`-th."""
+    trials: LatentTrials | None = None
+    evidence: float = math.nan
+    """Of the consensus over noise alone, in nats per particle, where it was looked at."""
 
     def state_dict(self) -> dict[str, Any]:
         """The table of poses, what amplitudes are relative to, and how many latents are drawn and why."""
@@ -106,7 +84,7 @@ class SearchedObjective(TableObjective):
         self.draws, self.evidence = state["draws"], state["evidence"]
         self.from_templates = state["from_templates"]
         self.trials = None if state["trials"] is None else LatentTrials(**state["trials"])
-        self.searches = set(state["searches"])
+        self.searches = frozenset(state["searches"])
         self.templates = state.get("templates", self.model.anchors.clone()).to(self.device)
         self.noise_until, self.unsettled_epochs = state["noise_until"], state["unsettled_epochs"]
 
@@ -216,7 +194,7 @@ class SearchedObjective(TableObjective):
         if z_dim != self.model.z_dim:
             self.model.resize_latents(z_dim, torch.Generator().manual_seed(self.config.seed))
             self.table = self.table.with_latents(z_dim)
-            self.templates = self.model.anchors.clone()
+            self.templates = resized_latents(self.templates, z_dim)
 
     @torch.no_grad()
     def finish_epoch(
@@ -243,7 +221,7 @@ class SearchedObjective(TableObjective):
             trials.begin(epoch)
         if not trials.over:
             self._set_z_dim(trials.size)
-            self.searches.add(epoch + TRIAL_SEARCH)
+            self.searches |= {epoch + TRIAL_SEARCH}
             return True
         self.unsettled_epochs = epoch
         if trials.kept > 1:

@@ -35,8 +35,10 @@ class TableObjective(Objective):
         Number of all particles.
     start
         Poses to begin with, shifts in prepared pixels; NaN where a particle has none [default: none, everything is searched].
+    learn_shift_prior
+        Let the s.d. of the shift's prior follow the shifts that are found.
     groups
-        Optics group of each particle; [n].
+        Optics group of each particle; [n] [default: all in one].
     """
 
     def __init__(
@@ -46,10 +48,13 @@ class TableObjective(Objective):
         n: int,
         config: TrainConfig,
         device: torch.device,
-        start: Pose2D | None,
-        groups: NDArray[np.int32] | None,
+        start: Pose2D | None = None,
+        learn_shift_prior: bool = True,
+        groups: NDArray[np.int32] | None = None,
     ) -> None:
         self.model, self.load, self.config, self.device = model, load, config, device
+        self.learn_shift_prior = learn_shift_prior
+        self.z_delay = config.z_delay or 0
         self.table = ParticleTable.zeros(n, model.z_dim)
         self.typical = 1.0
         """Mean amplitude of the particles."""

@@ -20,7 +20,7 @@ from emspatialvae.model.distributions import DiagonalGaussian, LatentAndPose, lo
 from emspatialvae.model.interface import Estimate
 from emspatialvae.model.steerable.gauge import Gauge
 from emspatialvae.model.steerable.global_search import ANGLES_EVERYWHERE, COARSE_STEP_PX
-from emspatialvae.model.steerable.latent_posterior import LatentPosterior, latent_posterior
+from emspatialvae.model.steerable.latent_posterior import LatentPosterior, latent_posterior, log_joint
 from emspatialvae.model.steerable.modes import IMPOSSIBLE, best_of, mixture, without_doubles
 from emspatialvae.model.steerable.networks import CanonicalDecoder
 from emspatialvae.model.steerable.observation import Observation, half_norm
@@ -107,12 +107,11 @@ class Inference:
         """``q(z | y)`` at the given poses, from ``start`` [n, z_dim] or from where the encoder proposes; see `best_start` for ``templates``."""
         upright = self.search.canonical(observation.plane, poses)
         form = self.search.metric.form(observation.information)
-        if start is None or templates is not None:
+        if start is None:
+            start = self.proposal(observation, poses).mean
+        elif templates is not None:
             proposed = self.proposal(observation, poses).mean
-            if start is None or templates is None:
-                start = proposed
-            else:
-                start = self.best_start(upright, form, torch.stack([start, proposed], 1), templates)
+            start = self.best_start(upright, form, torch.stack([start, proposed], 1), templates)
         return latent_posterior(self.decoder, upright, form, start, steps)[0]
 
     @torch.no_grad()
@@ -126,10 +125,12 @@ class Inference:
         whole, strength = form.mean()
         half_squares = 0.5 * ((drawn @ whole) * drawn).sum(1)
         value = upright @ drawn.T - strength[:, None] * half_squares - 0.5 * (templates**2).sum(1)
-        starts = torch.cat([starts, templates[value.argmax(1)][:, None]], 1)
-        drawn = self.decoder(starts)
-        value = (upright[:, None] * drawn).sum(-1) - form.half_square(drawn) - 0.5 * (starts**2).sum(-1)
-        return starts[torch.arange(len(starts), device=starts.device), value.argmax(1)]
+        return self._likeliest(upright, form, torch.cat([starts, templates[value.argmax(1)][:, None]], 1))
+
+    def _likeliest(self, upright: Tensor, form: RingForm, some: Tensor) -> Tensor:
+        """Of K latents [n, K, z_dim] each the one that explains its image best; [n, z_dim]."""
+        value = log_joint(upright[:, None], self.decoder(some), some, form)
+        return some[torch.arange(len(some), device=some.device), value.argmax(1)]
 
     # ---------------------------------------------------------------------------------------------------- one pose
 
@@ -172,12 +173,8 @@ class Inference:
         form = self.search.metric.form(observation.information)
         upright = self.search.canonical(observation.plane, found.near.mean)
         proposed = self.proposal(observation, found.near.mean).mean
-        both = torch.stack([found.z, proposed], 1)
-        drawn = self.decoder(both)
-        value = (upright[:, None] * drawn).sum(-1) - form.half_square(drawn) - 0.5 * (both**2).sum(-1)
-        return Refined(
-            found.near, torch.where((value[:, 1] > value[:, 0])[:, None], proposed, found.z), found.log_evidence
-        )
+        z = self._likeliest(upright, form, torch.stack([found.z, proposed], 1))
+        return Refined(found.near, z, found.log_evidence)
 
     def zooms(self) -> list[float]:
         """From half a step of the coarse search downwards to 1, and 1 once more."""

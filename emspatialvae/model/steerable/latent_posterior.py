@@ -93,14 +93,14 @@ def latent_posterior(
     """
     z = start
     drawn, slopes = decoder.with_slopes(z)
-    value = _log_joint(upright, drawn, z, form)
+    value = log_joint(upright, drawn, z, form)
     for _ in range(steps):
         gradient = _apply(slopes, upright - form.applied(drawn)) - z
         root = _precision_root(slopes, form)
         step = torch.cholesky_solve(gradient[..., None], root)[..., 0]
         step = step * (LONGEST_STEP / step.norm(dim=1, keepdim=True).clamp(min=LONGEST_STEP))
         tried = z[:, None] + torch.tensor(SHORTER, device=z.device)[:, None] * step[:, None]
-        values = _log_joint(upright[:, None], decoder(tried), tried, form)
+        values = log_joint(upright[:, None], decoder(tried), tried, form)
         best_value, best = values.max(1)
         better = best_value > value
         z = torch.where(better[:, None], tried[torch.arange(len(z), device=z.device), best], z)
@@ -122,5 +122,9 @@ def _precision_root(slopes: Tensor, form: RingForm) -> Tensor:
     return torch.linalg.cholesky(precision)
 
 
-def _log_joint(upright: Tensor, drawn: Tensor, z: Tensor, form: RingForm) -> Tensor:
+def log_joint(upright: Tensor, drawn: Tensor, z: Tensor, form: RingForm) -> Tensor:
+    """Log p(y | z) + log p(z), against noise alone and but for a constant, in nats; [n, ...].
+
+    ``upright`` [n, ..., 2 R] are images with their poses taken out, ``drawn`` [n, ..., 2 R] what the decoder draws for z [n, ..., z_dim].
+    """
     return (upright * drawn).sum(-1) - form.half_square(drawn) - 0.5 * (z**2).sum(-1)

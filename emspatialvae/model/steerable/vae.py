@@ -19,7 +19,7 @@ from emspatialvae.model.batch import Batch
 from emspatialvae.model.distributions import LatentAndPose, log_normal, standard_normal
 from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.interface import Elbo, Estimate, ParticleVAE
-from emspatialvae.model.layers import copy_shared
+from emspatialvae.model.layers import copy_shared, resized_latents
 from emspatialvae.model.steerable.basis import Disk, SteerableBasis
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.gauge import Gauge, register
@@ -123,9 +123,7 @@ class SteerableVAE(ParticleVAE):
         self.set_z_dim(z_dim, seed=0)  # what is random in it is overwritten or, in the gauge, fitted from the beginning
         copy_shared(decoder, self.decoder, generator)
         self.encoder.copy_shared(encoder)
-        shared = min(z_dim, anchors.shape[1])
-        self.anchors = anchors.new_zeros(len(anchors), z_dim)
-        self.anchors[:, :shared] = anchors[:, :shared]
+        self.anchors = resized_latents(anchors, z_dim)
 
     @classmethod
     def of_state(cls, config: ModelConfig, images: ImageSpec, state: dict[str, Tensor]) -> "SteerableVAE":
