@@ -1,8 +1,11 @@
 """The prepared images of a run."""
 
-from emspatialvae.errors import ParticleFileError
+import socket
+
+from emspatialvae.errors import EmsvaeError, ParticleFileError
+from emspatialvae.jobs import ranks
 from emspatialvae.particles.stack import ParticleStack
-from emspatialvae.preprocess.cache import PreparedImages, forget_other_caches, prepared_images
+from emspatialvae.preprocess.cache import PreparedImages, cached_images, forget_other_caches, prepared_images
 from emspatialvae.results.run_folder import RunDir
 from emspatialvae.workflows.progress import Say, bar
 
@@ -23,4 +26,32 @@ def open_images(run: RunDir, stack: ParticleStack, say: Say = lambda _: None) ->
         forget_other_caches(stack, manifest.preparation, cache, manifest.config.prepare.cache_dtype)
     if not images.usable.any():
         raise ParticleFileError(f"{stack.source}: every image is constant or holds NaN; there is nothing to learn from")
+    return images
+
+
+def images_of_rank(run: RunDir, stack: ParticleStack, say: Say = lambda _: None) -> PreparedImages:
+    """`open_images` for each of several ranks: made, and every byte looked at, by one rank of each machine.
+
+    On a disk that all machines see the first rank makes them; where ``--cache`` names a disk of each machine's own, one rank of each does.
+
+    Raises
+    ------
+    EmsvaeError
+        Images that one rank has made are not there for another one of its machine.
+    """
+    team = ranks.present()
+    if team.count == 1:
+        return open_images(run, stack, say)
+    team.by_first(lambda: len(open_images(run, stack, say)))
+    if team.local_rank == 0 and not team.first:
+        open_images(run, stack)
+    team.exchanged(None)
+    prepare = run.manifest.config.prepare
+    cache = prepare.cache or run.path / "cache"
+    images = cached_images(stack, run.manifest.preparation, cache, prepare.cache_dtype)
+    if images is None:
+        raise EmsvaeError(
+            f"rank {team.rank} on {socket.gethostname()} does not see the prepared images that rank 0 of that machine has in {cache}; name a "
+            "folder that all ranks of a machine see with --cache"
+        )
     return images

@@ -27,7 +27,7 @@ from emspatialvae.workflows import room
 from emspatialvae.workflows.begin_run import run_order, start_poses
 from emspatialvae.workflows.finish_run import finish_run
 from emspatialvae.workflows.progress import Say
-from emspatialvae.workflows.run_images import open_images
+from emspatialvae.workflows.run_images import images_of_rank
 
 if TYPE_CHECKING:
     from emspatialvae.model.interface import ParticleVAE
@@ -106,10 +106,7 @@ def _train_run(
     _check_same_particles(stack)
     order = run_order(run, stack)
     stack_of_file, stack = stack, stack if order is None else stack.subset(order)
-    team = ranks.present()
-    if team.count > 1:  # only the first rank makes or mends the cache
-        team.by_first(lambda: len(open_images(run, stack, say=say)))
-    images = open_images(run, stack, say=say)
+    images = images_of_rank(run, stack, say)
     _check_enough(images)
     known = ~without_ctf(stack, manifest.preparation.ctf) if manifest.preparation.skip_bad_ctf else True
     bad = np.flatnonzero(~images.usable & known)

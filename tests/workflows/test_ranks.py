@@ -1,6 +1,7 @@
 """Several processes train and infer together, as torchrun starts them: the result is that of one process, and nothing hangs or is lost."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,9 +16,13 @@ import pandas as pd
 import pytest
 
 from emspatialvae.cli.main import main
+from emspatialvae.config import InputConfig
 from emspatialvae.errors import EmsvaeError
+from emspatialvae.jobs import ranks
 from emspatialvae.jobs.ranks import ALONE, Ranks, of_environment
+from emspatialvae.particles.load import load_particles
 from emspatialvae.results.run_folder import RunDir
+from emspatialvae.workflows.run_images import images_of_rank
 from tests.conftest import Emsvae
 
 FLAGS = (*Emsvae.TINY[2:], "--z-dim", "1", "--threads", "1")
@@ -217,6 +222,26 @@ def test_shares_come_back_in_order(monkeypatch, count, total):
     monkeypatch.setattr(Ranks, "exchanged", lambda self, mine: shares)
     for rank in range(count):
         assert Ranks(rank, count).in_order(shares[rank], total) == items
+
+
+@pytest.mark.parametrize("local_rank", [0, 1])
+def test_a_machine_with_a_disk_of_its_own_prepares_images_there(alone, tmp_path, monkeypatch, local_rank):
+    """``--cache`` names a folder that the first machine has filled, and the second one has not."""
+    particles, run = alone
+    shutil.copytree(run, tmp_path / "run")
+    copy = RunDir(tmp_path / "run")
+    cache, stack = copy.path / "cache", load_particles(InputConfig(particles))
+    before = {file.name: file.read_bytes() for file in cache.iterdir()}
+    for file in cache.iterdir():
+        file.unlink()
+    monkeypatch.setattr(Ranks, "exchanged", lambda self, mine: [(len(stack), 0)])
+    monkeypatch.setattr(ranks, "_present", Ranks(2 + local_rank, 4, local_rank, 2))
+    if local_rank:  # the first rank of this machine has put them where this one does not look
+        with pytest.raises(EmsvaeError, match=re.escape(f"rank 3 on {socket.gethostname()} does not see")):
+            images_of_rank(copy, stack)
+    else:
+        assert len(images_of_rank(copy, stack)) == len(stack)
+        assert {file.name: file.read_bytes() for file in cache.iterdir()} == before
 
 
 ONE_ERROR = """
