@@ -104,7 +104,7 @@ class Sample:
 
     def about(self, row: int, count: int = 100) -> Contrast | None:
         """The particles of the sample nearest in z to one particle against the others."""
-        z, spread = self.data.latents.z, self.data.z_spread
+        z, spread = self.data.latents.z, self.data.neighbours.spread
         if not len(self.rows):
             return None
         distance = (((z[self.rows] - z[row]) / spread) ** 2).sum(1)

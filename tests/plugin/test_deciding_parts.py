@@ -164,11 +164,11 @@ def test_a_umap_is_made_once(trained_run, tmp_path, monkeypatch):
 
     monkeypatch.setattr("emspatialvae.analysis.latent_space.embedding.umap_plane", plane)
     run = shutil.copytree(trained_run, tmp_path / "run")
-    first, again = RunData.open(run).umap, RunData.open(run).umap
+    first, again = RunData.open(run).axes.umap, RunData.open(run).axes.umap
     np.testing.assert_allclose(first, again, atol=1e-6)
     assert made == [PARTICLES - 1]
     (run / "umap.npz").write_bytes(b"cut short")
-    np.testing.assert_allclose(RunData.open(run).umap, first, atol=1e-6)
+    np.testing.assert_allclose(RunData.open(run).axes.umap, first, atol=1e-6)
     assert len(made) == 2
 
 
@@ -187,8 +187,8 @@ def test_images_in_colour_are_averaged_over_their_channels(data, monkeypatch):
 
 
 def test_axes_are_columns_of_numbers(data):
-    assert "rlnImageName" in data.column_names and "rlnImageName" not in data.number_columns
-    assert {"emsvaeZ1", "rlnAnglePsi"} <= set(data.number_columns)
+    assert "rlnImageName" in data.columns.names and "rlnImageName" not in data.columns.numbers
+    assert {"emsvaeZ1", "rlnAnglePsi"} <= set(data.columns.numbers)
 
 
 def test_a_run_on_a_cs_file_lists_its_micrographs(trained_run, tmp_path):
@@ -199,9 +199,9 @@ def test_a_run_on_a_cs_file_lists_its_micrographs(trained_run, tmp_path):
     with (run / "particles.cs").open("wb") as stream:
         np.save(stream, rows)
     data = RunData.open(run)
-    assert "location/micrograph_path" in data.column_names
-    assert "ctf/df1_A" in data.number_columns and "location/micrograph_path" not in data.number_columns
-    assert (data.column("location/micrograph_path") == "a.mrc").sum() == 30
+    assert "location/micrograph_path" in data.columns.names
+    assert "ctf/df1_A" in data.columns.numbers and "location/micrograph_path" not in data.columns.numbers
+    assert (data.columns.read("location/micrograph_path") == "a.mrc").sum() == 30
 
 
 def test_names_in_the_scatter_do_not_lie_on_each_other():
@@ -256,14 +256,14 @@ def test_averages_from_the_sample_are_those_of_its_members(data):
 
 def test_components_and_contents_are_the_same_places(data):
     z = data.latents.z[data.used[4]]
-    np.testing.assert_allclose(data.from_components(data.to_components(z)), z)
-    np.testing.assert_allclose(data.to_components(z), data.components[4])
-    assert data.component_share.sum() == pytest.approx(1)
+    np.testing.assert_allclose(data.axes.from_components(data.axes.to_components(z)), z)
+    np.testing.assert_allclose(data.axes.to_components(z), data.axes.components[4])
+    assert data.axes.component_share.sum() == pytest.approx(1)
 
 
 def test_places_without_particles_are_told(data):
-    assert data.count_near(data.latents.z[data.used].mean(0)) > 10
-    assert data.count_near(np.full(data.z_dim, 50.0)) == 0
+    assert data.neighbours.count(data.latents.z[data.used].mean(0)) > 10
+    assert data.neighbours.count(np.full(data.z_dim, 50.0)) == 0
 
 
 def test_a_path_through_the_data_goes_round_a_gap():

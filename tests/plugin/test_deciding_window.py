@@ -506,7 +506,7 @@ def test_sliders_along_principal_components(explorer, qtbot):
     assert not [text for text in labels if text.startswith("z1")], "labels of the sliders before are gone"
     data = explorer.session.data
     page.z_sliders[0].setValue(1.0)
-    np.testing.assert_allclose(data.to_components(page.z)[0], 1.0, atol=0.01)
+    np.testing.assert_allclose(data.axes.to_components(page.z)[0], 1.0, atol=0.01)
 
 
 @pytest.mark.slow

@@ -47,29 +47,31 @@ def test_a_run_without_its_particles_still_has_results(trained_run, simulated, t
     for _ in range(2):
         with pytest.raises(EmsvaeError, match=r"gone\.star"):
             _ = data.stack
-    assert len(data.column("emsvaeZ1")) == 60 and data.where("emsvaeUsed == 1").sum() == 59
+    assert len(data.columns.read("emsvaeZ1")) == 60 and data.columns.where("emsvaeUsed == 1").sum() == 59
 
 
 # -------------------------------------------------------------------------------------------------------------- columns
 
 
 def test_columns_are_those_of_the_star_file(data):
-    assert {"rlnImageName", "emsvaeZ1", "rlnAnglePsi"} <= set(data.column_names)
-    np.testing.assert_allclose(data.column("emsvaeZ1"), data.latents.z[:, 0], atol=1e-6)
-    assert data.column("rlnImageName")[3] == data.latents.names[3]
+    assert {"rlnImageName", "emsvaeZ1", "rlnAnglePsi"} <= set(data.columns.names)
+    np.testing.assert_allclose(data.columns.read("emsvaeZ1"), data.latents.z[:, 0], atol=1e-6)
+    assert data.columns.read("rlnImageName")[3] == data.latents.names[3]
     with pytest.raises(EmsvaeError, match="no column emsvaeNothing"):
-        data.column("emsvaeNothing")
+        data.columns.read("emsvaeNothing")
 
 
 def test_cells_of_unused_particles_are_those_of_the_file(data):
     # The results hold zero for them, the file what stood there before: here nothing, which is a zero as well.
-    assert data.column("rlnAnglePsi")[CONSTANT] == 0 and data.column("emsvaeUsed")[CONSTANT] == 0
+    assert data.columns.read("rlnAnglePsi")[CONSTANT] == 0 and data.columns.read("emsvaeUsed")[CONSTANT] == 0
 
 
 def test_conditions_are_those_of_emsvae_select(data):
-    np.testing.assert_array_equal(data.where("emsvaeZ1 > 0"), (data.column("emsvaeZ1") > 0) & data.latents.used)
+    np.testing.assert_array_equal(
+        data.columns.where("emsvaeZ1 > 0"), (data.columns.read("emsvaeZ1") > 0) & data.latents.used
+    )
     with pytest.raises(EmsvaeError):
-        data.where("__import__('os')")
+        data.columns.where("__import__('os')")
 
 
 # --------------------------------------------------------------------------------------------------------------- planes
@@ -77,36 +79,36 @@ def test_conditions_are_those_of_emsvae_select(data):
 
 def test_unused_particles_have_no_place(data):
     for name in ("z1", "PC2", "rlnLogLikeliContribution", "emsvaeMisfit"):
-        values = data.coordinate(name)
+        values = data.axes.coordinate(name)
         assert np.flatnonzero(np.isnan(values)).tolist() == [CONSTANT]
     with pytest.raises(EmsvaeError, match="holds texts"):
-        data.coordinate("rlnImageName")
+        data.axes.coordinate("rlnImageName")
 
 
 def test_components_are_uncorrelated_and_ordered(data):
-    first, second = data.components.T
+    first, second = data.axes.components.T
     assert first.var() >= second.var() and np.corrcoef(first, second)[0, 1] == pytest.approx(0, abs=1e-9)
 
 
 def test_latents_go_to_the_plane_and_back(data):
     z = np.array([[0.3, -0.2], [1.0, 0.5]])
-    np.testing.assert_allclose(data.place(z, ("z2", "z1")), z[:, ::-1])
-    np.testing.assert_allclose(data.content_at(z[:, ::-1], ("z2", "z1")), z)
+    np.testing.assert_allclose(data.axes.place(z, ("z2", "z1")), z[:, ::-1])
+    np.testing.assert_allclose(data.axes.latents_at(z[:, ::-1], ("z2", "z1")), z)
     # Principal components of two coordinates are the same plane, turned.
     both = data.used[:5]
-    placed = data.place(data.latents.z[both], ("PC1", "PC2"))
-    np.testing.assert_allclose(placed, data.components[:5])
-    near = data.content_at(data.place(z, ("z1", "emsvaeMisfit")), ("z1", "emsvaeMisfit"))
+    placed = data.axes.place(data.latents.z[both], ("PC1", "PC2"))
+    np.testing.assert_allclose(placed, data.axes.components[:5])
+    near = data.axes.latents_at(data.axes.place(z, ("z1", "emsvaeMisfit")), ("z1", "emsvaeMisfit"))
     assert near.shape == (2, 2) and np.isfinite(near).all()
 
 
 def test_the_nearest_in_z_come_first(data):
     row = int(data.used[10])
-    found = data.nearest_in_z(data.latents.z[row], 7)
+    found = data.neighbours.nearest(data.latents.z[row], 7)
     assert found[0] == row and len(set(found.tolist())) == 7 and CONSTANT not in found
-    distance = np.linalg.norm((data.latents.z[found] - data.latents.z[row]) / data.z_spread, axis=1)
+    distance = np.linalg.norm((data.latents.z[found] - data.latents.z[row]) / data.neighbours.spread, axis=1)
     assert np.all(np.diff(distance) >= 0)
-    assert len(data.nearest_in_z(np.zeros(2), 1000)) == 59
+    assert len(data.neighbours.nearest(np.zeros(2), 1000)) == 59
 
 
 # --------------------------------------------------------------------------------------------------------------- images
@@ -283,9 +285,9 @@ def test_a_run_with_a_limit_is_the_beginning_of_its_file(easy_stack, tmp_path):
     train = ["train", easy_stack / "particles.star", "--out", run, "--limit", "30", "--epochs", "2", "--hidden", "16"]
     assert main([str(word) for word in train]) == 0
     data = RunData.open(run)
-    assert len(data) == 30 and len(data.column("rlnImageName")) == 30
-    np.testing.assert_allclose(data.column("emsvaeZ1"), data.latents.z[:, 0], atol=1e-6)
-    keep = data.where("emsvaeZ1 > 0")
+    assert len(data) == 30 and len(data.columns.read("rlnImageName")) == 30
+    np.testing.assert_allclose(data.columns.read("emsvaeZ1"), data.latents.z[:, 0], atol=1e-6)
+    keep = data.columns.where("emsvaeZ1 > 0")
     assert keep.shape == (30,) and keep.any()
     write_selection(data.run, keep, tmp_path / "kept.star", excluded=tmp_path / "rest.star")
     assert len(open_table(tmp_path / "kept.star")) == keep.sum()

@@ -332,10 +332,10 @@ def read(path: Path) -> Iterator[RunData | Rest]:
     yield data
     columns, numbers, trouble = (), (), []
     try:
-        columns, numbers = data.column_names, data.number_columns
+        columns, numbers = data.columns.names, data.columns.numbers
     except EmsvaeError as error:
         trouble.append(str(error))
-    for part in (lambda: data.model, lambda: data.images, lambda: data.tree, lambda: data.classes):
+    for part in (lambda: data.model, lambda: data.images, lambda: data.neighbours.tree, lambda: data.classes):
         try:
             part()
         except EmsvaeError as error:

@@ -89,13 +89,13 @@ class ScatterPanel(QWidget):
         """Another run is about to be shown: begin with its first plane, coloured by density."""
         for work in (self._placing, self._colouring):
             work.stop()
-        self.axes = data.first_axes
+        self.axes = data.axes.first
         self.list_columns(data, (), ())
         self.colour.setCurrentText(DENSITY)
 
     def list_columns(self, data: RunData, columns: Sequence[str], numbers: Sequence[str]) -> None:
         """Offer columns as colours, and those that hold numbers as axes; what is chosen stays."""
-        names = dict.fromkeys((*data.axis_names, *self.axes, *numbers))
+        names = dict.fromkeys((*data.axes.names, *self.axes, *numbers))
         for box, axis in zip((self.across, self.up), self.axes, strict=True):
             _fill(box, tuple(names), axis)
         _fill(self.colour, (DENSITY, REGIONS, *columns), self.colour.currentText() or DENSITY)
@@ -199,7 +199,7 @@ class ScatterPanel(QWidget):
 
     def _place(self, z: Floats) -> Floats | None:
         try:
-            return self.session.data.place(z, self.axes)
+            return self.session.data.axes.place(z, self.axes)
         except EmsvaeError as error:
             self.session.say(str(error))
             return None
@@ -212,13 +212,13 @@ def _fill(box: QComboBox, options: Sequence[str], wanted: str) -> None:
 
 
 def _places(data: RunData, names: tuple[str, str]) -> tuple[tuple[str, str], Floats]:
-    return names, np.stack([data.coordinate(name) for name in names], 1)
+    return names, np.stack([data.axes.coordinate(name) for name in names], 1)
 
 
 def _coloured(data: RunData, wanted: str, points: Floats) -> Colouring:
     if wanted == DENSITY:
         return Colouring("density (log\N{SUBSCRIPT ONE}\N{SUBSCRIPT ZERO})", density(points))
-    return column_colouring(wanted, data.column(wanted))
+    return column_colouring(wanted, data.columns.read(wanted))
 
 
 def _value(colouring: Colouring, particle: int) -> Any:

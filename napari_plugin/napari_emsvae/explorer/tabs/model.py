@@ -118,9 +118,9 @@ class ModelTab(Tab):
             slider.deleteLater()
         self.z_sliders = []
         components = self.along.currentText() == ALONG[1]
-        places = data.components if components else data.latents.z[data.used]
+        places = data.axes.components if components else data.latents.z[data.used]
         farthest = np.abs(places).max(0, initial=0)
-        share = data.component_share
+        share = data.axes.component_share
         for k in range(data.z_dim):
             reach = float(max(REACH_SD, np.ceil(farthest[k] * 2) / 2))
             name = f"PC{k + 1} ({100 * share[k]:.0f} %)" if components else f"z{k + 1} (s.d.)"
@@ -151,14 +151,14 @@ class ModelTab(Tab):
         """What the sliders of z say; [d]."""
         values = np.array([slider.value() for slider in self.z_sliders])
         if self.along.currentText() == ALONG[1] and self.session.is_open and len(values):
-            return self.session.data.from_components(values)
+            return self.session.data.axes.from_components(values)
         return values
 
     def _set_sliders(self, z: Floats) -> None:
         self._z = np.asarray(z, dtype=float)
         values = z
         if self.along.currentText() == ALONG[1]:
-            values = self.session.data.to_components(np.asarray(z))
+            values = self.session.data.axes.to_components(np.asarray(z))
         self._setting = True
         for slider, value in zip(self.z_sliders, values, strict=True):
             slider.setValue(float(value))
@@ -229,7 +229,7 @@ class ModelTab(Tab):
 
     def _warn(self) -> None:
         """Say how many particles look like what is drawn."""
-        near = self.session.data.count_near(self.z)
+        near = self.session.data.neighbours.count(self.z)
         few = "" if near >= FEW else "  \N{WARNING SIGN} hardly any particle looks like this: the model makes it up"
         self.near.setText(f"{near:,} particles within 2 s.d. of z{few}")
 

@@ -146,7 +146,7 @@ class MontageTab(Tab):
             self.session.fail("the run could not use that particle, so it has no latent variable and no neighbours")
             return
         self._of_selection = False
-        rows = data.nearest_in_z(data.latents.z[row], self.count.value())
+        rows = data.neighbours.nearest(data.latents.z[row], self.count.value())
         self._show(rows, f"the {len(rows)} particles nearest in z to {data.latents.names[row]}, the nearest first")
 
     def _again(self) -> None:

@@ -310,10 +310,11 @@ def _film_through(data: RunData, first: int, last: int, steps: int) -> "Film":
     from emspatialvae.analysis.latent_space.paths import through_data
 
     start, end = np.searchsorted(data.used, [first, last]).tolist()
-    points = through_data(data.latents.z[data.used] / data.near_unit, start, end, steps) * data.near_unit
+    unit = data.neighbours.typical_sd
+    points = through_data(data.neighbours.z / unit, start, end, steps) * unit
     names = data.latents.names
     return film_along(data, points, (short_name(names[first]), short_name(names[last])))
 
 
 def _film_along_line(data: RunData, line: Floats, axes: tuple[str, str], steps: int) -> "Film":
-    return film_along(data, data.content_at(along_line(line, steps), axes), ("A", "B"))
+    return film_along(data, data.axes.latents_at(along_line(line, steps), axes), ("A", "B"))

@@ -12,6 +12,7 @@ from superqt.utils import qthrottled
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.arrays import Mask
 from emspatialvae.imaging.contrast import contrast_limits
+from napari_emsvae.explorer.columns import RunColumns
 from napari_emsvae.explorer.pictures.picture import Image, Picture
 from napari_emsvae.explorer.pictures.selection_average import Statistics, statistics
 from napari_emsvae.explorer.run_data import RunData
@@ -155,7 +156,7 @@ class SelectTab(Tab):
         self._average()
 
     def _list_columns(self) -> None:
-        names = self.session.data.column_names
+        names = self.session.data.columns.names
         self.column.addItems(list(names))
         wanted = next(
             (name for name in ("rlnClassNumber", "emsvaeJunk", "emsvaeMisfit", "emsvaeZ1") if name in names), names[0]
@@ -185,7 +186,7 @@ class SelectTab(Tab):
                 f"{self.low.text()!r} to {self.high.text()!r} is no range; expected two numbers, or one and nothing"
             )
             return
-        self._select(_in_range, self.column.currentText(), low, high)
+        self._select(RunColumns.in_range, self.column.currentText(), low, high)
 
     def select_members(self) -> None:
         """By a list of classes."""
@@ -193,7 +194,7 @@ class SelectTab(Tab):
         if not wanted:
             self.session.fail("no values were given; type class numbers with commas between them, as in 1, 4")
             return
-        self._select(_one_of, self.column.currentText(), wanted)
+        self._select(RunColumns.one_of, self.column.currentText(), wanted)
 
     def select_where(self) -> None:
         """By a condition."""
@@ -201,12 +202,12 @@ class SelectTab(Tab):
         if not text:
             self.session.fail(f"no condition was given; type one, as in {self.condition.placeholderText()}")
             return
-        self._select(RunData.where, text)
+        self._select(RunColumns.where, text)
 
     def _select(self, which: Callable[..., Mask], *arguments: object) -> None:
-        """Combine what ``which(data, *arguments)`` finds with the selection; reading a column may take seconds."""
+        """Combine what ``which(columns, *arguments)`` finds with the selection; reading a column may take seconds."""
         if self.attempt(lambda: self.session.data):
-            self._work.start(which, self.session.data, *arguments, done=self._found)
+            self._work.start(which, self.session.data.columns, *arguments, done=self._found)
 
     def _found(self, mask: Mask) -> None:
         if (mask & self.session.selection.selectable).any():
@@ -411,25 +412,6 @@ def _icon(number: int) -> QIcon:
     pixels = QPixmap(12, 12)
     pixels.fill(QColor.fromRgbF(*palette.of_number(number)))
     return QIcon(pixels)
-
-
-def _in_range(data: RunData, label: str, low: float, high: float) -> Mask:
-    values = data.column(label)
-    if values.dtype.kind not in "fiub":
-        raise EmsvaeError(f"column {label} holds texts such as {values[0]!r}; a range needs numbers")
-    return (values >= low) & (values <= high)
-
-
-def _one_of(data: RunData, label: str, wanted: list[str]) -> Mask:
-    values = data.column(label)
-    if values.dtype.kind not in "fiub":
-        return np.isin(values.astype(str), wanted)
-    try:
-        return np.isin(values, np.array(wanted, dtype=float))
-    except ValueError:
-        raise EmsvaeError(
-            f"column {label} holds numbers, {', '.join(wanted)} are none; type numbers, as in 1, 4"
-        ) from None
 
 
 def _save(data: RunData, mask: Mask, out: Path, excluded: Path | None, replace: bool) -> None:
