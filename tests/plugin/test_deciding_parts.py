@@ -12,21 +12,21 @@ from emspatialvae.analysis.latent_space.paths import through_data
 from emspatialvae.errors import EmsvaeError, RunFolderError
 from emspatialvae.imaging import alignment
 from emspatialvae.preprocess.preparation import Portion
-from napari_emsvae.classes_tab import ORDERS, arranged, by_similarity
 from napari_emsvae.explorer.pictures.film import averages_beside, film_along, rolling_averages, save_film
 from napari_emsvae.explorer.pictures.mosaic import Mosaic
 from napari_emsvae.explorer.pictures.particle_images import MEANT, described, pictures_of
+from napari_emsvae.explorer.pictures.sample import FEW, Sample
+from napari_emsvae.explorer.pictures.upright import grey, upright
 from napari_emsvae.explorer.prepared_images import PreparedOnDemand
 from napari_emsvae.explorer.run_data import RunData
 from napari_emsvae.explorer.scatter.colouring import Colouring, places_of_names
 from napari_emsvae.explorer.scatter.raster import Window
+from napari_emsvae.explorer.tabs.classes import ORDERS, arranged, by_similarity
 from napari_emsvae.explorer.tabs.select import excluded_beside
 from napari_emsvae.qt import palette
 from napari_emsvae.qt.dialogs import completed
 from napari_emsvae.qt.messages import in_the_window
 from napari_emsvae.reader import get_reader
-from napari_emsvae.selection_average import FEW, Sample
-from napari_emsvae.upright import grey, upright
 
 CONSTANT, PARTICLES, BOX = 7, 60, 24
 
@@ -307,7 +307,7 @@ def test_neighbours_by_similarity_look_alike():
 
 
 def test_large_averages_become_small_tiles(classified, monkeypatch):
-    monkeypatch.setattr("napari_emsvae.classes_tab.LARGEST_TILE_PX", 16)
+    monkeypatch.setattr("napari_emsvae.explorer.tabs.classes.LARGEST_TILE_PX", 16)
     gallery = arranged(classified, "size")
     assert gallery.mosaic.box == 16 and gallery.mosaic.gap == 3
     assert gallery.pixel_size_A * 16 == pytest.approx(

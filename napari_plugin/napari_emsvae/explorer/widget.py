@@ -15,13 +15,13 @@ from qtpy.QtWidgets import QDockWidget, QFileDialog, QMainWindow, QProgressBar, 
 
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.arrays import Floats, Rows
-from napari_emsvae.classes_tab import ClassesTab
 from napari_emsvae.explorer.pictures.stage import is_dark, tag
 from napari_emsvae.explorer.run_data import RunData
 from napari_emsvae.explorer.scatter.canvas import Mode
 from napari_emsvae.explorer.scatter.panel import ScatterPanel
 from napari_emsvae.explorer.session import Session
 from napari_emsvae.explorer.tabs.base import Tab
+from napari_emsvae.explorer.tabs.classes import ClassesTab
 from napari_emsvae.explorer.tabs.model import ModelTab
 from napari_emsvae.explorer.tabs.montage import MontageTab
 from napari_emsvae.explorer.tabs.particle import ParticleTab

@@ -10,10 +10,10 @@ from emspatialvae.errors import EmsvaeError
 from emspatialvae.jobs.background import Job
 from emspatialvae.results.manifest import Manifest
 from emspatialvae.results.run_folder import RunDir
-from napari_emsvae.live_view import Glimpse, LiveView, glimpse
 from napari_emsvae.qt.background_work import Background
 from napari_emsvae.qt.controls import column, words
 from napari_emsvae.training.learning_curve import LearningCurveView
+from napari_emsvae.training.live_view import Glimpse, LiveView, glimpse
 from napari_emsvae.training.settings import Pace, progress_text, tail
 
 LOOK_EVERY_MS = 500

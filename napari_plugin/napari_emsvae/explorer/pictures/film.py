@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.arrays import Floats, Rows
+from napari_emsvae.explorer.pictures.upright import upright
 from napari_emsvae.explorer.run_data import RunData
-from napari_emsvae.upright import upright
 
 if TYPE_CHECKING:
     from emspatialvae.analysis.figures.film import Film

@@ -61,8 +61,8 @@ class Mosaic:
 def montage(data: "RunData", rows: "Rows", look: Look, low_pass_A: float) -> tuple[Mosaic, float]:
     """Some particles side by side, each brought to background 0 and s.d. 1, and the pixel size of the tiles (angstrom)."""
     from napari_emsvae.explorer.pictures.picture import low_passed
+    from napari_emsvae.explorer.pictures.upright import upright
     from napari_emsvae.layers import images
-    from napari_emsvae.upright import upright
 
     if look.startswith("aligned"):
         tiles, _ = upright(data, rows)

@@ -4,8 +4,8 @@ import numpy as np
 
 from emspatialvae.imaging.contrast import contrast_limits
 from napari_emsvae.explorer.pictures.picture import Picture, low_passed
+from napari_emsvae.explorer.pictures.upright import upright
 from napari_emsvae.explorer.run_data import RunData
-from napari_emsvae.upright import upright
 
 
 def pictures_of(data: RunData, row: int, low_pass_A: float) -> list[Picture]:

@@ -20,9 +20,9 @@ from superqt.utils import qthrottled
 from emspatialvae.imaging.arrays import Floats, Mask
 from napari_emsvae.explorer.scatter import raster
 from napari_emsvae.explorer.scatter.colouring import Colouring, paint, places_of_names
+from napari_emsvae.explorer.scatter.legend import Legend, short
 from napari_emsvae.explorer.scatter.marks import Marks
 from napari_emsvae.explorer.scatter.raster import Window
-from napari_emsvae.legend import Legend, short
 from napari_emsvae.qt import palette
 
 Mode = Literal["look", "lasso", "box", "line"]

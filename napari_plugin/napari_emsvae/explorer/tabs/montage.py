@@ -4,7 +4,7 @@ import numpy as np
 from superqt.utils import qthrottled
 
 from emspatialvae.imaging.arrays import Rows
-from napari_emsvae.board import Board, Choosing
+from napari_emsvae.explorer.pictures.board import Board, Choosing
 from napari_emsvae.explorer.pictures.mosaic import LOOKS, Mosaic, montage, tile_names
 from napari_emsvae.explorer.pictures.picture import Picture
 from napari_emsvae.explorer.session import Session

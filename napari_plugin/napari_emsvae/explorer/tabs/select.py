@@ -14,6 +14,7 @@ from emspatialvae.imaging.arrays import Mask
 from emspatialvae.imaging.contrast import contrast_limits
 from napari_emsvae.explorer.columns import RunColumns
 from napari_emsvae.explorer.pictures.picture import Image, Picture
+from napari_emsvae.explorer.pictures.sample import FEW, Sample
 from napari_emsvae.explorer.pictures.selection_average import Statistics, statistics
 from napari_emsvae.explorer.run_data import RunData
 from napari_emsvae.explorer.selection import HOWS, How
@@ -22,7 +23,6 @@ from napari_emsvae.explorer.tabs.base import Tab
 from napari_emsvae.qt import palette
 from napari_emsvae.qt.controls import Entries, button, choice, column, field, flow, row, tick, together
 from napari_emsvae.qt.dialogs import ask_where_to_save, may_replace
-from napari_emsvae.selection_average import FEW, Sample
 
 FOLLOW_MS = 100
 

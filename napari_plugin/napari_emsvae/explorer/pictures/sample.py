@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.imaging.arrays import Floats, Mask, Rows
+from napari_emsvae.explorer.pictures.upright import upright
 from napari_emsvae.explorer.run_data import RunData
-from napari_emsvae.upright import upright
 
 SAMPLE, SAMPLE_BYTES = 4096, 96 << 20
 """Particles of the sample, and the memory that it may take."""

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QListWidgetItem
 
 from emspatialvae.imaging.arrays import Mask, Rows
 from emspatialvae.imaging.contrast import contrast_limits
-from napari_emsvae.board import Board, Choosing
+from napari_emsvae.explorer.pictures.board import Board, Choosing
 from napari_emsvae.explorer.pictures.mosaic import Mosaic
 from napari_emsvae.explorer.pictures.picture import Picture
 from napari_emsvae.explorer.run_data import RunData
