@@ -425,7 +425,7 @@ def test_classes_are_made_when_there_are_none(empty, trained_run, tmp_path, qtbo
 def test_while_a_lasso_is_drawn_its_average_is_shown(explorer, qtbot):
     explorer.show_page(explorer.select)
     quiet(explorer, qtbot)
-    assert explorer.select._sample is not None
+    assert explorer.select.pictures.sample is not None
     canvas, corners = explorer.canvas, left_half(explorer.canvas.view)
     explorer.scatter.set_mode("lasso")
     mouse(canvas, "button_press_event", corners[0], 1)

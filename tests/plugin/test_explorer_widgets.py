@@ -478,16 +478,16 @@ def test_regions_are_named_selected_coloured_and_forgotten(explorer, qtbot):
 def test_the_average_of_the_selection_is_live(explorer, qtbot):
     page, data = select(explorer, qtbot), explorer.session.data
     explorer.session.selection.apply(np.arange(PARTICLES) < 20)
-    qtbot.waitUntil(lambda: page.shown is not None, timeout=PATIENCE_MS)
+    qtbot.waitUntil(lambda: page.pictures.shown is not None, timeout=PATIENCE_MS)
     quiet(explorer, qtbot)
-    assert page.shown.described() == "all 19 selected particles"
-    assert page.shown.mean.shape == (BOX, BOX)
-    first = page.shown.mean
+    assert page.pictures.shown.described() == "all 19 selected particles"
+    assert page.pictures.shown.mean.shape == (BOX, BOX)
+    first = page.pictures.shown.mean
     explorer.session.selection.apply(np.arange(PARTICLES) >= 20)
-    qtbot.waitUntil(lambda: page.shown is not None and page.shown.averaged == 40, timeout=PATIENCE_MS)
-    assert not np.array_equal(first, page.shown.mean)
+    qtbot.waitUntil(lambda: page.pictures.shown is not None and page.pictures.shown.averaged == 40, timeout=PATIENCE_MS)
+    assert not np.array_equal(first, page.pictures.shown.mean)
     explorer.session.selection.clear()
-    assert page.shown is None and data is explorer.session.data
+    assert page.pictures.shown is None and data is explorer.session.data
 
 
 @pytest.mark.slow

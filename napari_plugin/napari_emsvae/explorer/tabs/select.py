@@ -2,29 +2,22 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QLayout, QListWidgetItem
-from superqt.utils import qthrottled
 
 from emspatialvae.errors import EmsvaeError
 from emspatialvae.imaging.arrays import Mask
-from emspatialvae.imaging.contrast import contrast_limits
 from napari_emsvae.explorer.columns import RunColumns
-from napari_emsvae.explorer.pictures.picture import Image, Picture
-from napari_emsvae.explorer.pictures.sample import FEW, Sample
-from napari_emsvae.explorer.pictures.selection_average import Statistics, statistics
 from napari_emsvae.explorer.run_data import RunData
 from napari_emsvae.explorer.selection import HOWS, How
 from napari_emsvae.explorer.session import Session
 from napari_emsvae.explorer.tabs.base import Tab
+from napari_emsvae.explorer.tabs.selection_pictures import SelectionPictures
 from napari_emsvae.qt import palette
 from napari_emsvae.qt.controls import Entries, button, choice, column, field, flow, row, tick, together
 from napari_emsvae.qt.dialogs import ask_where_to_save, may_replace
-
-FOLLOW_MS = 100
 
 
 class SelectTab(Tab):
@@ -57,7 +50,6 @@ class SelectTab(Tab):
         self.regions.setToolTip("Named regions: number, name, particles. Double-click to select one")
         self.regions.setMinimumHeight(64)
         self.regions.itemDoubleClicked.connect(lambda _: self.select_region())
-        self.shown: Statistics | None = None
         self.follow = tick(
             "follow the cursor",
             "Show the average of the 100 particles nearest in z to the one under the cursor, also while something is selected",
@@ -74,12 +66,7 @@ class SelectTab(Tab):
         )
         self._work = session.background()
         self._saving = session.background(of_run=False)
-        self._averaging = self.background()
-        self._gathering = self.background()
-        self._sample: Sample | None = None
-        session.enclosing.connect(self._enclosing)
-        session.hovered.connect(self._hovered)
-        self._follow = qthrottled(self._follow_now, timeout=FOLLOW_MS, parent=self)
+        self.pictures = SelectionPictures(self, self.follow.isChecked)
         session.selected.connect(self._selection_changed)
 
     def _change_row(self) -> QLayout:
@@ -142,18 +129,15 @@ class SelectTab(Tab):
 
     def run_opened(self) -> None:
         """See `Tab`."""
-        self._sample, self.shown = None, None
+        self.pictures.forget()
         self.column.clear()
 
     def refresh(self) -> None:
         """See `Tab`: columns are known and averages can be made once the particles are read."""
         if not self.column.count():
             self.attempt(self._list_columns)
-        if self._sample is None and not self._gathering.running:
-            self._gathering.start(
-                Sample.gather, self.session.data, each=self._gathered, doing="aligning a sample of the particles"
-            )
-        self._average()
+        self.pictures.gather()
+        self.pictures.show()
 
     def _list_columns(self) -> None:
         names = self.session.data.columns.names
@@ -271,96 +255,7 @@ class SelectTab(Tab):
             self.regions.addItem(item)
         self.regions.setCurrentRow(min(marked, self.regions.count() - 1))
         if self.in_front and self.session.is_read:
-            self._average()
-
-    # ------------------------------------------------------------------------------------------------------- average
-
-    def _average(self) -> None:
-        """The pictures of the selection: at once from the sample, then of more and more of its particles."""
-        self.shown = None
-        mask = self.session.selection.mask
-        if not mask.any():
-            self._averaging.stop()
-            self._hint()
-            return
-        contrast = None if self._sample is None else self._sample.contrast(mask)
-        rest = None if contrast is None else contrast.outside
-        if contrast is not None:
-            self._show(contrast.inside, contrast.outside, contrast.described())
-        rows = self.session.selection.rows
-        self._averaging.start(statistics, self.session.data, rows, rest, each=self._show_statistics, doing="averaging")
-
-    def _hint(self) -> None:
-        stage = self.session.stage
-        if stage.group == self.group:
-            stage.clear()
-        if self.in_front:
-            stage.tell(self.hint)
-
-    def _gathered(self, sample: Sample) -> None:
-        self._sample = sample
-        if self.in_front and self.session.selection.count:
-            self._average()
-
-    def _show_statistics(self, found: Statistics) -> None:
-        self.shown = found
-        few = "  \N{WARNING SIGN} few particles here" if found.selected < FEW else ""
-        self._show(found.mean, found.rest, f"{found.described()}{few}", found.sd)
-
-    def _show(self, inside: Image, outside: Image | None, said: str, sd: Image | None = None) -> None:
-        """Inside, outside and their difference; the standard deviation when it is known."""
-        data = self.session.data
-        limits = contrast_limits(inside)
-
-        def picture(name: str, image: Image, limits: tuple[float, float], caption: str) -> Picture:
-            return Picture(name, image, data.pixel_size_A, limits, caption, smooth=True, unit=data.unit)
-
-        pictures = [picture("selected", inside, limits, f"selected: {said}")]
-        if outside is not None:
-            reach = float(np.abs(contrast_limits(inside - outside)).max())
-            pictures += [
-                picture("left out", outside, limits, "what is left out"),
-                picture("difference", inside - outside, (-reach, reach), "selected less left out"),
-            ]
-        spread = sd if sd is not None else self._spread(inside)
-        pictures.append(picture("differ", spread, contrast_limits(spread), "where the selected differ (s.d.)"))
-        self.session.stage.show(self.group, pictures, columns=2)
-
-    def _spread(self, inside: Image) -> Image:
-        """The standard deviation as it was shown last: it takes longer than the mouse moves."""
-        layer = self.session.stage.find(self.group, "differ")
-        return np.zeros_like(inside) if layer is None or layer.data.shape != inside.shape else np.asarray(layer.data)
-
-    def _enclosing(self, mask: Any) -> None:
-        """Something is being drawn in the scatter: what is inside so far."""
-        if not self.in_front or self._sample is None or not self.session.is_read:
-            return
-        if mask is None:
-            return
-        self._averaging.stop()
-        contrast = self._sample.contrast(mask)
-        if contrast is not None:
-            self._show(contrast.inside, contrast.outside, contrast.described())
-
-    def _hovered(self, row: int | None) -> None:
-        if not self.in_front or self._sample is None or not self.session.is_read:
-            return
-        selected = bool(self.session.selection.count)
-        if selected and not self.follow.isChecked():
-            return
-        if row is None:
-            self._average()
-        elif self.session.data.latents.used[row]:
-            self._averaging.stop()
-            self._follow(row)
-
-    def _follow_now(self, row: int) -> None:
-        if not (self.in_front and self._sample is not None and row < len(self.session.data)):
-            return
-        contrast = self._sample.about(row)
-        if contrast is not None:
-            said = f"the {contrast.averaged} nearest in z to the cursor"
-            self._show(contrast.inside, contrast.outside, said)
+            self.pictures.show()
 
     # -------------------------------------------------------------------------------------------------------- saving
 
