@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from emspatialvae.imaging import geometry
-from emspatialvae.model.distributions import DiagonalGaussian, LatentAndPose, log_normal
+from emspatialvae.model.distributions import DiagonalGaussian, LatentAndPose
 from emspatialvae.model.interface import Estimate
 from emspatialvae.model.steerable.gauge import Gauge
 from emspatialvae.model.steerable.global_search import ANGLES_EVERYWHERE, COARSE_STEP_PX
+from emspatialvae.model.steerable.latent_nodes import DRAWS, close_latents, drawn_latents, first_latents, tempered
 from emspatialvae.model.steerable.latent_posterior import LatentPosterior, latent_posterior, log_joint
 from emspatialvae.model.steerable.modes import IMPOSSIBLE, best_of, mixture, without_doubles
 from emspatialvae.model.steerable.networks import CanonicalDecoder
@@ -44,21 +45,6 @@ OWN_MODE_RAD = math.pi / 4
 """On the way to precision angles are looked at within so much of where the global search ended, if they are as well defined as that."""
 COARSE_STEPS = 2
 """Of `Inference.zooms`, that bring a pose most of the way."""
-
-NEAR_NODES, NODE_REACH = 5, 3.5
-"""Latents of the first look when z has one dimension: some within so many s.d. of q(z | y),"""
-WIDE_NODES, WIDE_REACH = 4, 2.2
-"""and some over the whole prior, for the encoder may have missed a second possibility."""
-CLOSE_NODES = 14
-"""Latents of the last look, set where the first one found something."""
-CLOSE_POWER = 1 / 3
-"""Of the posterior that their density follows: with it a sum over few nodes is off by least (Panter, Dite 1951), tails included."""
-DRAWS = 30
-"""Latents drawn from q(z | y) when z has more dimensions; a third of them at the first look."""
-WIDER = 1.2
-"""Than q(z | y) are latents drawn from, in more dimensions."""
-LEAST_EFFECTIVE = 0.25
-"""Of the draws: weights are flattened until that share counts."""
 
 
 @dataclass(frozen=True)
@@ -306,7 +292,7 @@ class Inference:
     def posterior(self, observation: Observation, poses: Poses, start: Tensor) -> Estimate:
         """Posterior means about one pose and z each, [n] and ``start`` [n, z_dim], in the common frame."""
         q = self.q(observation, poses, start, LATENT_STEPS)
-        z, log_prior = self.first_latents(q)
+        z, log_prior = first_latents(q)
         found = self.search.joint_search(observation, poses, self.decoder(z), zoom=WIDE_ZOOM, reach=1)
         log_weight = log_prior + found.log_evidence
         poses = mixture(found.mean, torch.softmax(log_weight, 1))
@@ -326,14 +312,6 @@ class Inference:
             torch.logsumexp(log_weight, 1),
             misfit=self.misfit(observation, mixture(found.mean, weight), mean_z),
         )
-
-    def first_latents(self, q: LatentPosterior) -> tuple[Tensor, Tensor]:
-        """Few latents [n, K, z_dim] and log weights [n, K] such that ``sum exp(log weight) f(z)`` is the mean of f over the prior."""
-        if self.z_dim > 1:
-            return drawn_latents(q, DRAWS // 3)
-        near = torch.linspace(-NODE_REACH, NODE_REACH, NEAR_NODES, device=q.mean.device)
-        wide = torch.linspace(-WIDE_REACH, WIDE_REACH, WIDE_NODES, device=q.mean.device)
-        return _as_integral(torch.cat([q.mean + q.sd * near, wide.expand(len(q.mean), -1)], 1).sort(1).values)
 
     def _common_moments(
         self, mean: Poses, theta_var: Tensor, shift_var: Tensor, z: Tensor, weight: Tensor
@@ -361,58 +339,3 @@ class Inference:
         live = self.search.basis.live
         freedom = live.sum()
         return (((upright - expected) ** 2 * live).sum(1) - freedom) / torch.sqrt(2 * freedom)
-
-
-def _edges(z: Tensor) -> Tensor:
-    """Edges [n, K + 1] of the cells that sorted latents [n, K] stand for: half the way to the next, as much outwards at the ends."""
-    first, last = 1.5 * z[:, :1] - 0.5 * z[:, 1:2], 1.5 * z[:, -1:] - 0.5 * z[:, -2:-1]
-    return torch.cat([first, (z[:, 1:] + z[:, :-1]) / 2, last], 1)
-
-
-def _log_width(z: Tensor) -> Tensor:
-    return _edges(z).diff(dim=1).clamp(min=1e-9).log()
-
-
-def _as_integral(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted latents [n, K] of one dimension as nodes of an integral over the prior, each with the width of its cell."""
-    return z[..., None], log_normal(z[..., None]) + _log_width(z)
-
-
-def close_latents(z: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes where a first look at sorted latents z [n, k] found the posterior ``log_weight`` [n, k], as `first_latents` gives them.
-
-    They follow the inverse of a distribution function: dense where there is much, in both places if there are two.
-    """
-    edges, log_width = _edges(z), _log_width(z)
-    # A weight is a density times the width of its cell; only the density is raised to a power.
-    mass = torch.softmax(CLOSE_POWER * (log_weight - log_width) + log_width, 1) + 1e-6
-    total = torch.cat([torch.zeros_like(mass[:, :1]), (mass / mass.sum(1, keepdim=True)).cumsum(1)], 1)
-    level = ((torch.arange(CLOSE_NODES, device=z.device) + 0.5) / CLOSE_NODES).expand(len(z), -1).contiguous()
-    cell = (torch.searchsorted(total, level) - 1).clamp(0, z.shape[1] - 1)
-    low, high = total.gather(1, cell), total.gather(1, cell + 1)
-    left, right = edges.gather(1, cell), edges.gather(1, cell + 1)
-    return _as_integral(left + (right - left) * (level - low) / (high - low))
-
-
-def drawn_latents(q: LatentPosterior, count: int) -> tuple[Tensor, Tensor]:
-    """Latents [n, count, z_dim] spread like q(z | y), somewhat wider, with log weights as `Inference.first_latents` gives them."""
-    d = q.mean.shape[1]
-    sobol = torch.quasirandom.SobolEngine(d, scramble=True, seed=0).draw(count).clamp(1e-4, 1 - 1e-4)
-    unit = torch.special.ndtri(sobol).to(q.mean)[None]
-    return q.samples(unit, WIDER)
-
-
-def tempered(log_weight: Tensor) -> Tensor:
-    """Importance weights of draws [n, K], raised to a power below 1 where fewer than a quarter of K would count.
-
-    In many dimensions a few draws would otherwise take all the weight, and their mean be noise.
-    """
-    least = LEAST_EFFECTIVE * log_weight.shape[1]
-    weight = torch.softmax(log_weight, 1)
-    low, high = torch.zeros_like(weight[:, :1]), torch.ones_like(weight[:, :1])
-    for _ in range(12):
-        power = (low + high) / 2
-        enough = 1 / (torch.softmax(power * log_weight, 1) ** 2).sum(1, keepdim=True) >= least
-        low, high = torch.where(enough, power, low), torch.where(enough, high, power)
-    whole = 1 / (weight**2).sum(1, keepdim=True) >= least
-    return torch.where(whole, weight, torch.softmax(low * log_weight, 1))

@@ -5,20 +5,15 @@ import math
 import pytest
 import torch
 
-from emspatialvae.config import ModelConfig
-from emspatialvae.model.image_spec import ImageSpec
-from emspatialvae.model.steerable.basis import Disk, SteerableBasis
-from emspatialvae.model.steerable.inference import CLOSE_NODES, close_latents, drawn_latents, tempered
+from emspatialvae.model.steerable import latent_nodes
+from emspatialvae.model.steerable.latent_nodes import CLOSE_NODES, close_latents, drawn_latents, tempered
 from emspatialvae.model.steerable.latent_posterior import LatentPosterior
-from emspatialvae.model.steerable.vae import SteerableVAE
-from tests.tools.hinges import SMALL, seeded
+from tests.tools.hinges import seeded
 
 
 def first_latents(z_dim: int, mean: float, sd: float) -> tuple[torch.Tensor, torch.Tensor]:
-    config = ModelConfig(z_dim=z_dim, **SMALL)
-    model = SteerableVAE(config, ImageSpec(16, 7.0, 1.0, 3.0), SteerableBasis.full(Disk(16, 7.5), 0.2), 1)
     q = LatentPosterior(torch.full((2, z_dim), mean), torch.eye(z_dim).expand(2, -1, -1) / sd)
-    return model.inference.first_latents(q) if z_dim == 1 else drawn_latents(q, 30)
+    return latent_nodes.first_latents(q) if z_dim == 1 else drawn_latents(q, 30)
 
 
 @pytest.mark.parametrize(("z_dim", "tolerance"), [(1, 0.03), (2, 0.06), (5, 0.15)])
