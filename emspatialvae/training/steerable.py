@@ -28,7 +28,7 @@ SEARCH_EVERY = 8
 """and every so many epochs later."""
 SEARCH_FIRST = 1000
 """Particles that are searched before the others where all have poses already. The others follow only if these have found better ones:"""
-WORTH_SHARE, WORTH_GAIN, BETTER_NATS = 5e-3, 1e-3, 1.0
+WORTH_SHARE, WORTH_GAIN, BETTER_NATS = 0.02, 4e-3, 1.0
 """more than that share by so many nats, or on average more than that part of the evidence."""
 NOISE_EPOCHS = 6
 """Noise is measured again before each of the first epochs; then it stays, so that ELBOs can be compared."""
