@@ -43,7 +43,7 @@ BENCHMARKS = {
     "ranks": Benchmark("ranks.py", minutes=3),
     "million_rows": Benchmark("million_rows.py", minutes=4),
     "select_million": Benchmark("select_million.py", minutes=4),
-    "million_particles": Benchmark("million_particles.py", minutes=100),
+    "million_particles": Benchmark("million_particles.py", minutes=55),
     "recovery": Benchmark("recovery.py", minutes=90),
     "against_relion": Benchmark("against_relion.py", minutes=20),
 }

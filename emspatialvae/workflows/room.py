@@ -17,7 +17,7 @@ of the prepared box. From the peaks in benchmarks/README.md (32 px: 0.68 GB for 
 it meets within a fifth; larger boxes are extrapolated."""
 START_S, PREPARED_S = 30.0, 1.7e-4
 """Seconds of what every run does once, and of preparing one image of 64 px."""
-STEPS_S, SEARCHED_S, INFERRED_S = (0.011, 0.06), (0.004, 0.02), (0.0015, 0.005)
+STEPS_S, SEARCHED_S, INFERRED_S = (0.011, 0.08), (0.004, 0.05), (0.0015, 0.01)
 """Seconds on one thread, until the run has settled, of the steps of one particle of an epoch, and of the searches of one that is trained on, and of
 inferring one, at 64 px: alike particles that say much, and crowded or faint ones and views from all directions. From the runs in
 benchmarks/README.md; epochs, and how often poses are searched, are found by the run."""
