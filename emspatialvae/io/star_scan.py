@@ -100,7 +100,7 @@ class StarBlock:
         try:
             return np.array(column).astype(np.float64)
         except ValueError:
-            wrong = [row for row, cell in enumerate(column) if not _is_number(cell)]
+            wrong = [row for row, cell in enumerate(column) if not is_number(cell)]
         text = next((row for row in wrong if column[row] not in MISSING), None)
         if text is not None and not lenient:
             shown = column[text].decode("utf-8", "replace")[:60]
@@ -209,7 +209,8 @@ class StarFile:
         raise KeyError(f"no block data_{name} in {self.path}")
 
 
-def _is_number(cell: bytes) -> bool:
+def is_number(cell: bytes | str) -> bool:
+    """Whether a cell can be read as a number."""
     try:
         float(cell)
     except ValueError:
@@ -220,7 +221,7 @@ def _is_number(cell: bytes) -> bool:
 def _torn_name(cells: list[bytes]) -> str | None:
     """Two neighbours of which one is a path and neither a number, joined by the space that tore them apart."""
     for left, right in pairwise(cells):
-        if (b"/" in left or b"@" in left) and not (_is_number(left) or _is_number(right) or b"@" in right):
+        if (b"/" in left or b"@" in left) and not (is_number(left) or is_number(right) or b"@" in right):
             return (left + b" " + right).decode("utf-8", "replace")
     return None
 

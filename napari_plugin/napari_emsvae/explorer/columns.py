@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emspatialvae.errors import EmsvaeError
+from emspatialvae.errors import EmsvaeError, ParticleFileError
 from emspatialvae.imaging.arrays import Mask
+from emspatialvae.io.star_scan import is_number
 
 if TYPE_CHECKING:
     from emspatialvae.particles.table import ParticleTable, StarTable
@@ -100,8 +101,6 @@ class RunColumns:
         return self._known[label]
 
     def _read(self, label: str) -> NDArray[Any]:
-        from emspatialvae.errors import ParticleFileError
-
         # Of particles that were not used the file keeps what it had; the results hold zeros for them.
         own = self._own()
         if label in own and (label.startswith("emsvae") or self._all_used):
@@ -114,7 +113,7 @@ class RunColumns:
         except ParticleFileError:
             return table.read(texts=(label,))[0][label][: self.n]
 
-    def where(self, condition: str) -> NDArray[np.bool_]:
+    def where(self, condition: str) -> Mask:
         """Which particles meet a condition, as in ``emsvae select --where``; [n].
 
         Raises
@@ -169,12 +168,4 @@ def _text_columns(table: "StarTable") -> set[str]:
     columns = dict(zip(block.labels, zip(*rows, strict=True), strict=True)) if rows else {}
     if optics is not None:
         columns = {**optics.columns(*optics.labels), **columns}
-    return {name for name, cells in columns.items() if not all(map(_is_number, cells))}
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    return {name for name, cells in columns.items() if not all(map(is_number, cells))}

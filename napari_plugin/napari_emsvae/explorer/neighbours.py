@@ -19,10 +19,11 @@ class Neighbours:
         self._latents = latents
         self.used: Rows = np.flatnonzero(latents.used)
 
-    @property
+    @cached_property
     def z(self) -> Floats:
         """Their latents; [used, d]."""
-        return self._latents.z[self.used]
+        whole = self._latents.z
+        return whole if len(self.used) == len(whole) else whole[self.used]
 
     @cached_property
     def spread(self) -> Floats:

@@ -12,6 +12,7 @@ from qtpy.QtCore import QSize
 
 from emspatialvae.imaging.contrast import contrast_limits
 from napari_emsvae.explorer.pictures.mosaic import Mosaic
+from napari_emsvae.explorer.pictures.picture import Image
 from napari_emsvae.qt import palette
 
 TILES = 5
@@ -20,8 +21,6 @@ SHOWN = 5000
 """Particles of the scatter at most, drawn at random."""
 SPREAD_OUT = 0.02
 """While z spreads less than that it has not begun to be used."""
-
-Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)

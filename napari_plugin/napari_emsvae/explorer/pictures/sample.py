@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emspatialvae.imaging.arrays import Floats, Mask, Rows
+from napari_emsvae.explorer.pictures.picture import Image
 from napari_emsvae.explorer.pictures.upright import upright
 from napari_emsvae.explorer.run_data import RunData
 
@@ -18,8 +19,6 @@ ENOUGH, MORE = 32, 64
 """With fewer members in the sample some more of them are aligned at once, so many."""
 FEW = 30
 """Fewer particles than that show noise rather than structure."""
-
-Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +42,12 @@ class Contrast:
     def described(self) -> str:
         """Such as ``512 of 1,234 particles``, with a warning where they are few."""
         said = f"all {self.count:,}" if self.averaged == self.count else f"{self.averaged:,} of {self.count:,}"
-        few = "  \N{WARNING SIGN} few particles here" if self.count < FEW else ""
-        return f"{said} particles{few}"
+        return f"{said} particles{warned_of_few(self.count)}"
+
+
+def warned_of_few(count: int) -> str:
+    """What is said behind a number of particles that are too few for an average; empty where they are enough."""
+    return "  \N{WARNING SIGN} few particles here" if count < FEW else ""
 
 
 class Sample:

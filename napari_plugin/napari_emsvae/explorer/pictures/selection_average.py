@@ -4,13 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emspatialvae.imaging.arrays import Rows
+from napari_emsvae.explorer.pictures.picture import Image
 from napari_emsvae.explorer.pictures.upright import upright
 from napari_emsvae.explorer.run_data import RunData
-
-Image = NDArray[np.float32]
 
 PORTIONS = (128, 512, 2048)
 """Particles in the average as it gets better; the first is there in the blink of an eye."""

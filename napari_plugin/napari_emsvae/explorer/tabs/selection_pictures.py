@@ -1,14 +1,14 @@
 """What the selection looks like: its average, what is left out, and the difference, while it is drawn and when it is made."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from superqt.utils import qthrottled
 
+from emspatialvae.imaging.arrays import Mask
 from emspatialvae.imaging.contrast import contrast_limits
 from napari_emsvae.explorer.pictures.picture import Image, Picture
-from napari_emsvae.explorer.pictures.sample import FEW, Sample
+from napari_emsvae.explorer.pictures.sample import Sample, warned_of_few
 from napari_emsvae.explorer.pictures.selection_average import Statistics, statistics
 from napari_emsvae.explorer.tabs.base import Tab
 
@@ -81,8 +81,7 @@ class SelectionPictures:
 
     def _show_statistics(self, found: Statistics) -> None:
         self.shown = found
-        few = "  \N{WARNING SIGN} few particles here" if found.selected < FEW else ""
-        self._put(found.mean, found.rest, f"{found.described()}{few}", found.sd)
+        self._put(found.mean, found.rest, f"{found.described()}{warned_of_few(found.selected)}", found.sd)
 
     def _put(self, inside: Image, outside: Image | None, said: str, sd: Image | None = None) -> None:
         """Inside, outside and their difference; the standard deviation when it is known."""
@@ -108,11 +107,9 @@ class SelectionPictures:
         layer = self.session.stage.find(self._tab.group, "differ")
         return np.zeros_like(inside) if layer is None or layer.data.shape != inside.shape else np.asarray(layer.data)
 
-    def _enclosing(self, mask: Any) -> None:
-        """Something is being drawn in the scatter: what is inside so far."""
-        if not self._tab.in_front or self.sample is None or not self.session.is_read:
-            return
-        if mask is None:
+    def _enclosing(self, mask: Mask | None) -> None:
+        """Something is being drawn in the scatter: what is inside so far; [n]."""
+        if mask is None or not self._tab.in_front or self.sample is None or not self.session.is_read:
             return
         self._averaging.stop()
         contrast = self.sample.contrast(mask)
