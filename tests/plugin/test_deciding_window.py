@@ -441,7 +441,9 @@ def test_while_a_lasso_is_drawn_its_average_is_shown(explorer, qtbot):
     layers = explorer.session.viewer.layers
     np.testing.assert_allclose(layers["difference"].data, layers["selected"].data - layers["left out"].data, atol=1e-5)
     captions = layers["selection: names"].features["said"].tolist()
-    assert "selected particles" in captions[0].replace("\n", " ")
+    assert captions[0].replace("\n", " ").startswith(f"selected: all {explorer.session.selection.count} particles")
+    # Captions stand side by side over two pictures: a line of one must not run into the next.
+    assert all(len(line) < 26 for said in captions for line in said.splitlines())
 
 
 @pytest.mark.slow

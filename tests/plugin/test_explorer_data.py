@@ -219,7 +219,7 @@ def test_statistics_are_those_of_the_aligned_images(data):
     assert len(found) == 1 and found[0].averaged == found[0].selected == len(rows)
     np.testing.assert_allclose(found[0].mean, aligned.mean(0), atol=1e-5)
     np.testing.assert_allclose(found[0].sd, aligned.std(0), atol=1e-4)
-    assert found[0].described() == f"all {len(rows)} selected particles"
+    assert found[0].described() == f"all {len(rows)} particles"
 
 
 def test_statistics_get_better_bit_by_bit(data, monkeypatch):
@@ -227,7 +227,7 @@ def test_statistics_get_better_bit_by_bit(data, monkeypatch):
     monkeypatch.setattr("napari_emsvae.explorer.pictures.selection_average.STEP", 8)
     made = list(statistics(data, data.used))
     assert [part.averaged for part in made if part is not None] == [8, 20]
-    assert made.count(None) == 3 and made[-1].described() == "20 of 59 selected particles"
+    assert made.count(None) == 3 and made[-1].described() == "20 of 59 particles"
 
 
 def test_a_film_is_what_the_model_draws_beside_the_average_of_real_particles(data):

@@ -480,7 +480,7 @@ def test_the_average_of_the_selection_is_live(explorer, qtbot):
     explorer.session.selection.apply(np.arange(PARTICLES) < 20)
     qtbot.waitUntil(lambda: page.pictures.shown is not None, timeout=PATIENCE_MS)
     quiet(explorer, qtbot)
-    assert page.pictures.shown.described() == "all 19 selected particles"
+    assert page.pictures.shown.described() == "all 19 particles"
     assert page.pictures.shown.mean.shape == (BOX, BOX)
     first = page.pictures.shown.mean
     explorer.session.selection.apply(np.arange(PARTICLES) >= 20)

@@ -32,10 +32,10 @@ class Statistics:
     """and how many there were to choose from."""
 
     def described(self) -> str:
-        """Such as ``512 of 1,234 selected particles``."""
+        """Such as ``512 of 1,234 particles``."""
         if self.averaged == self.selected:
-            return f"all {self.selected:,} selected particles"
-        return f"{self.averaged:,} of {self.selected:,} selected particles"
+            return f"all {self.selected:,} particles"
+        return f"{self.averaged:,} of {self.selected:,} particles"
 
 
 def statistics(data: RunData, rows: Rows, rest: Image | None = None) -> Iterator[Statistics | None]:

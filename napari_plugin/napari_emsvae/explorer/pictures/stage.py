@@ -23,8 +23,8 @@ LABEL_PT = 9
 GAP, ROOM = 0.04, 0.2
 """Between pictures, and above them for their names, as parts of their width."""
 HINT_PT, HINT_LETTERS, MARGIN = 11, 48, 0.05
-CAPTION_LETTERS = 52
-"""That many letters of a caption go on a line over the whole width of the canvas; with pictures side by side it is wrapped."""
+CAPTION_LETTERS, LETTERS_BETWEEN = 52, 2
+"""That many letters of captions go on a line over the whole width of the canvas, and so many stay free between two; longer ones are wrapped."""
 
 
 class Stage:
@@ -63,7 +63,7 @@ class Stage:
             if picture.over:
                 layers.append(self._put(group, picture, float(layers[0].scale[-1]), tuple(layers[0].translate[-2:])))
         if labels is None:
-            letters = CAPTION_LETTERS // max(1, min(columns, len(beside)))
+            letters = CAPTION_LETTERS // max(1, min(columns, len(beside))) - LETTERS_BETWEEN
             labels = Labels([textwrap.fill(picture.caption or picture.name, letters) for picture in beside], corners)
         self._label(group, replace(labels, corners=np.asarray(labels.corners) - middle))
         self._bring(group)
