@@ -154,7 +154,7 @@ class SearchedObjective(TableObjective):
         if self.given:
             reference = self.model.wiener_mean(observation, self.poses(some))
         else:
-            reference = find_consensus(self.model, observation, self.config.seed)
+            reference = find_consensus(self.model, observation, self.config.seed, self.workers.each)
         self.model.search.set_steps(reference[None], self.model.mean_information(observation))
         if self.model.search.rotate and not self.model.search.fixed:
             self._look_for_templates(rows, reference)

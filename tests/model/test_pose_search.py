@@ -13,7 +13,7 @@ from emspatialvae.model.batch import Batch
 from emspatialvae.model.steerable import global_search
 from emspatialvae.model.steerable.basis import Disk, SteerableBasis
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
-from emspatialvae.model.steerable.global_search import ANGLES_EVERYWHERE, COARSE_STEP_PX, fits_by_order, turned
+from emspatialvae.model.steerable.global_search import ANGLES_EVERYWHERE, COARSE_STEP_PX, Turns, turned
 from emspatialvae.model.steerable.lattice import HEX_AREA, hexagon, lattice
 from emspatialvae.model.steerable.observation import Observation, Spectra, half_norm
 from emspatialvae.model.steerable.pose_search import PoseSearch
@@ -171,7 +171,8 @@ def test_everywhere_gives_its_score(search, coloured):
     # Nearly all of the reference and of the plane is among them.
     assert float((coarse.whole**2).sum() / (b**2).sum()) > 0.99
     looked_at = torch.zeros_like(observation.plane)
-    looked_at[:, coarse.frequencies] = observation.plane[:, coarse.frequencies]
+    both_parts = torch.cat([coarse.frequencies, coarse.frequencies + len(search.plane.ring)])
+    looked_at[:, both_parts] = observation.plane[:, both_parts]
     image = search.plane.images(looked_at)
     drawn = at_pose(search, coarse.whole[0], float(found.poses.theta_rad), *found.poses.shift_px[0, 0].tolist())
     prior = float(search.log_shift_prior(found.poses.shift_px[0, 0]))
@@ -218,13 +219,38 @@ def test_everywhere_in_parts_is_everywhere_at_once(search, monkeypatch):
     theta, shift = np.linspace(-3, 3, 9), np.linspace(-2, 2, 18).reshape(9, 2)
     observation = seen(search, noisy(hinge_images(BOX, 0.3, theta, shift, 0.2)))
     whole = search.global_search(observation, references, 3.0, 2, 3)
-    monkeypatch.setattr(global_search, "SMALLEST_PART", 2)
+    monkeypatch.setattr(global_search, "COEFFICIENTS", 1)
+    monkeypatch.setattr(global_search, "FEWEST_IMAGES", 4)
     monkeypatch.setattr(global_search, "CELLS", 1500)
     parts = search.global_search(observation, references, 3.0, 2, 3)
     assert torch.equal(parts.template, whole.template)
     assert torch.allclose(parts.score, whole.score, atol=1e-3)
     assert torch.equal(parts.poses.theta_rad, whole.poses.theta_rad)
     assert torch.equal(parts.poses.shift_px, whole.poses.shift_px)
+
+
+@pytest.mark.parametrize("box", [32, BOX])
+@pytest.mark.parametrize("translate", [True, False])
+def test_coefficients_at_all_shifts_are_those_of_each_shift(box, translate):
+    """Half of them come from the opposite shifts; about the centre of a box, even or odd."""
+    search = make_search(box, translate=translate)
+    images = noisy(hinge_images(box, 0.3, [0.4, -2.0], [(1, 2), (-3, 0)], 0.3))
+    plane = search.plane.transform(images)
+    everywhere = search._global
+    template = torch.randn(1, 2 * search.basis.size, generator=torch.Generator().manual_seed(0))
+    found = everywhere._hypotheses(template, 5.0, search.log_shift_prior)
+    assert len(found.offsets) == (19 if translate else 1)
+    outside = torch.ones(len(search.plane.ring), dtype=torch.bool)
+    outside[found.frequencies] = False
+    plane[:, outside.repeat(2)] = 0
+    at_shifts = everywhere._at_all_shifts(found, plane)
+    kept = torch.nonzero(found.whole[0])[:, 0]
+    order = search.basis.order[kept % search.basis.size]
+    columns = torch.cat([kept[order == m] for m in order.unique()])  # real parts before imaginary ones, order by order
+    for k, offset in enumerate(found.offsets):
+        moved = search.plane.move_back(plane, offset.expand(2, 2))
+        expected = search.coefficients(moved)[0][:, 0, columns]
+        assert torch.allclose(at_shifts[:, k], expected, atol=1e-3), k
 
 
 def test_shifts_are_looked_for_within_the_radius(search):
@@ -241,7 +267,7 @@ def in_sequence(basis: SteerableBasis) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(columns), order
 
 
-def testfits_by_order_are_inner_products_with_turned_templates(search):
+def test_fits_are_inner_products_with_turned_templates(search):
     basis = search.basis
     columns, order = in_sequence(basis)
     generator = torch.Generator().manual_seed(0)
@@ -249,8 +275,10 @@ def testfits_by_order_are_inner_products_with_turned_templates(search):
     only = torch.zeros(2 * basis.size)
     only[columns] = 1
     angles = torch.tensor([0.0, 0.3, -2.0, 3.1])
-    found = fits_by_order(images[:, columns], templates[:, columns], order, angles)
+    turns = Turns(templates[:, columns], order, angles)
+    found = turns.fits(images[:, columns].T)
     assert found.shape == (4, 3, 5)
+    assert torch.allclose(turns.fits(images[:, columns].T, slice(1, 3)), found[:, 1:], atol=1e-4)
     expected = basis.correlate((images * only)[None], (templates * only)[:, None], angles)  # [J, n, G]
     assert torch.allclose(found, expected.permute(2, 0, 1), atol=1e-3)
     for g, angle in enumerate(angles):

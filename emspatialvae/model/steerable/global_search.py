@@ -21,10 +21,12 @@ COMPONENTS_EVERYWHERE, COARSE_POWER = 128, 0.98
 """Of the basis: the strongest ones in the templates decide where to look closely; of their power, what is enough."""
 COARSE_STEP_PX = 2.0
 """Spacing of the triangular lattice of shifts: none is farther than 1.2 px from one of them."""
-CELLS, GPU_CELLS = 3_000_000, 200_000_000
+CELLS, GPU_CELLS = 1_000_000, 200_000_000
 """Hypotheses worked on at once: as many as stay in a CPU's cache, or keep a GPU busy."""
-SMALLEST_PART = 32
-"""Images that are looked at together at least."""
+COEFFICIENTS, GPU_COEFFICIENTS = 4_000_000, 200_000_000
+"""Of images at all shifts, as many as are calculated at once."""
+FEWEST_IMAGES = 32
+"""Images that are looked at together at least: a maximum over shifts of fewer images side by side takes several times as long."""
 APART_RAD = math.pi / 6
 """Candidates of one template differ by at least this much in angle."""
 
@@ -41,22 +43,27 @@ class Hypotheses:
         The same in the whole basis, with zeros for the components left out; [J, 2 R].
     order
         Of the components; [C].
-    frequencies, matrix
-        The frequencies of the Fourier plane that are looked at [f], and the matrix [f, O * 2 C] from them to the coefficients at each offset.
+    frequencies, real, imaginary
+        The frequencies of the Fourier plane that are looked at [f], and the matrices [f, H * 2 C] that take the real and the imaginary part of
+        images there, centred, to their share of the coefficients at the first H offsets.
     offsets, log_prior
-        Shifts in pixels [O, 2], and the log of their prior up to a constant [O].
+        Shifts in pixels [O, 2], and the log of their prior up to a constant [O]: zero, some, and the opposites of these.
     angles
         In radians; [G].
+    turns
+        The templates at these angles.
     """
 
     templates: Tensor
     whole: Tensor
     order: Tensor
     frequencies: Tensor
-    matrix: Tensor
+    real: Tensor
+    imaginary: Tensor
     offsets: Tensor
     log_prior: Tensor
     angles: Tensor
+    turns: "Turns"
 
     def __len__(self) -> int:
         return len(self.templates) * len(self.offsets) * len(self.angles)
@@ -69,7 +76,7 @@ class GlobalSearch:
         self, basis: SteerableBasis, plane: FourierPlane, metric: RingMetric, *, rotate: bool, translate: bool
     ) -> None:
         self.basis, self.plane, self.metric, self.rotate, self.translate = basis, plane, metric, rotate, translate
-        self._last: tuple[object, Tensor, Tensor] | None = None
+        self._last: tuple[object, Tensor, Tensor, Tensor] | None = None
 
     def candidates(
         self,
@@ -82,7 +89,7 @@ class GlobalSearch:
     ) -> Candidates:
         """See `PoseSearch.global_search`."""
         hypotheses = self._hypotheses(templates, radius_px, log_shift_prior)
-        size = max(SMALLEST_PART, _cells(templates) // len(hypotheses))
+        size = max(FEWEST_IMAGES, _limit(templates, COEFFICIENTS, GPU_COEFFICIENTS) // hypotheses.real.shape[1] // 2)
         parts = [
             self._best_of(hypotheses, observation[start : start + size], modes, min(others, len(templates)))
             for start in range(0, len(observation), size)
@@ -95,7 +102,9 @@ class GlobalSearch:
     ) -> Hypotheses:
         """All that is compared with each image, for templates [J, 2 R]."""
         basis = self.basis
-        offsets = lattice(radius_px, COARSE_STEP_PX).to(templates) if self.translate else templates.new_zeros(1, 2)
+        offsets = lattice(radius_px, COARSE_STEP_PX) if self.translate else torch.zeros(1, 2)
+        upper = offsets[(offsets[:, 1] > 1e-6) | ((offsets[:, 1] > -1e-6) & (offsets[:, 0] > 1e-6))]
+        offsets = torch.cat([offsets[:1], upper, -upper]).to(templates)
         strength = (templates**2).mean(0).view(2, -1).sum(0)
         strength = torch.where(basis.order <= ORDERS_EVERYWHERE, strength, -torch.ones_like(strength))
         chosen = strength.topk(min(COMPONENTS_EVERYWHERE, int((basis.order <= ORDERS_EVERYWHERE).sum()))).indices
@@ -110,38 +119,59 @@ class GlobalSearch:
         key = (tuple(both.tolist()), radius_px, templates.device, templates.dtype)
         last = self._last  # another thread may replace it
         if last is None or last[0] != key:
-            last = self._last = (key, *self._analysis(offsets, both))
+            last = self._last = (key, *self._analysis(offsets[: 1 + len(upper)], both))
         seen = torch.zeros_like(templates)
         seen[:, both] = templates[:, both]
         angles = 2 * math.pi * torch.arange(ANGLES_EVERYWHERE, device=templates.device) / ANGLES_EVERYWHERE
+        angles = angles if self.rotate else angles[:1]
+        order = basis.order[chosen]
         return Hypotheses(
             templates=templates[:, both],
             whole=seen,
-            order=basis.order[chosen],
+            order=order,
             frequencies=last[1],
-            matrix=last[2],
+            real=last[2],
+            imaginary=last[3],
             offsets=offsets,
             log_prior=log_shift_prior(offsets) if self.translate else offsets.new_zeros(1),
-            angles=angles if self.rotate else angles[:1],
+            angles=angles,
+            turns=Turns(templates[:, both], order, angles),
         )
 
-    def _analysis(self, offsets: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """The frequencies where some coefficients have nearly all of their power, and the matrix from these to them at each offset."""
-        matrix = self.plane.analysis(self.basis, offsets.to(self.plane.fx), columns).to(offsets)
+    def _analysis(self, offsets: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The frequencies where some coefficients have nearly all of their power, and the matrices from these to them at each offset."""
+        from_corner = offsets.to(self.plane.fx) - self.basis.box // 2
+        matrix = self.plane.analysis(self.basis, from_corner, columns).to(offsets)
         power = (matrix[:, : len(columns)] ** 2).sum(1).view(2, -1).sum(0)
         of_ring = power.new_zeros(self.plane.rings).index_add_(0, self.plane.ring, power)
         enough = int((of_ring.cumsum(0) < COARSE_POWER * of_ring.sum()).sum())
         within = torch.nonzero(self.plane.ring <= enough)[:, 0]
-        frequencies = torch.cat([within, within + len(self.plane.ring)])
-        return frequencies, matrix[frequencies].contiguous()
+        real, imaginary = (part[within].contiguous() for part in matrix.chunk(2))
+        return within, real, imaginary
+
+    def _at_all_shifts(self, hypotheses: Hypotheses, plane: Tensor) -> Tensor:
+        """Coefficients [n, O, 2 C] of images [n, 2 F] at each offset.
+
+        Seen from the opposite side a component of even order is the same, and one of odd order its negative. So one part of the images'
+        transform (about their centre) says the same at opposite shifts, and the other the opposite: half of the products are enough.
+        """
+        centred = self.plane.move_back(plane, plane.new_full((2,), self.basis.box // 2))
+        same, opposite = (
+            (part[:, hypotheses.frequencies] @ matrix).view(len(plane), -1, 2 * len(hypotheses.order))
+            for part, matrix in zip(centred.chunk(2, 1), (hypotheses.real, hypotheses.imaginary), strict=True)
+        )
+        there = same.shape[1]
+        images = torch.cat([same + opposite, same[:, 1:] - opposite[:, 1:]], 1)
+        images[:, there:] *= 1 - 2 * (_by_columns(hypotheses.order) % 2)
+        return images
 
     def _best_of(
         self, hypotheses: Hypotheses, some: Observation, modes: int, others: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Angles [n, c], shifts [n, c, 2], templates [n, c] and scores [n, c] of the candidates of a few images."""
         n, angles = len(some), hypotheses.angles
-        images = (some.plane[:, hypotheses.frequencies] @ hypotheses.matrix).view(n, len(hypotheses.offsets), -1)
-        of_move = self._over_shifts(hypotheses, images)
+        images = self._at_all_shifts(hypotheses, some.plane)
+        of_move = _over_shifts(hypotheses, images)
         of_move -= half_norm(hypotheses.whole.expand(n, -1, -1), some, self.metric).T[..., None]
         template, g = _picked(of_move, angles, modes, others)
         rows = torch.arange(n, device=images.device)[:, None]
@@ -150,29 +180,41 @@ class GlobalSearch:
             order = score.argsort(1, descending=True)
             template, g, score = template.gather(1, order), g.gather(1, order), score.gather(1, order)
         turned_templates = turned(hypotheses.templates, hypotheses.order, template, angles[g])
-        fit = (images[:, None] * turned_templates[:, :, None]).sum(-1)
+        fit = turned_templates @ images.transpose(1, 2)
         return angles[g], hypotheses.offsets[(fit + hypotheses.log_prior).argmax(-1)], template, score
 
-    @staticmethod
-    def _over_shifts(hypotheses: Hypotheses, images: Tensor) -> Tensor:
-        """Of images, as coefficients at each offset [n, O, 2 C], the best log posterior over all shifts, less the template's norm; [J, n, G]."""
-        n, moves, _ = images.shape
-        angles, count = hypotheses.angles, len(hypotheses.templates)
-        by_move = images.transpose(0, 1).reshape(moves * n, -1)
-        best = images.new_empty(count, n, len(angles))
-        size = max(1, count * _cells(images) // (len(hypotheses) * n))
+
+def _over_shifts(hypotheses: Hypotheses, images: Tensor) -> Tensor:
+    """Of images, as coefficients at each offset [n, O, 2 C], the best log posterior over all shifts, less the template's norm; [J, n, G].
+
+    Few hypotheses at a time, so that they stay in the cache between the product that makes them and the maximum that is taken of them.
+    """
+    n, moves, _ = images.shape
+    count, angles = len(hypotheses.templates), len(hypotheses.angles)
+    best = images.new_empty(count, n, angles)
+    cells = _limit(images, CELLS, GPU_CELLS)
+    some = max(FEWEST_IMAGES, cells // len(hypotheses))
+    for first in range(0, n, some):
+        few = images[first : first + some]
+        by_move = few.permute(2, 1, 0).reshape(few.shape[2], -1)
+        size = max(1, cells // (angles * by_move.shape[1]))
         for start in range(0, count, size):
             part = slice(start, start + size)
-            fit = fits_by_order(by_move, hypotheses.templates[part], hypotheses.order, angles)
-            fit = fit.view(len(angles), -1, moves, n)
+            fit = hypotheses.turns.fits(by_move, part).view(angles, -1, moves, len(few))
             fit += hypotheses.log_prior[:, None]
-            best[part] = fit.amax(2).permute(1, 2, 0)
-        return best
+            best[part, first : first + some] = fit.amax(2).permute(1, 2, 0)
+    return best
 
 
-def _cells(near: Tensor) -> int:
-    """Hypotheses to work on at once where a tensor lies."""
-    return CELLS if near.device.type == "cpu" else GPU_CELLS
+def _by_columns(order: Tensor) -> Tensor:
+    """The orders of the 2 C coefficients of components with orders [C]: of each order the real parts, then the imaginary ones."""
+    orders, counts = torch.unique_consecutive(order, return_counts=True)
+    return orders.repeat_interleave(2 * counts)
+
+
+def _limit(near: Tensor, cpu: int, gpu: int) -> int:
+    """The one for where a tensor lies."""
+    return cpu if near.device.type == "cpu" else gpu
 
 
 def _picked(score: Tensor, angles: Tensor, modes: int, others: int) -> tuple[Tensor, Tensor]:
@@ -198,24 +240,34 @@ def _picked(score: Tensor, angles: Tensor, modes: int, others: int) -> tuple[Ten
     return template, g
 
 
-def fits_by_order(images: Tensor, templates: Tensor, order: Tensor, angles: Tensor) -> Tensor:
-    """``<image, turned template>`` of all pairs: [n, 2 C] and [J, 2 C] to [G, J, n].
+class Turns:
+    """Templates at many angles, to be compared with images.
 
-    Columns: for each of the orders in ``order`` [C] the real parts of its components, then their imaginary parts.
+    Parameters
+    ----------
+    templates
+        Coefficients [J, 2 C]: for each of the orders in ``order`` [C] the real parts of its components, then their imaginary parts.
+    angles
+        In radians; [G].
     """
-    orders, counts = torch.unique_consecutive(order, return_counts=True)
-    products = images.new_empty(2, len(orders), len(templates), len(images))
-    start = 0
-    for k, count in enumerate(counts.tolist()):
-        columns = slice(start, start + 2 * count)
-        real, imaginary = templates[:, columns].split(count, 1)
-        seen = images[:, columns].T
-        torch.matmul(templates[:, columns], seen, out=products[0, k])
-        torch.matmul(torch.cat([imaginary, -real], 1), seen, out=products[1, k])
-        start += 2 * count
-    turns = orders * angles[:, None]
-    waves = torch.cat([torch.cos(turns), torch.sin(turns)], 1)
-    return (waves @ products.view(2 * len(orders), -1)).view(len(angles), len(templates), len(images))
+
+    def __init__(self, templates: Tensor, order: Tensor, angles: Tensor) -> None:
+        orders, counts = torch.unique_consecutive(order, return_counts=True)
+        self._blocks = []
+        for block in templates.split((2 * counts).tolist(), 1):
+            real, imaginary = block.chunk(2, 1)
+            self._blocks.append(torch.stack([block, torch.cat([imaginary, -real], 1)]))
+        turns = orders * angles[:, None]
+        self._waves = torch.stack([torch.cos(turns), torch.sin(turns)], 2).flatten(1)
+
+    def fits(self, images: Tensor, part: slice = slice(None)) -> Tensor:
+        """``<image, turned template>`` of all pairs of images [2 C, n] and the J templates of a part; [G, J, n]."""
+        blocks = [block[:, part].flatten(0, 1) for block in self._blocks]
+        products = images.new_empty(len(blocks), len(blocks[0]), images.shape[1])
+        rows = images.split([block.shape[1] for block in blocks])
+        for block, seen, product in zip(blocks, rows, products, strict=True):
+            torch.matmul(block, seen, out=product)
+        return (self._waves @ products.view(2 * len(blocks), -1)).view(len(self._waves), -1, images.shape[1])
 
 
 def turned(templates: Tensor, order: Tensor, which: Tensor, angle_rad: Tensor) -> Tensor:

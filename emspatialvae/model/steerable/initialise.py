@@ -8,6 +8,7 @@ from torch import Tensor
 from emspatialvae.config import ModelConfig
 from emspatialvae.imaging import geometry, masks
 from emspatialvae.model.batch import Batch
+from emspatialvae.model.device import Each, in_turn
 from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.steerable.basis import affordable_frequency
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
@@ -27,6 +28,8 @@ RESTARTS = 4
 CONSENSUS_PARTICLES = 1500
 FIRST_ROUNDS, LAST_ROUNDS = 4, 4
 """Of alignment and averaging: of each start, and of the best one afterwards."""
+PART, GPU_PART = 256, 8192
+"""Particles aligned at a time, on a CPU and on a GPU."""
 
 Batches = Callable[[], Iterable[Batch]]
 
@@ -123,11 +126,12 @@ def _mean_square(model: SteerableVAE, batches: Batches) -> Tensor:
 
 
 @torch.no_grad()
-def find_consensus(model: SteerableVAE, observation: Observation, seed: int) -> Tensor:
+def find_consensus(model: SteerableVAE, observation: Observation, seed: int, each: Each = in_turn) -> Tensor:
     """Coefficients [2 R] of one image that explains all, by expectation maximisation from several random particles.
 
     Each start is one particle, denoised; poses and reference then improve each other. The start that ends with the most
-    evidence wins: with one alone, one in some ends in a reference that is upside down with respect to itself.
+    evidence wins: with one alone, one in some ends in a reference that is upside down with respect to itself. ``each``: who works on the
+    parts of the observation.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -135,7 +139,7 @@ def find_consensus(model: SteerableVAE, observation: Observation, seed: int) -> 
         evidence = -torch.inf
         for _ in range(rounds):
             model.search.set_steps(reference[None], model.mean_information(observation))
-            poses, evidence = _align(model, observation, reference)
+            poses, evidence = _align(model, observation, reference, each)
             reference = centred(model, model.wiener_mean(observation, poses), poses)
         return evidence, reference
 
@@ -148,10 +152,16 @@ def find_consensus(model: SteerableVAE, observation: Observation, seed: int) -> 
     return improved(max(starts, key=lambda start: start[0])[1], LAST_ROUNDS)[1]
 
 
-def _align(model: SteerableVAE, observation: Observation, reference: Tensor) -> tuple[Poses, float]:
-    poses = model.search.global_search(observation, reference[None], model.search_radius_px).poses[:, 0]
-    near = model.search.local_search(observation, poses, reference.expand(len(observation), -1))
-    return near.mean, float(near.log_evidence.mean())
+def _align(model: SteerableVAE, observation: Observation, reference: Tensor, each: Each) -> tuple[Poses, float]:
+    @torch.no_grad()
+    def align(some: Observation) -> tuple[Poses, Tensor]:
+        poses = model.search.global_search(some, reference[None], model.search_radius_px).poses[:, 0]
+        near = model.search.local_search(some, poses, reference.expand(len(some), -1))
+        return near.mean, near.log_evidence
+
+    poses, evidence = zip(*each(align, observation.parts(PART, GPU_PART)), strict=True)
+    theta, shift = torch.cat([pose.theta_rad for pose in poses]), torch.cat([pose.shift_px for pose in poses])
+    return Poses(theta, shift), float(torch.cat(evidence).mean())
 
 
 def centred(model: SteerableVAE, reference: Tensor, poses: Poses) -> Tensor:

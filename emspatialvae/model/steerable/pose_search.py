@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from emspatialvae.imaging import geometry
 from emspatialvae.model.steerable.basis import SteerableBasis
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
-from emspatialvae.model.steerable.global_search import GlobalSearch, fits_by_order
+from emspatialvae.model.steerable.global_search import GlobalSearch, Turns
 from emspatialvae.model.steerable.lattice import HEX_AREA, hexagon
 from emspatialvae.model.steerable.observation import Observation, half_norm
 from emspatialvae.model.steerable.poses import Candidates, JointPosterior, LocalPosterior, Poses
@@ -217,7 +217,7 @@ class PoseSearch(nn.Module):
         columns = torch.cat(
             [torch.cat([rows, rows + size]) for rows in (torch.nonzero(order == m)[:, 0] for m in order.unique())]
         )
-        return fits_by_order(images[:, columns], templates[:, columns], order, angles_rad.to(images))
+        return Turns(templates[:, columns], order, angles_rad.to(images)).fits(images[:, columns].T)
 
     # ----------------------------------------------------------------------------------------------------- details
 
