@@ -171,7 +171,8 @@ def test_everywhere_gives_its_score(search, coloured):
     # Nearly all of the reference and of the plane is among them.
     assert float((coarse.whole**2).sum() / (b**2).sum()) > 0.99
     looked_at = torch.zeros_like(observation.plane)
-    both_parts = torch.cat([coarse.frequencies, coarse.frequencies + len(search.plane.ring)])
+    some = coarse.coefficients.frequencies
+    both_parts = torch.cat([some, some + len(search.plane.ring)])
     looked_at[:, both_parts] = observation.plane[:, both_parts]
     image = search.plane.images(looked_at)
     drawn = at_pose(search, coarse.whole[0], float(found.poses.theta_rad), *found.poses.shift_px[0, 0].tolist())
@@ -227,30 +228,6 @@ def test_everywhere_in_parts_is_everywhere_at_once(search, monkeypatch):
     assert torch.allclose(parts.score, whole.score, atol=1e-3)
     assert torch.equal(parts.poses.theta_rad, whole.poses.theta_rad)
     assert torch.equal(parts.poses.shift_px, whole.poses.shift_px)
-
-
-@pytest.mark.parametrize("box", [32, BOX])
-@pytest.mark.parametrize("translate", [True, False])
-def test_coefficients_at_all_shifts_are_those_of_each_shift(box, translate):
-    """Half of them come from the opposite shifts; about the centre of a box, even or odd."""
-    search = make_search(box, translate=translate)
-    images = noisy(hinge_images(box, 0.3, [0.4, -2.0], [(1, 2), (-3, 0)], 0.3))
-    plane = search.plane.transform(images)
-    everywhere = search._global
-    template = torch.randn(1, 2 * search.basis.size, generator=torch.Generator().manual_seed(0))
-    found = everywhere._hypotheses(template, 5.0, search.log_shift_prior)
-    assert len(found.offsets) == (19 if translate else 1)
-    outside = torch.ones(len(search.plane.ring), dtype=torch.bool)
-    outside[found.frequencies] = False
-    plane[:, outside.repeat(2)] = 0
-    at_shifts = everywhere._at_all_shifts(found, plane)
-    kept = torch.nonzero(found.whole[0])[:, 0]
-    order = search.basis.order[kept % search.basis.size]
-    columns = torch.cat([kept[order == m] for m in order.unique()])  # real parts before imaginary ones, order by order
-    for k, offset in enumerate(found.offsets):
-        moved = search.plane.move_back(plane, offset.expand(2, 2))
-        expected = search.coefficients(moved)[0][:, 0, columns]
-        assert torch.allclose(at_shifts[:, k], expected, atol=1e-3), k
 
 
 def test_shifts_are_looked_for_within_the_radius(search):

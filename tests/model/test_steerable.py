@@ -12,6 +12,7 @@ from emspatialvae.imaging import geometry
 from emspatialvae.model.steerable.basis import MAX_BYTES, Disk, SteerableBasis, affordable_frequency, bessel_rings
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.ring_metric import RingMetric, effective_ring
+from emspatialvae.model.steerable.shifted_coefficients import ShiftedCoefficients
 
 BOXES = [16, 33, 40, 65]
 
@@ -283,15 +284,31 @@ def test_moves_by_parts_of_a_pixel(box):
 
 @pytest.mark.parametrize("max_ring", [None, 12])
 @pytest.mark.parametrize("box", [33, 40])
-def test_analysis_is_moving_back_and_looking(full, box, max_ring):
+def test_shifted_coefficients_are_those_of_images_moved_back(full, box, max_ring):
+    """All of them, some of them, and without a shift; half of what they say comes from the opposite shifts."""
     basis, plane = full(box, 0.3), FourierPlane(box, max_ring)
-    shifts = torch.tensor([[0.0, 0.0], [1.5, -2.25], [-4.0, 3.0]])
+    shifts = torch.tensor([[0.0, 0.0], [1.5, -2.25], [-1.5, 2.25], [3.0, 0.0], [-3.0, 0.0]])
     transform = plane.transform(torch.randn(3, box, box, generator=torch.Generator().manual_seed(1)))
-    found = (transform @ plane.analysis(basis, shifts)).unflatten(-1, (3, -1))
-    for s, shift in enumerate(shifts):
+    some = torch.arange(2 * basis.size)[::3].flip(0)
+    shifted = ShiftedCoefficients(basis, plane, shifts)
+    assert {tuple(shift) for shift in shifted.shifts.tolist()} == {tuple(shift) for shift in shifts.tolist()}
+    found = shifted(transform)
+    for s, shift in enumerate(shifted.shifts):
         expected = basis.coefficients(plane.images(plane.move_back(transform, shift)))
         # A frequency at the edge of an even box has no sign: half a pixel there is nobody's.
         assert float((found[:, s] - expected).norm() / expected.norm()) < (1e-4 if box % 2 else 2e-3)
+    assert torch.allclose(ShiftedCoefficients(basis, plane, shifts, some)(transform), found[..., some], atol=1e-4)
+    assert torch.allclose(ShiftedCoefficients(basis, plane, torch.zeros(1, 2))(transform), found[:, :1], atol=1e-4)
+
+
+def test_frequencies_without_power_are_left_out(full):
+    """Of white noise, coefficients then lose about the share of the functions' power that lies there."""
+    basis, plane, shifts = full(33, 0.3), FourierPlane(33), torch.tensor([[0.0, 0.0], [2.0, 1.0]])
+    images = plane.transform(torch.randn(200, 33, 33, generator=torch.Generator().manual_seed(1)))
+    whole, most = (ShiftedCoefficients(basis, plane, shifts, power=power) for power in (1.0, 0.95))
+    assert len(most.frequencies) < 0.8 * len(whole.frequencies) == 0.8 * len(plane.ring)
+    lost = float(((whole(images) - most(images)) ** 2).mean() / (whole(images) ** 2).mean())
+    assert 0.005 < lost < 0.05
 
 
 @pytest.mark.parametrize("box", BOXES)

@@ -5,11 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from emspatialvae.model.steerable.basis import SteerableBasis
-
 
 class FourierPlane(nn.Module):
-    """The half plane of `rfft2` of a box, cut to the frequencies that matter, as real numbers [..., 2 F]: real, imaginary.
+    """The half plane of the transform of a box about its centre, cut to the frequencies that matter, as real numbers [..., 2 F]: real, imaginary.
 
     There a shift is a phase, and CTF and noise are factors; rings are one Fourier pixel wide.
     """
@@ -19,6 +17,7 @@ class FourierPlane(nn.Module):
     ring: Tensor
     where: Tensor
     weight: Tensor
+    centre: Tensor
 
     def __init__(self, box: int, max_ring: int | None = None) -> None:
         super().__init__()
@@ -33,10 +32,13 @@ class FourierPlane(nn.Module):
         for name, values in (("fx", fx), ("fy", fy), ("ring", ring.clamp(max=self.rings - 1)), ("weight", weight)):
             self.register_buffer(name, values[where], persistent=False)
         self.register_buffer("where", where, persistent=False)
+        # The transform counts pixels from a corner of the box; poses turn about its centre.
+        angle = 2 * math.pi * (box // 2) * (fx + fy)[where].double()
+        self.register_buffer("centre", torch.polar(torch.ones_like(angle), angle).to(torch.complex64), persistent=False)
 
     def transform(self, images: Tensor) -> Tensor:
-        """``rfft2`` of images [..., box, box]; shape [..., 2 F]."""
-        plane = torch.fft.rfft2(images).flatten(-2)[..., self.where]
+        """The transform of images [..., box, box]; shape [..., 2 F]."""
+        plane = torch.fft.rfft2(images).flatten(-2)[..., self.where] * self.centre
         return torch.cat([plane.real, plane.imag], -1)
 
     def images(self, plane: Tensor) -> Tensor:
@@ -45,7 +47,7 @@ class FourierPlane(nn.Module):
         whole = torch.zeros(
             *plane.shape[:-1], self.box * (self.box // 2 + 1), dtype=torch.complex64, device=plane.device
         )
-        whole[..., self.where] = torch.complex(re, im)
+        whole[..., self.where] = torch.complex(re, im) * self.centre.conj()
         return torch.fft.irfft2(whole.unflatten(-1, (self.box, -1)), s=(self.box, self.box))
 
     def move_back(self, plane: Tensor, shift_px: Tensor) -> Tensor:
@@ -77,19 +79,3 @@ class FourierPlane(nn.Module):
     def ring_sizes(self) -> Tensor:
         """Pixels of each ring of the whole plane; [rings]."""
         return self.weight.new_zeros(self.rings).index_add_(0, self.ring, self.weight * self.box**2)
-
-    def analysis(self, basis: SteerableBasis, shifts_px: Tensor, some: Tensor | None = None) -> Tensor:
-        """The matrix [2 F, S * 2 R] that gives coefficients of the content moved back by each of the shifts [S, 2].
-
-        ``some``: the numbers of the coefficients that are wanted [default: all 2 R].
-        """
-        wanted = basis.vectors if some is None else basis.vectors[some]
-        vectors = torch.fft.rfft2(wanted.double().unflatten(-1, (self.box, self.box))).flatten(-2)
-        vectors = vectors[:, self.where] * self.weight
-        columns = []
-        for x, y in shifts_px.double():
-            moved = vectors * torch.polar(
-                torch.ones_like(self.fx, dtype=torch.float64), -2 * math.pi * (x * self.fx + y * self.fy).double()
-            )
-            columns.append(torch.cat([moved.real, moved.imag], 1).T.float())
-        return torch.cat(columns, 1).contiguous()

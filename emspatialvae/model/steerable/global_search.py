@@ -14,6 +14,7 @@ from emspatialvae.model.steerable.lattice import lattice
 from emspatialvae.model.steerable.observation import Observation, half_norm
 from emspatialvae.model.steerable.poses import Candidates, Poses
 from emspatialvae.model.steerable.ring_metric import RingMetric
+from emspatialvae.model.steerable.shifted_coefficients import ShiftedCoefficients
 
 ANGLES_EVERYWHERE, ORDERS_EVERYWHERE = 56, 16
 """Angles, and the highest angular order that is looked at: a step is less than a third of its period."""
@@ -43,11 +44,10 @@ class Hypotheses:
         The same in the whole basis, with zeros for the components left out; [J, 2 R].
     order
         Of the components; [C].
-    frequencies, real, imaginary
-        The frequencies of the Fourier plane that are looked at [f], and the matrices [f, H * 2 C] that take the real and the imaginary part of
-        images there, centred, to their share of the coefficients at the first H offsets.
-    offsets, log_prior
-        Shifts in pixels [O, 2], and the log of their prior up to a constant [O]: zero, some, and the opposites of these.
+    coefficients
+        Of images, at O shifts: the offsets.
+    log_prior
+        The log of the offsets' prior up to a constant; [O].
     angles
         In radians; [G].
     turns
@@ -57,16 +57,18 @@ class Hypotheses:
     templates: Tensor
     whole: Tensor
     order: Tensor
-    frequencies: Tensor
-    real: Tensor
-    imaginary: Tensor
-    offsets: Tensor
+    coefficients: ShiftedCoefficients
     log_prior: Tensor
     angles: Tensor
     turns: "Turns"
 
     def __len__(self) -> int:
         return len(self.templates) * len(self.offsets) * len(self.angles)
+
+    @property
+    def offsets(self) -> Tensor:
+        """Shifts in pixels; [O, 2]."""
+        return self.coefficients.shifts
 
 
 class GlobalSearch:
@@ -76,7 +78,7 @@ class GlobalSearch:
         self, basis: SteerableBasis, plane: FourierPlane, metric: RingMetric, *, rotate: bool, translate: bool
     ) -> None:
         self.basis, self.plane, self.metric, self.rotate, self.translate = basis, plane, metric, rotate, translate
-        self._last: tuple[object, Tensor, Tensor, Tensor] | None = None
+        self._last: tuple[object, ShiftedCoefficients] | None = None
 
     def candidates(
         self,
@@ -89,7 +91,8 @@ class GlobalSearch:
     ) -> Candidates:
         """See `PoseSearch.global_search`."""
         hypotheses = self._hypotheses(templates, radius_px, log_shift_prior)
-        size = max(FEWEST_IMAGES, _limit(templates, COEFFICIENTS, GPU_COEFFICIENTS) // hypotheses.real.shape[1] // 2)
+        of_image = len(hypotheses.offsets) * len(hypotheses.coefficients)
+        size = max(FEWEST_IMAGES, _limit(templates, COEFFICIENTS, GPU_COEFFICIENTS) // of_image)
         parts = [
             self._best_of(hypotheses, observation[start : start + size], modes, min(others, len(templates)))
             for start in range(0, len(observation), size)
@@ -102,9 +105,6 @@ class GlobalSearch:
     ) -> Hypotheses:
         """All that is compared with each image, for templates [J, 2 R]."""
         basis = self.basis
-        offsets = lattice(radius_px, COARSE_STEP_PX) if self.translate else torch.zeros(1, 2)
-        upper = offsets[(offsets[:, 1] > 1e-6) | ((offsets[:, 1] > -1e-6) & (offsets[:, 0] > 1e-6))]
-        offsets = torch.cat([offsets[:1], upper, -upper]).to(templates)
         strength = (templates**2).mean(0).view(2, -1).sum(0)
         strength = torch.where(basis.order <= ORDERS_EVERYWHERE, strength, -torch.ones_like(strength))
         chosen = strength.topk(min(COMPONENTS_EVERYWHERE, int((basis.order <= ORDERS_EVERYWHERE).sum()))).indices
@@ -119,7 +119,10 @@ class GlobalSearch:
         key = (tuple(both.tolist()), radius_px, templates.device, templates.dtype)
         last = self._last  # another thread may replace it
         if last is None or last[0] != key:
-            last = self._last = (key, *self._analysis(offsets[: 1 + len(upper)], both))
+            offsets = lattice(radius_px, COARSE_STEP_PX) if self.translate else torch.zeros(1, 2)
+            coefficients = ShiftedCoefficients(basis, self.plane, offsets.to(templates), both, COARSE_POWER)
+            last = self._last = (key, coefficients)
+        offsets = last[1].shifts
         seen = torch.zeros_like(templates)
         seen[:, both] = templates[:, both]
         angles = 2 * math.pi * torch.arange(ANGLES_EVERYWHERE, device=templates.device) / ANGLES_EVERYWHERE
@@ -129,48 +132,18 @@ class GlobalSearch:
             templates=templates[:, both],
             whole=seen,
             order=order,
-            frequencies=last[1],
-            real=last[2],
-            imaginary=last[3],
-            offsets=offsets,
+            coefficients=last[1],
             log_prior=log_shift_prior(offsets) if self.translate else offsets.new_zeros(1),
             angles=angles,
             turns=Turns(templates[:, both], order, angles),
         )
-
-    def _analysis(self, offsets: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The frequencies where some coefficients have nearly all of their power, and the matrices from these to them at each offset."""
-        from_corner = offsets.to(self.plane.fx) - self.basis.box // 2
-        matrix = self.plane.analysis(self.basis, from_corner, columns).to(offsets)
-        power = (matrix[:, : len(columns)] ** 2).sum(1).view(2, -1).sum(0)
-        of_ring = power.new_zeros(self.plane.rings).index_add_(0, self.plane.ring, power)
-        enough = int((of_ring.cumsum(0) < COARSE_POWER * of_ring.sum()).sum())
-        within = torch.nonzero(self.plane.ring <= enough)[:, 0]
-        real, imaginary = (part[within].contiguous() for part in matrix.chunk(2))
-        return within, real, imaginary
-
-    def _at_all_shifts(self, hypotheses: Hypotheses, plane: Tensor) -> Tensor:
-        """Coefficients [n, O, 2 C] of images [n, 2 F] at each offset.
-
-        Seen from the opposite side a component of even order is the same, and one of odd order its negative. So one part of the images'
-        transform (about their centre) says the same at opposite shifts, and the other the opposite: half of the products are enough.
-        """
-        centred = self.plane.move_back(plane, plane.new_full((2,), self.basis.box // 2))
-        same, opposite = (
-            (part[:, hypotheses.frequencies] @ matrix).view(len(plane), -1, 2 * len(hypotheses.order))
-            for part, matrix in zip(centred.chunk(2, 1), (hypotheses.real, hypotheses.imaginary), strict=True)
-        )
-        there = same.shape[1]
-        images = torch.cat([same + opposite, same[:, 1:] - opposite[:, 1:]], 1)
-        images[:, there:] *= 1 - 2 * (_by_columns(hypotheses.order) % 2)
-        return images
 
     def _best_of(
         self, hypotheses: Hypotheses, some: Observation, modes: int, others: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Angles [n, c], shifts [n, c, 2], templates [n, c] and scores [n, c] of the candidates of a few images."""
         n, angles = len(some), hypotheses.angles
-        images = self._at_all_shifts(hypotheses, some.plane)
+        images = hypotheses.coefficients(some.plane)
         of_move = _over_shifts(hypotheses, images)
         of_move -= half_norm(hypotheses.whole.expand(n, -1, -1), some, self.metric).T[..., None]
         template, g = _picked(of_move, angles, modes, others)
@@ -204,12 +177,6 @@ def _over_shifts(hypotheses: Hypotheses, images: Tensor) -> Tensor:
             fit += hypotheses.log_prior[:, None]
             best[part, first : first + some] = fit.amax(2).permute(1, 2, 0)
     return best
-
-
-def _by_columns(order: Tensor) -> Tensor:
-    """The orders of the 2 C coefficients of components with orders [C]: of each order the real parts, then the imaginary ones."""
-    orders, counts = torch.unique_consecutive(order, return_counts=True)
-    return orders.repeat_interleave(2 * counts)
 
 
 def _limit(near: Tensor, cpu: int, gpu: int) -> int:

@@ -23,6 +23,7 @@ from emspatialvae.model.steerable.lattice import HEX_AREA, hexagon
 from emspatialvae.model.steerable.observation import Observation, half_norm
 from emspatialvae.model.steerable.poses import Candidates, JointPosterior, LocalPosterior, Poses
 from emspatialvae.model.steerable.ring_metric import RingMetric
+from emspatialvae.model.steerable.shifted_coefficients import ShiftedCoefficients
 
 ANGLES_REGISTERED = 64
 """Angles at which one image is registered on another."""
@@ -69,7 +70,7 @@ class PoseSearch(nn.Module):
         self.register_buffer("shift_sd_px", torch.tensor(float(shift_sd_px)))
         self.register_buffer("theta_step_rad", torch.tensor(2 * math.pi / ANGLES_NEARBY))
         self.register_buffer("shift_step_px", torch.tensor(1.0))
-        self._matrices: dict[tuple[float, int, torch.device, torch.dtype], Tensor] = {}
+        self._shifted: dict[tuple[float, int, torch.device, torch.dtype], ShiftedCoefficients] = {}
 
     @property
     def basis(self) -> SteerableBasis:
@@ -85,15 +86,14 @@ class PoseSearch(nn.Module):
 
     def coefficients(self, plane: Tensor, step_px: float = 0.0, reach: int = 0) -> tuple[Tensor, Tensor]:
         """Coefficients [n, S, 2 R] of observations moved back by each point of a hexagon, and the points [S, 2] in pixels."""
-        shifts = hexagon(reach) * step_px if reach else torch.zeros(1, 2)
         key = (step_px, reach, plane.device, plane.dtype)
-        matrix = self._matrices.get(key)  # held: another thread may clear the store
-        if matrix is None:
-            if len(self._matrices) > 12:
-                self._matrices.clear()
-            matrix = self._matrices[key] = self.plane.analysis(self.basis, shifts.to(self.plane.fx)).to(plane)
-        found = plane @ matrix
-        return found.unflatten(-1, (len(shifts), -1)), shifts.to(plane)
+        shifted = self._shifted.get(key)  # held: another thread may clear the store
+        if shifted is None:
+            if len(self._shifted) > 12:
+                self._shifted.clear()
+            shifts = hexagon(reach) * step_px if reach else torch.zeros(1, 2)
+            shifted = self._shifted[key] = ShiftedCoefficients(self.basis, self.plane, shifts.to(plane))
+        return shifted(plane), shifted.shifts
 
     def upright(self, observation: Observation, poses: Poses) -> Tensor:
         """Coefficients of the canonicalised images, Wiener-filtered: what an encoder of z may look at; [n, 2 R]."""
