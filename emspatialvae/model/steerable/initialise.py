@@ -134,34 +134,39 @@ def find_consensus(model: SteerableVAE, observation: Observation, seed: int, eac
     parts of the observation.
     """
     generator = torch.Generator().manual_seed(seed)
-
-    def improved(reference: Tensor, rounds: int) -> tuple[float, Tensor]:
-        evidence = -torch.inf
-        for _ in range(rounds):
-            model.search.set_steps(reference[None], model.mean_information(observation))
-            poses, evidence = _align(model, observation, reference, each)
-            reference = centred(model, model.wiener_mean(observation, poses), poses)
-        return evidence, reference
-
-    starts = []
-    for _ in range(RESTARTS):
-        first = int(torch.randint(len(observation), (1,), generator=generator))
-        still = Poses(torch.zeros(1, device=model.anchors.device), torch.zeros(1, 2, device=model.anchors.device))
-        some = observation[first : first + 1]
-        starts.append(improved(model.wiener_mean(some, still), FIRST_ROUNDS))
-    return improved(max(starts, key=lambda start: start[0])[1], LAST_ROUNDS)[1]
+    still = Poses(torch.zeros(1, device=model.anchors.device), torch.zeros(1, 2, device=model.anchors.device))
+    first = torch.randint(len(observation), (RESTARTS,), generator=generator).tolist()
+    references = torch.stack([model.wiener_mean(observation[n : n + 1], still) for n in first])
+    evidence = torch.zeros(RESTARTS)
+    for _ in range(FIRST_ROUNDS):
+        references, evidence = _improved(model, observation, references, each)
+    best = references[int(evidence.argmax())][None]
+    for _ in range(LAST_ROUNDS):
+        best, _ = _improved(model, observation, best, each)
+    return best[0]
 
 
-def _align(model: SteerableVAE, observation: Observation, reference: Tensor, each: Each) -> tuple[Poses, float]:
+def _improved(model: SteerableVAE, observation: Observation, references: Tensor, each: Each) -> tuple[Tensor, Tensor]:
+    """Means [K, 2 R] of all images aligned to each of K references [K, 2 R], and the mean log evidence with these; [K]."""
+    model.search.set_steps(references, model.mean_information(observation))
+
     @torch.no_grad()
-    def align(some: Observation) -> tuple[Poses, Tensor]:
-        poses = model.search.global_search(some, reference[None], model.search_radius_px).poses[:, 0]
-        near = model.search.local_search(some, poses, reference.expand(len(some), -1))
-        return near.mean, near.log_evidence
+    def align(some: Observation) -> list[tuple[Poses, Tensor]]:
+        found = model.search.global_search(some, references, model.search_radius_px, 1, len(references) - 1)
+        in_turn_of_references = found.template.argsort(1)
+        near = []
+        for reference, candidate in zip(references, in_turn_of_references.T, strict=True):
+            poses = found.poses[torch.arange(len(some), device=candidate.device), candidate]
+            here = model.search.local_search(some, poses, reference.expand(len(some), -1))
+            near.append((here.mean, here.log_evidence))
+        return near
 
-    poses, evidence = zip(*each(align, observation.parts(PART, GPU_PART)), strict=True)
-    theta, shift = torch.cat([pose.theta_rad for pose in poses]), torch.cat([pose.shift_px for pose in poses])
-    return Poses(theta, shift), float(torch.cat(evidence).mean())
+    means, evidence = [], []
+    for parts in zip(*each(align, observation.parts(PART, GPU_PART)), strict=True):
+        poses = Poses(torch.cat([p.theta_rad for p, _ in parts]), torch.cat([p.shift_px for p, _ in parts]))
+        means.append(centred(model, model.wiener_mean(observation, poses), poses))
+        evidence.append(torch.cat([log_evidence for _, log_evidence in parts]).mean())
+    return torch.stack(means), torch.stack(evidence)
 
 
 def centred(model: SteerableVAE, reference: Tensor, poses: Poses) -> Tensor:
