@@ -410,7 +410,7 @@ def compare(case: Case, k: int, ours: dict[str, float], iterations: int) -> str:
     averages = [averages_of(stack, each, preparation) for each in (latents, reported)]
     radius_px = case.diameter_A / averages[0].pixel_size_A / 2
     mine, relions = (of_averages(each, radius_px) for each in averages)
-    rows: list[tuple[str, str, str]] = [
+    rows: list[tuple[str, ...]] = [
         ("classes asked; with particles", *(f"{k}; {a['classes']}" for a in (mine, relions)))
     ]
     rows += [("share of the largest class", *(f"{100 * a['largest']:.1f} %" for a in (mine, relions)))]
@@ -459,7 +459,7 @@ def compare(case: Case, k: int, ours: dict[str, float], iterations: int) -> str:
     return "\n".join([*lines, "", f"Adjusted mutual information of the two sets of classes: {alike:.2f}."])
 
 
-def rows_of_truth(mine: dict[str, Any], relions: dict[str, Any]) -> list[tuple[str, str, str]]:
+def rows_of_truth(mine: dict[str, Any], relions: dict[str, Any]) -> list[tuple[str, ...]]:
     """Rows of the table that need to know the true views."""
 
     def said(key: str, percent: bool, best: str = "") -> list[str]:

@@ -31,7 +31,7 @@ def enlarged(run: Path, particles: int, out: Path) -> Path:
     times = -(-particles // len(table))
     big = pd.concat([table] * times, ignore_index=True)[:particles]
     rng = np.random.default_rng(0)
-    for name in [name for name in big if name[0] == "z" and name[1:].isdigit()]:
+    for name in [name for name in big.columns if name[0] == "z" and name[1:].isdigit()]:
         big[name] += rng.normal(0, 0.1, particles)
     big["class"] = rng.integers(1, CLASSES + 1, particles) * big["used"]
     out.mkdir()

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
+from emspatialvae.config import Device, InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
 from emspatialvae.inference.infer import infer, load_model
 from emspatialvae.preprocess.preparation import Portion
 from emspatialvae.results.read_run import read_latents
@@ -53,7 +53,7 @@ def rate(step: Callable[[], object], per_step: int, seconds: float = 5.0) -> flo
     return float(np.median(found))
 
 
-def training(stack: Path, folder: Path, device: str, batch_size: int) -> tuple[float, float, Path]:
+def training(stack: Path, folder: Path, device: Device, batch_size: int) -> tuple[float, float, Path]:
     """Particles/s of steps and of whole epochs with their searches, and the run."""
     epochs = 6
     config = RunConfig(
@@ -76,13 +76,13 @@ def training(stack: Path, folder: Path, device: str, batch_size: int) -> tuple[f
     trainer.fit()
     whole = epochs * len(trainer.train_rows) / (time.perf_counter() - began)
     rows = iter(np.resize(np.concatenate([trainer.train_rows] * 50), (10_000, batch_size)))
-    steps = rate(lambda: trainer._step(next(rows)), batch_size)
+    steps = rate(lambda: trainer.step(next(rows)), batch_size)
     trainer.fix_gauge()
     trainer.save()
     return steps, whole, run.path
 
 
-def inference(path: Path, device: str) -> float:
+def inference(path: Path, device: Device) -> float:
     """Particles/s from nothing: global search, refinement, posterior means."""
     run = RunDir(path)
     model = load_model(run)
@@ -100,7 +100,7 @@ def inference(path: Path, device: str) -> float:
     return max(rates)  # the first one warms up
 
 
-def authors(path: Path, box: int, device: str, batch: int = 100) -> float:
+def authors(path: Path, box: int, device: Device, batch: int = 100) -> float:
     """Images/s of the authors' ``train_epoch`` (``--augment-rotation``, hidden layers of 500, float32)."""
     sys.path.insert(0, str(path))
     sys.modules.setdefault("torchvision", types.ModuleType("torchvision"))  # imported without being used
@@ -122,17 +122,18 @@ def authors(path: Path, box: int, device: str, batch: int = 100) -> float:
     return rate(step, batch)
 
 
-def agreement(folder: Path, device: str) -> dict[str, float]:
+def agreement(folder: Path, device: Device) -> dict[str, float]:
     """The same command on the CPU and on the device: how far the results lie apart, in units of what is known."""
     stack = simulate_stack(
         SimulateConfig("hinge", folder / "compared", particles=COMPARED, box=40, snr=0.1, shift_px=2.0)
     )
-    for name in ("cpu", device):
+    runs = {"on_cpu": "cpu", "on_device": device}
+    for run, name in runs.items():
         words = [
             "train",
             stack / "particles.star",
             "--out",
-            folder / name,
+            folder / run,
             "--device",
             name,
             "--epochs",
@@ -141,7 +142,7 @@ def agreement(folder: Path, device: str) -> dict[str, float]:
             1,
         ]
         subprocess.run([sys.executable, "-m", "emspatialvae", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
-    one, other = (read_latents(folder / name)[1] for name in ("cpu", device))
+    one, other = (read_latents(folder / run)[1] for run in runs)
     turn = np.angle(np.exp(1j * (one.pose.theta_rad - other.pose.theta_rad)))
     turn = np.angle(np.exp(1j * (turn - np.angle(np.exp(1j * turn).mean()))))  # each run has a frame of its own
     return {
@@ -152,9 +153,9 @@ def agreement(folder: Path, device: str) -> dict[str, float]:
 
 def main() -> None:
     """Print a table row by row, and write it as JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description="Rates on a GPU.")
     parser.add_argument("--authors", type=Path)
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", choices=["cuda", "mps", "cpu"], default="cuda")
     parser.add_argument("--particles", type=int, default=16_000)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -169,7 +170,7 @@ def main() -> None:
             given.json.write_text(json.dumps(found, indent=1))
 
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+        folder, run = Path(place), Path()
         for box in (64, 128):
             stack = folder / f"sim{box}"
             simulate_stack(

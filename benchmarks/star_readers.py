@@ -71,7 +71,7 @@ def cells(reader: str, path: Path) -> str:
 
             columns = StarFile.read(path).block("particles").columns("rlnImageName", "mine")
             return repr(list(zip(*columns.values(), strict=True)))
-        import starfile_rs
+        import starfile_rs  # pyright: ignore[reportMissingImports]  (see the module)
 
         block = starfile_rs.read_star(path)["particles"].trust_loop()
         frame = block.to_pandas(string_columns=["rlnImageName", "mine"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emspatialvae.config import InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
+from emspatialvae.config import Device, InputConfig, ModelConfig, RunConfig, SimulateConfig, TrainConfig
 from emspatialvae.inference.infer import infer, load_model
 from emspatialvae.model.device import keep_freed_memory
 from emspatialvae.preprocess.preparation import Portion
@@ -27,7 +27,7 @@ from emspatialvae.workflows.run_images import open_images
 from emspatialvae.workflows.train import model_to_train
 
 
-def train(folder: Path, box: int, particles: int, epochs: int, device: str) -> tuple[float, float, Path]:
+def train(folder: Path, box: int, particles: int, epochs: int, device: Device) -> tuple[float, float, Path]:
     """Particles/s of steps (median over epochs) and of all that training does, and the run."""
     stack = folder / f"sim{box}"
     simulate_stack(SimulateConfig("hinge", stack, particles=particles, box=box))
@@ -56,7 +56,7 @@ def train(folder: Path, box: int, particles: int, epochs: int, device: str) -> t
     return float(np.median(rates)), epochs * len(trainer.train_rows) / seconds, run.path
 
 
-def infer_rate(run_path: Path, device: str) -> float:
+def infer_rate(run_path: Path, device: Device) -> float:
     """Particles/s of `emspatialvae.inference.infer.infer` from nothing: search everywhere, settle, posterior means."""
     run = RunDir(run_path)
     model = load_model(run)
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--particles", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda", "mps"], default="cpu")
     asked = parser.parse_args()
     keep_freed_memory()
     print(f"{torch.get_num_threads()} threads, {asked.device}")

@@ -20,7 +20,7 @@ BUSY = "x = 0\nwhile True:\n    x += 1"
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description="Seconds of training by the number of threads.")
     parser.add_argument("--particles", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)

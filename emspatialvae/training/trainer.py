@@ -135,7 +135,7 @@ class Trainer:
                 for rows, coming in zip_longest(batches, batches[1:]):
                     if coming is not None:
                         self._loader.expect(coming)
-                    end = self._step(rows, interrupted)
+                    end = self.step(rows, interrupted)
                     if end or time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
                         self.save()
                         saved = time.monotonic()
@@ -164,7 +164,7 @@ class Trainer:
         left = (self.config.epochs - self.progress.epoch) / self.config.epochs
         return min(1.0, max(0.1, 3 * left))
 
-    def _step(self, rows: NDArray[np.int64], interrupted: Callable[[], bool]) -> bool:
+    def step(self, rows: NDArray[np.int64], interrupted: Callable[[], bool] = lambda: False) -> bool:
         """One optimiser step, the batch taken in parts so that memory stays bounded and hidden layers in the cache.
 
         Returns True if any rank has been interrupted by now.

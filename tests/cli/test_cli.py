@@ -246,7 +246,7 @@ def test_interrupt_leaves_a_usable_run(emsvae, clear_stack, here, monkeypatch, e
 
     from emspatialvae.training.trainer import Trainer
 
-    step = Trainer._step
+    step = Trainer.step
 
     def interrupted(self, rows, asked):
         end = step(self, rows, asked)
@@ -258,7 +258,7 @@ def test_interrupt_leaves_a_usable_run(emsvae, clear_stack, here, monkeypatch, e
     train = ["train", clear_stack / "particles.star", *emsvae.TINY[2:], "--epochs", "4", "--batch-size", "40"]
     train += ["--engine", engine]
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", interrupted)
+        patch.setattr(Trainer, "step", interrupted)
         answer = emsvae(*train, "--out", "cut")
     assert answer.code == 130 and "interrupted" in answer.out
     assert len(pd.read_csv(here / "cut" / "latents.csv")) == 200

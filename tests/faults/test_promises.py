@@ -633,7 +633,7 @@ def test_signals_end_a_training_as_ctrl_c_does(emsvae, clear_stack, tmp_path, mo
     from emspatialvae.training.trainer import Trainer
 
     monkeypatch.chdir(tmp_path)
-    step = Trainer._step
+    step = Trainer.step
 
     def signalled(self, rows, interrupted):
         end = step(self, rows, interrupted)
@@ -645,7 +645,7 @@ def test_signals_end_a_training_as_ctrl_c_does(emsvae, clear_stack, tmp_path, mo
 
     train = ("train", clear_stack / "particles.star", *SMALL[2:], "--epochs", "3", "--batch-size", "60")
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", signalled)
+        patch.setattr(Trainer, "step", signalled)
         answer = emsvae(*train, "--out", "cut")
     assert answer.code == code and "interrupted" in answer.out
     assert len(pd.read_csv("cut/latents.csv")) == 200

@@ -39,7 +39,7 @@ def test_a_run_on_another_device_ends_as_one_on_the_cpu(emsvae, clear_stack, tmp
     for module in MODULES_THAT_PICK:
         monkeypatch.setattr(f"emspatialvae.{module}.pick_device", lambda _: DEVICE)
     per_step: list[int] = []
-    step = Trainer._step
+    step = Trainer.step
 
     def counted(self, rows, interrupted):
         before = waits.total()
@@ -47,7 +47,7 @@ def test_a_run_on_another_device_ends_as_one_on_the_cpu(emsvae, clear_stack, tmp
         per_step.append(waits.total() - before)
         return end
 
-    monkeypatch.setattr(Trainer, "_step", counted)
+    monkeypatch.setattr(Trainer, "step", counted)
     with stand_in():
         emsvae.done(*common, "--out", tmp_path / "there")
     here, there = read_latents(tmp_path / "cpu")[1], read_latents(tmp_path / "there")[1]
