@@ -17,21 +17,30 @@ SAMPLES = 2000
 """Particles from whose scatter it is learned how much one particle tells."""
 FEW = 20
 """Particles; a group of fewer cannot tell what is unusual in it."""
+SURE_REACH = 1.6
+"""Pixels of a disk that lie farther apart than so many radii make less than a tenth of its pairs: what they say of the correlation is mostly chance."""
 PLANE_STEPS = 12
 """To put back what was lost with level and slope: half on the first ring, so that what is left out is a thousandth."""
 
 
 @torch.no_grad()
-def noise_within(batches: Callable[[], Iterable[Batch]], window: Tensor, groups: int, plane: FourierPlane) -> Tensor:
+def noise_within(
+    batches: Callable[[], Iterable[Batch]],
+    window: Tensor,
+    groups: int,
+    plane: FourierPlane,
+    reach_px: float = math.inf,
+) -> Tensor:
     """Power of the noise per group and ring from a part of the images only, times their CTF; [groups + 1, rings], the last row of all.
 
     ``window`` [box, box] is one there and zero elsewhere. A window's edge spreads strong frequencies over weak ones, so not the
-    windowed images' power is taken but their autocorrelation, divided by the window's own. Normalisation took level and slope within
+    windowed images' power is taken but their autocorrelation, divided by the window's own, up to ``reach_px`` where the window is small
+    (see `SURE_REACH`). Normalisation took level and slope within
     the window, and with them a part of the lowest frequencies, which is put back (where images are multiplied by their CTF, the first
     ring is taken to be at least as strong as the second). Images with much more at low frequencies there than is usual in their group (edges of ice, neighbours) are
     left out. Groups of few particles borrow from all (`emspatialvae.model.steerable.groups`).
     """
-    seen_through = _Window(window, plane)
+    seen_through = _Window(window, plane, reach_px)
     found = Sums(groups, plane.rings)
     usual = _usual_limits(batches, window, groups, plane)
     with_ctf = False
@@ -134,8 +143,8 @@ class _Window:
     Sums of products over all pairs of pixels are made in the Fourier plane of a box twice as wide, where nothing wraps round.
     """
 
-    def __init__(self, window: Tensor, plane: FourierPlane) -> None:
-        self.window, self.plane = window, plane
+    def __init__(self, window: Tensor, plane: FourierPlane, reach_px: float) -> None:
+        self.window, self.plane, self.reach_px = window, plane, reach_px
         self.padded = (2 * plane.box, 2 * plane.box)
         self.overlap = self.back(self.transform(window).abs() ** 2).clamp(min=1.0)
         x, y = (torch.from_numpy(axis).float() for axis in geometry.pixel_grid(plane.box))
@@ -181,12 +190,18 @@ class _Window:
         return found
 
     def ring_power(self, pairs: Tensor) -> Tensor:
-        """Power per ring [n, rings] of sums over pairs of pixels [n, 2 box, 2 box], lag zero first; long lags, which are noisy, fade out."""
+        """Power per ring [n, rings] in the transform of a box, by sums over pairs of pixels in the window [n, 2 box, 2 box], lag zero first.
+
+        A box is cut out of a larger image, and its opposite edges do not meet: in its transform the jump spreads strong frequencies over weak
+        ones. That is said by how many pairs of pixels of the box lie so far apart, and each lag counts by that. Up to a ``reach_px`` lags
+        fade out like a Gaussian, too. Its transform is positive and has no side lobes, so where a spectrum falls steeply weak rings
+        come out too strong, and never too weak.
+        """
         box, plane = self.plane.box, self.plane
         lag = torch.arange(-(box // 2), box - box // 2)
         near = (pairs / self.overlap)[:, lag[:, None], lag]  # negative lags lie at the end
-        length = torch.hypot(lag[:, None].float(), lag[None].float())
-        fade = torch.cos(math.pi / 2 * length / (box / math.sqrt(2))).clamp(min=0)
+        along = (1 - lag.abs() / box) * torch.exp(-4.5 * (lag / self.reach_px) ** 2)
+        fade = along[:, None] * along
         spectra = torch.fft.fft2(torch.fft.ifftshift(near * fade, dim=(-2, -1))).real
         flat = spectra[:, :, : box // 2 + 1].flatten(1)[:, plane.where] * plane.weight * box**2
         sums = flat.new_zeros(len(flat), plane.rings).index_add_(1, plane.ring, flat)

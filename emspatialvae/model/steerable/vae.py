@@ -25,7 +25,7 @@ from emspatialvae.model.steerable.fourier_plane import FourierPlane
 from emspatialvae.model.steerable.gauge import Gauge, register
 from emspatialvae.model.steerable.inference import Inference, Refined
 from emspatialvae.model.steerable.networks import CanonicalDecoder, CoefficientEncoder, canonical_decoder
-from emspatialvae.model.steerable.noise import noise_within
+from emspatialvae.model.steerable.noise import SURE_REACH, noise_within
 from emspatialvae.model.steerable.observation import Observation, Spectra
 from emspatialvae.model.steerable.pose_search import PoseSearch
 from emspatialvae.model.steerable.poses import Poses
@@ -334,7 +334,8 @@ class SteerableVAE(ParticleVAE):
             return self.spectra.estimate_noise(residuals, self.whole_plane)
         window = torch.from_numpy(circular_mask(self.images.box, radius_px)).float()
         cpu = [batch.to("cpu") for batch in residuals]
-        noise = noise_within(lambda: cpu, window, len(self.spectra.noise), FourierPlane(self.images.box))
+        plane = FourierPlane(self.images.box)
+        noise = noise_within(lambda: cpu, window, len(self.spectra.noise), plane, SURE_REACH * radius_px)
         return noise.to(self.spectra.noise)
 
     @torch.no_grad()
