@@ -337,13 +337,17 @@ class SearchedObjective(TableObjective):
             self._keep(part, Refined(near, z[:, 0], evidence[:, 0]))
 
     def _look_at_noise(self, rows: Rows) -> None:
-        """Noise power from what the model leaves unexplained."""
-        model = self.model
+        """Noise power from what the model leaves unexplained.
+
+        With z and poses as likely as any, not with the best ones: these explain a part of the noise, the more of it the more coordinates z has,
+        and noise that is taken for too weak lets them explain still more.
+        """
+        model, generator = self.model, torch.Generator().manual_seed(self.config.seed)
         residuals = []
         for part in self._parts(rows):
             batch = self.load(part)
-            poses = self.poses(part)
-            drawn = model.drawn(self.z(part), poses, batch)
+            z, poses = model.likely(self._observe(part), self.poses(part), self.z(part), generator)
+            drawn = model.drawn(z, poses, batch)
             scale = self._scale(part)
             drawn = drawn if scale is None else scale[:, None, None] * drawn
             residuals.append(Batch(batch.images - drawn[:, None], batch.group, batch.ctf_power))

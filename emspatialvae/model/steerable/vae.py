@@ -213,14 +213,7 @@ class SteerableVAE(ParticleVAE):
         self, observation: Observation, poses: Poses, z: Tensor, generator: torch.Generator | None, *, jitter: bool
     ) -> Tensor:
         """Mean log density that the encoder gives to samples z [n, K, z_dim]; [n]."""
-        seen = poses
-        if jitter and not self.search.fixed:
-            steps = (self.search.theta_step_rad, self.search.shift_step_px)
-            noise = standard_normal((len(observation), 3), generator, observation.plane)
-            seen = Poses(
-                poses.theta_rad + noise[:, 0] * steps[0] * self.search.rotate,
-                poses.shift_px + noise[:, 1:] * steps[1] * self.search.translate,
-            )
+        seen = self._jittered(poses, generator) if jitter else poses
         with torch.no_grad():
             upright = self.search.upright(observation, seen)
         proposed = self.encoder(upright)
@@ -322,6 +315,25 @@ class SteerableVAE(ParticleVAE):
         power = torch.ones_like(self.spectra.gain) if batch.ctf_power is None else batch.ctf_power
         moved = moved * plane.by_ring(power / self.spectra.gain)
         return plane.images(moved)
+
+    @torch.no_grad()
+    def likely(
+        self, observation: Observation, poses: Poses, start: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Poses]:
+        """One sample of z [n, z_dim] and pose [n] each from about their posterior, near what is known of them."""
+        q = self.inference.q(observation, poses, start, STEPS_IN_TRAINING)
+        z, _ = q.samples(standard_normal((len(start), 1, self.z_dim), generator, observation.plane))
+        return z[:, 0], self._jittered(poses, generator)
+
+    def _jittered(self, poses: Poses, generator: torch.Generator | None) -> Poses:
+        """Poses that are off by as much as they are uncertain, typically."""
+        if self.search.fixed:
+            return poses
+        noise = standard_normal((len(poses.theta_rad), 3), generator, poses.theta_rad)
+        return Poses(
+            poses.theta_rad + noise[:, 0] * self.search.theta_step_rad * self.search.rotate,
+            poses.shift_px + noise[:, 1:] * self.search.shift_step_px * self.search.translate,
+        )
 
     @torch.no_grad()
     def residual_noise(self, residuals: list[Batch]) -> Tensor:
