@@ -36,7 +36,8 @@ def job(here) -> Path:
     folder.mkdir()
     rng = np.random.default_rng(0)
     with StackWriter(folder / "s.mrcs", N, 24, 4.0) as stack:
-        stack.append(rng.normal(size=(N, 24, 24)))
+        y, x = np.mgrid[-12:12, -12:12]
+        stack.append(rng.normal(size=(N, 24, 24)) + 3 * np.exp(-((x / 2) ** 2) - (y / 4) ** 2))
     uid = rng.permutation(N).astype("u8") + 100
     images = np.zeros(N, [("uid", "u8"), ("blob/path", "S20"), ("blob/idx", "u4"), ("blob/psize_A", "f4")])
     images["uid"], images["blob/path"], images["blob/idx"], images["blob/psize_A"] = uid, b">J7/s.mrcs", np.arange(N), 4

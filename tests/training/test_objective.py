@@ -445,7 +445,9 @@ def test_noise_is_measured_with_likely_z_and_poses(whole, monkeypatch):
     """The best ones explain a part of the noise, and what is left is too weak."""
     objective = copy.deepcopy(searched(whole))
     found = []
-    monkeypatch.setattr(type(objective.model), "residual_noise", lambda self, residuals: found.append(residuals) or NOISE)
+    monkeypatch.setattr(
+        type(objective.model), "residual_noise", lambda self, residuals: found.append(residuals) or NOISE
+    )
     objective._look_at_noise(np.arange(N))
     monkeypatch.setattr(type(objective.model), "likely", lambda self, observation, poses, z, generator: (z, poses))
     objective._look_at_noise(np.arange(N))
