@@ -346,7 +346,7 @@ class SearchedObjective(TableObjective):
         residuals = []
         for part in self._parts(rows):
             batch = self.load(part)
-            z, poses = model.likely(self._observe(part), self.poses(part), self.z(part), generator)
+            z, poses = model.sample_posterior(self._observe(part), self.poses(part), self.z(part), generator)
             drawn = model.drawn(z, poses, batch)
             scale = self._scale(part)
             drawn = drawn if scale is None else scale[:, None, None] * drawn

@@ -449,7 +449,9 @@ def test_noise_is_measured_with_likely_z_and_poses(whole, monkeypatch):
         type(objective.model), "residual_noise", lambda self, residuals: found.append(residuals) or NOISE
     )
     objective._look_at_noise(np.arange(N))
-    monkeypatch.setattr(type(objective.model), "likely", lambda self, observation, poses, z, generator: (z, poses))
+    monkeypatch.setattr(
+        type(objective.model), "sample_posterior", lambda self, observation, poses, z, generator: (z, poses)
+    )
     objective._look_at_noise(np.arange(N))
     likely, best = (torch.cat([batch.images for batch in residuals]).square().mean() for residuals in found)
     left = float(likely - best) * BOX**2

@@ -317,7 +317,7 @@ class SteerableVAE(ParticleVAE):
         return plane.images(moved)
 
     @torch.no_grad()
-    def likely(
+    def sample_posterior(
         self, observation: Observation, poses: Poses, start: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Poses]:
         """One sample of z [n, z_dim] and pose [n] each from about their posterior, near what is known of them."""
