@@ -35,10 +35,10 @@ def noise_within(
 
     ``window`` [box, box] is one there and zero elsewhere. A window's edge spreads strong frequencies over weak ones, so not the
     windowed images' power is taken but their autocorrelation, divided by the window's own, up to ``reach_px`` where the window is small
-    (see `SURE_REACH`). Normalisation took level and slope within
-    the window, and with them a part of the lowest frequencies, which is put back (where images are multiplied by their CTF, the first
-    ring is taken to be at least as strong as the second). Images with much more at low frequencies there than is usual in their group (edges of ice, neighbours) are
-    left out. Groups of few particles borrow from all (`emspatialvae.model.steerable.groups`).
+    (see `SURE_REACH`). Normalisation took level and slope within the window, and with them a part of the lowest frequencies, which is
+    put back (where images are multiplied by their CTF, the first ring is taken to be at least as strong as the second). Images with much
+    more at low frequencies there than is usual in their group (edges of ice, neighbours) are left out. Groups of few particles borrow
+    from all (`emspatialvae.model.steerable.groups`).
     """
     seen_through = _Window(window, plane, reach_px)
     found = Sums(groups, plane.rings)
