@@ -6,6 +6,9 @@ make held-out particles clearly more likely they stay, and the next size is trie
 likely than they were before the trial: trained for long enough, two coordinates share what one could say, and neither can be held at 0 then. A coordinate
 that only learns the noise of the training particles by heart makes held-out particles less likely, so it is noticed; the ELBO of the training
 particles would rise with each coordinate.
+
+Where the number is given nothing is tried, but training begins with one coordinate all the same: coordinates that all open at once often map
+particles like a fan, with one corner of what they can do in the middle, and no later step mends that.
 """
 
 import math
@@ -34,7 +37,7 @@ class LatentTrials:
     Attributes
     ----------
     most
-        The largest number that is tried.
+        The largest number that is tried; where it is ``given`` the one that is taken in any case.
     epochs
         At most, of the whole training.
     size, kept
@@ -63,6 +66,7 @@ class LatentTrials:
 
     most: int
     epochs: int = 1000
+    given: bool = False
     size: int = 1
     kept: int = 1
     ends_after: int = FIRST_EPOCHS
@@ -84,7 +88,7 @@ class LatentTrials:
         self.over = self.kept >= self.most or epoch + TRIAL_EPOCHS + LEARNING_EPOCHS > self.epochs
         if self.over:
             return
-        self.size = min(2 * self.kept, self.most)
+        self.size = self.most if self.given else min(2 * self.kept, self.most)
         self.ends_after = epoch + TRIAL_EPOCHS
         self.best_before, self.best = self.best, -math.inf
 

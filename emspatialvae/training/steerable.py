@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from emspatialvae.model.batch import Batch
@@ -15,12 +16,13 @@ from emspatialvae.model.layers import resized_latents
 from emspatialvae.model.steerable.inference import Refined
 from emspatialvae.model.steerable.initialise import CONSENSUS_PARTICLES, LEAST_NOISE, find_consensus
 from emspatialvae.model.steerable.poses import Poses
-from emspatialvae.model.steerable.template_start import start_from_templates, template_count
+from emspatialvae.model.steerable.template_start import start_from_templates, teach_decoder, template_count
 from emspatialvae.training.latent_count import FEWEST_EPOCHS, LatentTrials
 from emspatialvae.training.objective import Rows
 from emspatialvae.training.particle_table import ParticleTable
 from emspatialvae.training.search_templates import search_templates
 from emspatialvae.training.table_objective import DRAWS, TableObjective
+from emspatialvae.training.unfold import unfolded
 
 SEARCH_EPOCHS = (0, 2, 4)
 """Poses are searched everywhere before these epochs: with the consensus, then with the decoder's images as soon as there are some,"""
@@ -35,6 +37,8 @@ NOISE_EPOCHS = 6
 NOISE_PARTICLES = 2000
 ANCHOR_PARTICLES = 2000
 GAUGE_PARTICLES = 4000
+LANDMARKS = 1000
+"""Particles by whose images z is laid out anew."""
 TEMPLATE_PARTICLES, JUDGES = 6000, 500
 """Particles that templates are made of at the start, at most, and others that tell whether they are better than one consensus."""
 FALLBACK_LATENTS = 2
@@ -178,14 +182,15 @@ class SearchedObjective(TableObjective):
     # ----------------------------------------------------------------------------------- number of latent coordinates
 
     def _begin_trials(self) -> None:
-        """Start with one latent coordinate, to try more later; where nothing can be tried take a fixed number."""
-        if self.model.config.z_dim is not None:
-            return
+        """Start with one latent coordinate, and add more later; where there is no time for that take all of them, or a fixed number, at once."""
+        given = self.model.config.z_dim is not None
         epochs = self.config.epochs or self.config.max_epochs
-        if epochs < FEWEST_EPOCHS or not self.config.holdout:
-            self._set_z_dim(min(FALLBACK_LATENTS, self.model.z_dim))
+        if epochs < FEWEST_EPOCHS or not (given or self.config.holdout):
+            self._set_z_dim(self.model.z_dim if given else min(FALLBACK_LATENTS, self.model.z_dim))
             return
-        self.trials = LatentTrials(most=self.model.z_dim, epochs=epochs)
+        if self.model.z_dim == 1:
+            return
+        self.trials = LatentTrials(most=self.model.z_dim, epochs=epochs, given=given)
         self.unsettled_epochs = NEVER
         self._set_z_dim(self.trials.size)
 
@@ -208,7 +213,9 @@ class SearchedObjective(TableObjective):
             trials.watch(held_out)
         if not trials.due(epoch):
             return False
-        if not len(judges):
+        if trials.given:
+            trials.kept = trials.size
+        elif not len(judges):
             trials.over = True
             return False
         if trials.size > trials.kept:
@@ -225,29 +232,38 @@ class SearchedObjective(TableObjective):
             return True
         self.unsettled_epochs = epoch
         if trials.kept > 1:
-            self._learn_z_anew(epoch)
+            self._unfold_latents(epoch)
         return True
 
-    def _learn_z_anew(self, epoch: int) -> None:
-        """Forget z and what was learned of it, and begin again with the poses that are known by now.
+    @torch.no_grad()
+    def _unfold_latents(self, epoch: int) -> None:
+        """Lay z out anew by how what it stands for is related, and go on with networks that have learned that, and the poses that are known by now.
 
-        Coordinates that came one after the other map particles in folds, a snake that fills a plane: they explain the particles, but do not
-        show how these are related. So once their number is known all of them are learned together.
+        Coordinates that came one after the other map particles in folds, a snake that fills a plane, and those that opened together may leave a
+        fan: they explain the particles, but do not show how these are related.
         """
         model, table = self.model, self.table
         z, poses = table.z.to(self.device), Poses(table.theta_rad.to(self.device), table.shift_px.to(self.device))
         some = np.random.default_rng([self.config.seed, epoch]).permutation(self.rows)[:GAUGE_PARTICLES]
-        consensus = model.decoder(z[torch.from_numpy(some)]).mean(0)
+        index = torch.from_numpy(some)
         if not model.search.fixed:
-            model.fix_gauge(z[torch.from_numpy(some)])
-            poses, consensus = model.gauge.into_common(poses, z), model.gauge.reference.clone()
+            model.fix_gauge(z[index])
+            poses = model.gauge.into_common(poses, z)
+        landmarks = z[index[:LANDMARKS]]
+        images = model.upright(model.decoder(landmarks), model.gauge(landmarks))
+        places = torch.from_numpy(unfolded(images.cpu().numpy(), model.z_dim)).to(images)
         model.set_z_dim(model.z_dim, self.config.seed)
-        self.templates = model.anchors.clone()
-        model.decoder.start_from(consensus, torch.Generator().manual_seed(self.config.seed))
+        generator = torch.Generator().manual_seed(self.config.seed)
+        teach_decoder(model, places, images, torch.ones(len(places)), generator)
+        nearest = KDTree(landmarks.cpu().numpy()).query(table.z.numpy())[1]
         self.table = replace(
-            table, theta_rad=poses.theta_rad.cpu(), shift_px=poses.shift_px.cpu(), z=torch.zeros_like(table.z)
+            table,
+            theta_rad=poses.theta_rad.cpu(),
+            shift_px=poses.shift_px.cpu(),
+            z=places.cpu()[torch.from_numpy(nearest)],
         )
-        # The noise was measured with one coordinate: what others explain was part of it.
+        self.templates = self._anchors(some[:ANCHOR_PARTICLES], epoch)
+        # The noise was measured with other coordinates: what these explain may have been part of it.
         self.noise_until = self.unsettled_epochs = epoch + NOISE_EPOCHS
         self.searches |= {epoch + after for after in SEARCH_EPOCHS if after}
 
@@ -342,15 +358,20 @@ class SearchedObjective(TableObjective):
         With z and poses as likely as any, not with the best ones: these explain a part of the noise, the more of it the more coordinates z has,
         and noise that is taken for too weak lets them explain still more.
         """
-        model, generator = self.model, torch.Generator().manual_seed(self.config.seed)
-        residuals = []
-        for part in self._parts(rows):
-            batch = self.load(part)
-            z, poses = model.sample_posterior(self._observe(part), self.poses(part), self.z(part), generator)
+        model = self.model
+
+        @torch.no_grad()
+        def unexplained(part: tuple[int, Rows]) -> Batch:
+            number, rows = part
+            generator = torch.Generator().manual_seed(self.config.seed + number)
+            batch, scale = self.load(rows), self._scale(rows)
+            z, poses = model.sample_posterior(self._observe(rows), self.poses(rows), self.z(rows), generator)
             drawn = model.drawn(z, poses, batch)
-            scale = self._scale(part)
             drawn = drawn if scale is None else scale[:, None, None] * drawn
-            residuals.append(Batch(batch.images - drawn[:, None], batch.group, batch.ctf_power))
-        noise = model.residual_noise(residuals)
+            return Batch(batch.images - drawn[:, None], batch.group, batch.ctf_power).to("cpu")
+
+        parts = list(enumerate(self._parts(rows)))
+        residuals = self.ranks.in_order(self.workers.each(unexplained, self.ranks.share(parts)), len(parts))
+        noise = model.residual_noise([batch.to(self.device) for batch in residuals])
         # What is left of the signal early on is not noise: there is none of it outside the particles.
         model.spectra.set_noise(noise.clamp(min=LEAST_NOISE).minimum(model.spectra.outside))

@@ -609,6 +609,60 @@ def test_more_coordinates_are_learned_together_from_the_poses_that_are_known(tmp
     made.fit()
     assert made.objective.trials.over and made.objective.trials.kept == 2 == made.model.z_dim
     before = made.objective.table
-    assert not before.z.any()  # z begins anew
+    assert float(before.z[:, 0].std()) == pytest.approx(1, abs=0.3)  # laid out anew
     assert before.theta_rad.std() > 1
     assert made.objective.unsettled_epochs == 14 == made.objective.noise_until
+
+
+@pytest.fixture(scope="module")
+def two_latents(images, tmp_path_factory) -> Trainer:
+    """A run of a few epochs with two coordinates."""
+    model = fresh_model(images, dataclasses.replace(MODEL, z_dim=2))
+    t = trainer(tmp_path_factory.mktemp("two") / "run", images, model, epochs=18)
+    t.limit = 5
+    t.fit()
+    return t
+
+
+def test_latents_that_are_laid_out_anew_stand_for_the_same_images(two_latents, images):
+    t = copy.deepcopy(two_latents)
+    objective, rows = searched(t), np.arange(len(images))
+    batch = objective.load(rows)
+
+    def drawn() -> torch.Tensor:
+        return t.model.drawn(objective.z(rows), objective.poses(rows), batch).flatten(1)
+
+    before = drawn()
+    objective._unfold_latents(5)
+    after = drawn()
+    off = (after - before).square().sum(1) / before.square().sum(1)
+    assert float(off.median()) < 0.02
+    consensus = (before.mean(0) - before).square().sum(1) / before.square().sum(1)
+    assert float(consensus.median()) > 0.2
+
+
+def test_latents_whose_number_is_given_are_added_to_a_first_one_and_laid_out(tmp_path, images, monkeypatch):
+    monkeypatch.setattr(LatentTrials, "__init__", _early(LatentTrials.__init__))
+    monkeypatch.setattr(LatentTrials, "judge", lambda *_: pytest.fail("nothing is to be judged"))
+    made = trainer(tmp_path / "run", images, fresh_model(images, dataclasses.replace(MODEL, z_dim=3)), epochs=26)
+    sizes, laid_out = [], []
+    unfold = SearchedObjective._unfold_latents
+    monkeypatch.setattr(
+        SearchedObjective, "_unfold_latents", lambda self, epoch: laid_out.append(epoch) or unfold(self, epoch)
+    )
+    made.show = lambda epoch, *_: sizes.append((epoch, made.model.z_dim))
+    made.limit = 10
+    made.fit()
+    assert dict(sizes) == {0: 1, 1: 1} | dict.fromkeys(range(2, 10), 3)
+    assert laid_out == [8]
+    assert "coordinate(s) found" not in made.objective.remark
+
+
+@pytest.mark.parametrize(("z_dim", "epochs"), [(3, 12), (1, 40)])
+def test_all_latents_are_there_from_the_beginning_where_there_is_no_time_to_add_some(tmp_path, images, z_dim, epochs):
+    made = trainer(
+        tmp_path / "run", images, fresh_model(images, dataclasses.replace(MODEL, z_dim=z_dim)), epochs=epochs
+    )
+    searched(made).begin_epoch(0)
+    assert made.model.z_dim == z_dim
+    assert searched(made).trials is None
