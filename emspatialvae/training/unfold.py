@@ -6,12 +6,17 @@ the distances along it lay them out on the surface that they form (Isomap: Tenen
 decoder draws has no noise, so what is near in this graph is near.
 """
 
-import warnings
-
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import minimum_spanning_tree, shortest_path
+from scipy.spatial.distance import cdist
+
+from emspatialvae.model.classical_scaling import classical_scaling
 
 NEIGHBOURS = 8
+SAME = 1e-9
+"""Of the longest distance: images that are the same are so far apart, for in a graph 0 is no link (nor, in a dense one, is 1e-8)."""
 
 
 def unfolded(images: NDArray[np.floating], z_dim: int) -> NDArray[np.float64]:
@@ -29,12 +34,15 @@ def unfolded(images: NDArray[np.floating], z_dim: int) -> NDArray[np.float64]:
     >>> bool((np.diff(z) > 0).all() or (np.diff(z) < 0).all())
     True
     """
-    from sklearn.manifold import Isomap
-
-    layout = Isomap(n_neighbors=min(NEIGHBOURS, len(images) - 1), n_components=z_dim, eigen_solver="dense")
-    with warnings.catch_warnings():
-        # Where the images fall into groups, Isomap joins these by their closest members, as we want it to, and warns that it does.
-        warnings.simplefilter("ignore")
-        places = layout.fit_transform(np.asarray(images, np.float64))
-    places -= places.mean(0)
-    return places / max(places[:, 0].std(), 1e-12)
+    pixels = np.asarray(images, np.float64)
+    apart = cdist(pixels, pixels)
+    if not apart.any():
+        return np.zeros((len(images), z_dim))
+    apart = np.maximum(apart, SAME * apart.max())
+    np.fill_diagonal(apart, 0)
+    near = np.argsort(apart, 1, kind="stable")[:, 1 : NEIGHBOURS + 1]
+    # Groups of images that have nothing in common are joined by their closest members.
+    links = minimum_spanning_tree(csr_array(apart)).toarray()
+    np.put_along_axis(links, near, np.take_along_axis(apart, near, 1), 1)
+    places, _ = classical_scaling(shortest_path(csr_array(links), directed=False), z_dim)
+    return places / places[:, 0].std()

@@ -58,7 +58,20 @@ def test_a_coordinate_that_images_do_not_have_is_hardly_there():
     assert np.abs(z[:, 1]).max() < 1e-3
 
 
-def test_few_images():
-    z = unfolded(np.random.default_rng(0).normal(size=(4, 6)), 2)
-    assert z.shape == (4, 2)
+@pytest.mark.parametrize(("n", "z_dim"), [(4, 2), (4, 8), (2, 2), (1, 3)])
+def test_few_images(n, z_dim):
+    z = unfolded(np.random.default_rng(0).normal(size=(n, 6)), z_dim)
+    assert z.shape == (n, z_dim)
     assert np.isfinite(z).all()
+    assert not z[:, n - 1 :].any()
+
+
+@pytest.mark.parametrize("images", [np.ones((50, 6)), np.repeat(np.eye(6), 10, 0)], ids=["all", "six kinds"])
+def test_images_that_are_the_same(images):
+    """Particles that say nothing about z all have the same one."""
+    z = unfolded(images, 2)
+    assert np.isfinite(z).all()
+    same = (images[:, None] == images).all(-1)
+    apart = np.linalg.norm(z[:, None] - z, axis=-1)
+    assert apart[same].max() < 1e-6
+    assert not same.all() or not z.any()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emspatialvae.analysis.classes.view_classes import along_neighbours, joined, scaled
+from emspatialvae.analysis.classes.view_classes import along_neighbours, joined
 from emspatialvae.config import InputConfig
 from emspatialvae.errors import RunFolderError
 from emspatialvae.io.cs import read_cs, write_cs
@@ -261,10 +261,3 @@ def test_views_are_joined_in_patches_and_junk_decides_nothing():
             np.abs(np.angle(np.exp(1j * (own - middle)))).max() < 0.75
         )  # a sixth of the circle is 0.52 to either side
     assert joined(np.zeros((3, 3)), 5, np.ones(3)).tolist() == [0, 1, 2]
-
-
-def test_places_keep_distances():
-    points = np.random.default_rng(0).normal(size=(30, 3))
-    apart = np.linalg.norm(points[:, None] - points, axis=2)
-    placed = scaled(apart, 3)
-    np.testing.assert_allclose(np.linalg.norm(placed[:, None] - placed, axis=2), apart, atol=1e-9)

@@ -20,6 +20,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from emspatialvae.inference.junk_score import LIKELY
+from emspatialvae.model.classical_scaling import classical_scaling
 from emspatialvae.model.steerable.observation import Observation
 from emspatialvae.model.steerable.template_start import shared_particles, synchronised
 from emspatialvae.model.steerable.vae import SteerableVAE
@@ -144,15 +145,7 @@ def joined(apart: NDArray[np.float64], k: int, weight: NDArray[np.float64], seed
         return np.arange(len(apart))
     heavy = np.argsort(-weight, kind="stable")
     leading = np.sort(heavy[: max(k, int((weight > LEAST_WEIGHT * weight.max()).sum()))])
-    places = scaled(apart[np.ix_(leading, leading)], DIMENSIONS)
+    places, _ = classical_scaling(apart[np.ix_(leading, leading)], DIMENSIONS)
     starts: Any = STARTS  # scikit-learn declares a word only
     found: Any = KMeans(k, n_init=starts, random_state=seed).fit(places, sample_weight=weight[leading] + 1e-9)
     return found.labels_.astype(np.int64)[apart[:, leading].argmin(1)]
-
-
-def scaled(apart: NDArray[np.float64], dimensions: int) -> NDArray[np.float64]:
-    """Places [A, dimensions] of points whose distances are ``apart`` [A, A], as well as can be (classical scaling, Torgerson 1952)."""
-    centre = np.eye(len(apart)) - 1 / len(apart)
-    strength, axes = np.linalg.eigh(-0.5 * centre @ apart**2 @ centre)
-    kept = np.argsort(-strength)[:dimensions]
-    return axes[:, kept] * np.sqrt(strength[kept].clip(0))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csgraph
 from torch import Tensor
 
+from emspatialvae.model.classical_scaling import classical_scaling
 from emspatialvae.model.device import Each, in_turn
 from emspatialvae.model.steerable.observation import Observation
 from emspatialvae.model.steerable.poses import Candidates
@@ -53,7 +54,7 @@ ISLANDS_APART = 1.2
 """Parts of the graph that nothing connects lie so many times the longest way apart."""
 LEAST_AXIS = 0.15
 """Axes of the layout that hold a smaller share of what the first one holds are left for training to open."""
-DECODER_STEPS, DECODER_RATE = 800, 3e-3
+DECODER_STEPS, DECODER_RATE, DECODER_BATCH = 800, 3e-3, 128
 PLACE_SD = 0.1
 """Of the places z that a template is drawn at while the decoder learns it."""
 
@@ -319,21 +320,18 @@ def places(
     along = csgraph.shortest_path(np.maximum(length, length.T), directed=False)
     farthest = along[np.isfinite(along)].max()
     along[~np.isfinite(along)] = ISLANDS_APART * farthest
-    share = count / count.sum()
-    centre = np.eye(len(along)) - share
-    inner = -0.5 * centre @ along**2 @ centre.T
-    strength, axes = np.linalg.eigh((inner + inner.T) / 2)
-    kept = np.argsort(-strength)[:d]
-    kept = kept[strength[kept] > LEAST_AXIS * strength.max()]
-    z = np.zeros((len(along), d))
-    z[:, : len(kept)] = axes[:, kept] * np.sqrt(strength[kept])
-    return z / np.sqrt(share @ z[:, 0] ** 2), np.sort(strength)[::-1] / strength.max()
+    z, strength = classical_scaling(along, d, count)
+    z[:, np.flatnonzero(strength[:d] <= LEAST_AXIS * strength[0])] = 0
+    return z / np.sqrt(count / count.sum() @ z[:, 0] ** 2), strength / strength[0]
 
 
 def teach_decoder(
     model: SteerableVAE, z: Tensor, coefficients: Tensor, count: Tensor, generator: torch.Generator
 ) -> None:
-    """Make the decoder draw coefficients [K, 2 R] at places z [K, z_dim], templates of many particles before those of few."""
+    """Make the decoder draw coefficients [K, 2 R] at places z [K, z_dim], templates of many particles before those of few.
+
+    Of many places a part is looked at in each step.
+    """
     mean = (count[:, None].to(coefficients) * coefficients).sum(0) / count.sum()
     model.decoder.start_from(mean, generator)
     weight = (count / count.sum()).to(coefficients)
@@ -341,8 +339,12 @@ def teach_decoder(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, DECODER_STEPS)
     with torch.enable_grad():
         for _ in range(DECODER_STEPS):
-            noise = torch.randn(z.shape, generator=generator).to(z)
-            loss = (weight * ((model.decoder(z + PLACE_SD * noise) - coefficients) ** 2).sum(1)).sum()
+            some = slice(None)
+            if len(z) > DECODER_BATCH:
+                some = torch.randint(len(z), (DECODER_BATCH,), generator=generator).to(z.device)
+            noise = torch.randn(z[some].shape, generator=generator).to(z)
+            off = model.decoder(z[some] + PLACE_SD * noise) - coefficients[some]
+            loss = (weight[some] / weight[some].sum() * (off**2).sum(1)).sum()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
