@@ -69,7 +69,7 @@ def write_run(latents: Latents, stack: ParticleStack, run: RunDir, folder: Path)
     manifest = run.manifest
     table = folder / run.latents.name
     write(latents, stack, table)
-    latents = read_csv(table, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    latents = read_csv(table, manifest.z_dim, manifest.preparation.pixel_size_A)
     for suffix in (".star", ".cs") if stack.kind == "cs" else (".star",):
         write(latents, stack, folder / f"{run.star.stem}{suffix}", poses=manifest.config.poses)
     return latents

@@ -23,6 +23,7 @@ LARGEST = {
     "preparation.box": 4096,
     "images.channels": 256,
     "config.model.z_dim": 1024,
+    "results_z_dim": 1024,
     "config.model.hidden": 1 << 15,
     "config.model.layers": 64,
     "config.model.encoder_hidden": 1 << 15,
@@ -48,6 +49,14 @@ class Manifest:
     assumed: tuple[str, ...]
     optics: tuple[str, ...] = ()
     """Names of the optics groups, in the order of the model's numbers."""
+    results_z_dim: int | None = None
+    """Latent coordinates of the results, where there are any. Training finds their number, or adds them one after the other: a run that was interrupted
+    may have fewer than it was told to have."""
+
+    @property
+    def z_dim(self) -> int | None:
+        """Latent coordinates of the run as it is; None where nobody knows yet."""
+        return self.results_z_dim or self.config.model.z_dim
 
 
 def write_manifest(file: Path, manifest: Manifest) -> None:
@@ -90,6 +99,7 @@ def read_manifest(file: Path) -> Manifest:
             n_particles=_whole(content["n_particles"], "n_particles", 1 << 40),
             assumed=_texts(content["assumed"], "assumed"),
             optics=_texts(content.get("optics", []), "optics"),
+            results_z_dim=content.get("results_z_dim"),
         )
         for name, largest in LARGEST.items():
             value: Any = manifest
@@ -105,10 +115,10 @@ def read_manifest(file: Path) -> Manifest:
 
 
 def record_z_dim(file: Path, z_dim: int) -> None:
-    """Write the number of latent coordinates that training found into ``config.json``, where nobody had given one."""
+    """Write into ``config.json`` how many latent coordinates the results have; the setting stays what it was."""
     content = json.loads(file.read_text())
-    if content["config"]["model"].get("z_dim") is None:
-        content["config"]["model"]["z_dim"] = z_dim
+    if content.get("results_z_dim") != z_dim:
+        content["results_z_dim"] = z_dim
         with atomic_path(file, overwrite=True) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
 

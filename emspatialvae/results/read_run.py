@@ -77,7 +77,7 @@ def latents_of(run: RunDir) -> Latents:
         There are none yet, or they are damaged, or not as many as the run has particles.
     """
     manifest = run.manifest
-    latents = read_csv(run.latents, manifest.config.model.z_dim, manifest.preparation.pixel_size_A)
+    latents = read_csv(run.latents, manifest.z_dim, manifest.preparation.pixel_size_A)
     if len(latents) != manifest.n_particles:
         raise RunFolderError(
             f"{run.latents} is damaged ({len(latents):,} rows for {manifest.n_particles:,} particles); run `emsvae train ... --resume` "

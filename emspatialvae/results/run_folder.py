@@ -148,7 +148,7 @@ class RunDir:
         read_manifest(self.path / "config.json")
 
     def record_z_dim(self, z_dim: int) -> None:
-        """Write the number of latent coordinates that training found into ``config.json``, where nobody had given one."""
+        """Write into ``config.json`` how many latent coordinates the results have."""
         record_z_dim(self.path / "config.json", z_dim)
 
     @property

@@ -107,7 +107,7 @@ class Watch:
         state = self._state()
         if state.get("checkpoint") == model and state.get("poses") == self.poses:
             preparation = self.run.manifest.preparation
-            known = read_csv(self.out / "latents.csv", self.run.manifest.config.model.z_dim, preparation.pixel_size_A)
+            known = read_csv(self.out / "latents.csv", self.run.manifest.z_dim, preparation.pixel_size_A)
         row_of = {} if known is None else {key: row for row, key in enumerate(keys_of(known.names))}
         keys = keys_of(stack.names)
         here = np.array([row_of.get(key, -1) for key in keys], np.int64)
@@ -240,9 +240,7 @@ def _retrained(watched: Watch) -> bool:
     why = why_not(old, stack)
     if why is None:
         watched.say(f"training goes on from the weights of {old.path}, on all {len(stack):,} particles: {out}")
-        known = read_csv(
-            watched.out / "latents.csv", old.manifest.config.model.z_dim, old.manifest.preparation.pixel_size_A
-        )
+        known = read_csv(watched.out / "latents.csv", old.manifest.z_dim, old.manifest.preparation.pixel_size_A)
         run = extended_run(old, source, stack, known, out, say=watched.say)
         settings = dataclasses.replace(settings, epochs=run.manifest.config.train.epochs)
     else:

@@ -40,6 +40,25 @@ def test_manifest_round_trip(tmp_path, manifest):
     assert made.manifest == RunDir(tmp_path / "run").manifest == manifest
 
 
+@pytest.mark.parametrize(("manifest", "asked"), [(MANIFEST, 3), (DEFAULTS, None)])
+def test_the_number_of_latents_is_that_of_the_results_and_the_setting_stays(tmp_path, manifest, asked):
+    made = RunDir.create(tmp_path / "run", manifest)
+    assert made.manifest.z_dim == asked
+    for found in (1, 2):  # interrupted with one coordinate, gone on with
+        made.record_z_dim(found)
+        assert made.manifest.z_dim == found
+        assert made.manifest.config.model.z_dim == asked
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", 5000, [1]])
+def test_a_number_of_latents_that_cannot_be(tmp_path, value):
+    made = RunDir.create(tmp_path / "run", DEFAULTS)
+    content = json.loads((made.path / "config.json").read_text())
+    (made.path / "config.json").write_text(json.dumps(content | {"results_z_dim": value}))
+    with pytest.raises(RunFolderError, match="results_z_dim is"):
+        made.check()
+
+
 def test_config_is_plain_json_with_format_and_version(tmp_path):
     content = json.loads((RunDir.create(tmp_path / "run", MANIFEST).path / "config.json").read_text())
     assert content["format"] == FORMAT and content["emspatialvae"]

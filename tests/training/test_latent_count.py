@@ -9,8 +9,11 @@ from emspatialvae.imaging.geometry import Pose2D
 from emspatialvae.model.batch import Batch
 from emspatialvae.model.image_spec import ImageSpec
 from emspatialvae.model.steerable.initialise import new_model
+from emspatialvae.results.read_run import read_run
+from emspatialvae.results.run_folder import RunDir
 from emspatialvae.simulation.stack import clean_image, hinge_object
 from emspatialvae.training.latent_count import FEWEST_EPOCHS, FIRST_EPOCHS, TRIAL_EPOCHS, LatentTrials
+from emspatialvae.training.trainer import Trainer
 
 RNG = np.random.default_rng(0)
 
@@ -133,3 +136,33 @@ def test_the_same_seed_makes_the_same_networks(model):
     model.set_z_dim(3, seed=2)
     torch.testing.assert_close(model.decoder(torch.ones(1, 3)), first)
     assert torch.equal(torch.get_rng_state(), state)  # a resumed run draws the same numbers afterwards
+
+
+@pytest.mark.parametrize("asked", [("--z-dim", "3"), ()], ids=["given", "found"])
+def test_a_run_interrupted_while_it_has_fewer_latents_is_whole_and_goes_on(
+    clear_stack, emsvae, tmp_path, monkeypatch, asked
+):
+    """Its results have as many coordinates as its model had by then; the number that was asked for stays."""
+    monkeypatch.setattr(LatentTrials, "judge", lambda self, *_: setattr(self, "kept", self.size) or True)
+    star, run = clear_stack / "particles.star", tmp_path / "run"
+    small = ("--hidden", "16", "--encoder-hidden", "16", "--device", "cpu", "--epochs", str(FEWEST_EPOCHS))
+    fit = Trainer.fit
+
+    def for_three_epochs(trainer):
+        trainer.limit = 3
+        fit(trainer)
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "fit", for_three_epochs)
+        interrupted = emsvae("train", star, "--out", run, *asked, *small)
+    assert interrupted.code == 130, interrupted.err
+    first = read_run(run)[1]
+    assert first.z.shape == (200, 1)
+    emsvae.done("export", run, "--star", tmp_path / "out.star")
+    told = emsvae.done("train", star, "--out", run, "--resume", *asked).out
+    manifest, second = RunDir(run).manifest, read_run(run)[1]
+    assert second.z.shape == (200, 3 if asked else 2)
+    assert manifest.z_dim == second.z.shape[1]
+    assert manifest.config.model.z_dim == (3 if asked else None)
+    assert ("latent coordinate(s) found" in told) is not bool(asked)

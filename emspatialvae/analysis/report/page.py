@@ -107,7 +107,7 @@ def _key_numbers(findings: Findings) -> Iterator[tuple[str, str, str]]:
     left = len(latents) - len(some)
     yield "Particles", f"{len(some):,}", f"of {len(latents):,}; {left:,} not used" if left else "all of the file"
     active = summary.active_units(latents)
-    yield "Latent coordinates", f"{active} of {config.z_dim}", "that hold something"
+    yield "Latent coordinates", f"{active} of {latents.z.shape[1]}", "that hold something"
     rotate, translate = summary.inferred(config)
     if rotate:
         yield "Rotation known to", f"{np.degrees(np.median(some.theta_sd_rad)):.2g}\N{DEGREE SIGN}", "median s.d."
@@ -236,7 +236,7 @@ def _facts(findings: Findings) -> Iterator[Html]:
         "Number": f"{manifest.n_particles:,}",
         "Run folder": str(findings.run.resolve()),
         "Images": f"{preparation.box} px at {preparation.pixel_size_A:.4g} \N{ANGSTROM SIGN} per pixel",
-        "Engine": f"{config.model.engine}, decoder {config.model.decoder}, {config.model.z_dim} latent coordinate(s)",
+        "Engine": f"{config.model.engine}, decoder {config.model.decoder}, {manifest.z_dim} latent coordinate(s)",
         "Training": trained,
         "Seed": str(config.train.seed),
     }
