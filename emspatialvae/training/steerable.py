@@ -239,8 +239,8 @@ class SearchedObjective(TableObjective):
     def _unfold_latents(self, epoch: int) -> None:
         """Lay z out anew by how what it stands for is related, and go on with networks that have learned that, and the poses that are known by now.
 
-        Coordinates that came one after the other map particles in folds, a snake that fills a plane, and those that opened together may leave a
-        fan: they explain the particles, but do not show how these are related.
+        Coordinates that came one after the other may map particles in folds, a snake that fills a plane: they explain the particles, but do not
+        show how these are related.
         """
         model, table = self.model, self.table
         z, poses = table.z.to(self.device), Poses(table.theta_rad.to(self.device), table.shift_px.to(self.device))

@@ -1,6 +1,6 @@
 """New coordinates for what a decoder draws: laid out by how its images are related, not by the latents that it drew them from.
 
-Latents that were found one after the other, or from a poor start, map particles in folds and fans: images that look alike lie far apart in z, like
+Latents that were found one after the other map particles in folds: images that look alike lie far apart in z, like
 the turns of a snake that fills a plane. The images themselves know better. The steps from each to those most like it make a graph, and
 the distances along it lay them out on the surface that they form (Isomap: Tenenbaum, de Silva and Langford, Science 290, 2319 (2000)). What the
 decoder draws has no noise, so what is near in this graph is near.
