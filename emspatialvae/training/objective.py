@@ -33,6 +33,10 @@ class Objective(ABC):
     unsettled_epochs: int = 0
     """Epochs over which what is measured still changes, so that their bounds cannot be compared with later ones."""
 
+    def gain_by_angles(self, rows: Rows) -> Tensor | None:
+        """How many nats more likely each particle [k] is as the model draws it than averaged over all angles; None where no angles are searched."""
+        return None
+
     @abstractmethod
     def begin_epoch(self, epoch: int) -> None:
         """Prepare an epoch (from 0)."""

@@ -289,6 +289,26 @@ class SearchedObjective(TableObjective):
         self.model.fix_gauge(self.z(some), weights, common=not self.from_templates)
         return self.model.gauge_residual(self.z(others), weights)
 
+    @torch.no_grad()
+    def gain_by_angles(self, rows: Rows) -> Tensor | None:
+        """See `Objective`.
+
+        Fitted to noise, what is drawn beyond the average makes particles that were not trained on less likely: the mean over them is above 0
+        only where there is something to be seen that turns.
+        """
+        model = self.model
+        if model.search.fixed or not model.search.rotate:
+            return None
+        round_only = (model.basis.order == 0).repeat(2)
+        gains = []
+        for part in self._parts(rows):
+            observation, poses, drawn = self._observe(part), self.poses(part), model.decoder(self.z(part))
+            whole, average = (
+                model.search.evidence_at_all_angles(observation, poses, image) for image in (drawn, drawn * round_only)
+            )
+            gains.append((whole - average).cpu())
+        return torch.cat(gains)
+
     def _anchors(self, rows: Rows, seed: int) -> Tensor:
         """Search templates by what some particles look like; latents [J, z_dim]."""
         z = self.z(rows)

@@ -32,6 +32,8 @@ from emspatialvae.training.stopping import PARTS, Progress, portions_of
 from emspatialvae.training.workers import ALONE, Workers
 
 KL_WARMUP_EPOCHS = 10
+ANGLE_JUDGES = 1000
+"""Held-out particles that tell whether angles mean anything, at most."""
 
 
 def _over_parts(
@@ -329,6 +331,17 @@ class Trainer:
     def evidences(self) -> torch.Tensor:
         """ELBO of each held-out particle (of all where none are held out); [n]."""
         return self._each(self.test_rows if len(self.test_rows) else self.train_rows, keep=False)[0]
+
+    def gain_by_angles(self) -> tuple[float, float] | None:
+        """How many nats more likely held-out particles are as the model draws them than averaged over all angles: mean and standard error.
+
+        None where none are held out, or no angles are searched.
+        """
+        if len(self.test_rows) < 2:
+            return None
+        some = np.sort(np.random.default_rng(self.config.seed).permutation(self.test_rows)[:ANGLE_JUDGES])
+        gain = self.objective.gain_by_angles(some)
+        return None if gain is None else (float(gain.mean()), float(gain.std()) / math.sqrt(len(gain)))
 
     def fix_gauge(self, mask: NDArray[np.float32] | None = None) -> tuple[float, float] | None:
         """Refer the poses of all latents to one frame, where the engine knows how: see `SteerableVAE.fix_gauge`.

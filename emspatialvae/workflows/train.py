@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 BASIS_PARTICLES, BASIS_BATCH = 20_000, 500
 """Particles that the steerable basis is learned from, and how many at a time."""
+LEAST_GAIN_BY_ANGLES = 0.5
+"""Nats by which images must be more likely as they are drawn than averaged over all angles. Round ones come out at 0.2, not at 0: their shift is where
+the drawn image has found it."""
 
 
 def train_run(
@@ -170,6 +173,7 @@ def _trained(
         say(trainer.objective.remark)
     say(_verdict(run, trainer))
     _check_signal(run, trainer, stack, say)
+    _check_angles(trainer, say)
     left = trainer.fix_gauge(mask)
     if manifest.config.model.poses_fixed:
         say("poses are those of the file: no common reference was fitted")
@@ -278,6 +282,16 @@ def _check_signal(run: RunDir, trainer: "Trainer", stack: ParticleStack, say: Sa
         )
     if mean < 3 * error:
         say(f"the signal is weak or the images are few: {mean:.2f} +- {error:.2f} nats per particle held out")
+
+
+def _check_angles(trainer: "Trainer", say: Say) -> None:
+    """Say so where angles mean nothing: round particles get some, too, by their noise."""
+    found = trainer.gain_by_angles()
+    if found is not None and found[0] < max(LEAST_GAIN_BY_ANGLES, 3 * found[1]):
+        say(
+            f"theta means nothing that can be confirmed: images held out from training are explained {found[0]:.2f} +- {found[1]:.2f} nats better as "
+            "they are drawn than averaged over all angles; the particles are round, or too faint or too few to show how they are turned"
+        )
 
 
 def _fit(trainer: "Trainer", say: Say) -> bool:

@@ -695,3 +695,24 @@ def test_steps_follow_the_sharpness_of_the_reference(search):
     search.set_steps(0 * b[None], None)
     assert float(search.theta_step_rad) == pytest.approx(2 * math.pi / 32)
     assert float(search.shift_step_px) == pytest.approx(1.5)
+
+
+def test_evidence_at_all_angles_is_the_integral_over_them():
+    """Against shifts one by one and ten times as many angles; at which angle one begins is nothing to it."""
+    search = make_search()
+    search.set_steps(reference(search)[None], None)
+    truth = Poses(torch.tensor([0.4, -2.0, 1.1]), torch.tensor([[0.5, -1.0], [0.0, 0.0], [-1.5, 2.0]]))
+    noisy = hinge_images(BOX, 0.3, truth.theta_rad.numpy(), truth.shift_px.numpy(), 0.2)
+    noisy = noisy + torch.randn(noisy.shape, generator=torch.Generator().manual_seed(0))
+    observation, image = seen(search, noisy), reference(search).expand(3, -1)
+    found = search.evidence_at_all_angles(observation, truth, image)
+    coefficients, _, log_prior = search.around(observation, truth, search._quantised(float(search.shift_step_px)), 1)
+    angles = 2 * math.pi * torch.arange(2000) / 2000
+    terms = [
+        log_prior[:, s, None] + search.basis.correlate(coefficients[:, s], image, angles)
+        for s in range(log_prior.shape[1])
+    ]
+    expected = torch.logsumexp(torch.cat(terms, 1), 1) - math.log(2000) - half_norm(image, observation, search.metric)
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+    elsewhere = Poses(truth.theta_rad + 1.234, truth.shift_px)
+    torch.testing.assert_close(search.evidence_at_all_angles(observation, elsewhere, image), found, atol=0.02, rtol=0)

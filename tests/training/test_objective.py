@@ -31,6 +31,7 @@ from emspatialvae.training.particle_table import ParticleTable
 from emspatialvae.training.steerable import SearchedObjective
 from emspatialvae.training.stopping import PARTS
 from emspatialvae.training.trainer import Trainer
+from emspatialvae.workflows.train import LEAST_GAIN_BY_ANGLES, _check_angles
 
 BOX, N = 24, 300
 NOISE = torch.ones(2, BOX // 2 + 1)
@@ -666,3 +667,36 @@ def test_all_latents_are_there_from_the_beginning_where_there_is_no_time_to_add_
     searched(made).begin_epoch(0)
     assert made.model.z_dim == z_dim
     assert searched(made).trials is None
+
+
+def test_round_particles_gain_nothing_by_angles_and_hinges_do(tmp_path, images, whole):
+    gain, error = whole.gain_by_angles()
+    assert gain > max(10 * error, 5.0)
+    x, y = geometry.pixel_grid(BOX)
+    shell = np.exp(-((np.hypot(x, y) - 6) ** 2) / 3)
+    noise = np.random.default_rng(2).normal(size=(N, BOX, BOX))
+    round_ones = prepared(0.7 * (shell - shell.mean()) / shell.std() + noise)
+    t = trainer(tmp_path / "round", round_ones, fresh_model(round_ones))
+    t.fit()
+    assert float(t.evidences().mean()) > 10  # they are seen
+    gain, error = t.gain_by_angles()
+    assert gain < max(LEAST_GAIN_BY_ANGLES, 3 * error)
+
+
+def test_what_is_not_searched_gains_nothing_by_angles(whole):
+    t = copy.deepcopy(whole)
+    t.model.search.rotate = False
+    assert t.gain_by_angles() is None
+    t.test_rows = t.test_rows[:1]
+    assert t.gain_by_angles() is None
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [(None, False), ((7.5, 0.3), False), ((0.4, 0.01), True), ((2.0, 0.9), True), ((-3.0, 0.1), True)],
+)
+def test_angles_that_mean_nothing_are_said(whole, monkeypatch, found, said):
+    monkeypatch.setattr(Trainer, "gain_by_angles", lambda _: found)
+    told: list[str] = []
+    _check_angles(whole, told.append)
+    assert [line.startswith("theta means nothing that can be confirmed") for line in told] == [True] * said

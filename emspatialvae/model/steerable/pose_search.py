@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from emspatialvae.imaging import geometry
 from emspatialvae.model.steerable.basis import SteerableBasis
 from emspatialvae.model.steerable.fourier_plane import FourierPlane
-from emspatialvae.model.steerable.global_search import GlobalSearch, Turns
+from emspatialvae.model.steerable.global_search import ANGLES_EVERYWHERE, GlobalSearch, Turns
 from emspatialvae.model.steerable.lattice import HEX_AREA, hexagon
 from emspatialvae.model.steerable.observation import Observation, half_norm
 from emspatialvae.model.steerable.poses import Candidates, JointPosterior, LocalPosterior, Poses
@@ -178,6 +178,18 @@ class PoseSearch(nn.Module):
             norm = 2 * (weight.sum((2, 3)) * half).sum(1)
             square = (of_shift * (shifts**2).sum(-1)).sum(1)
         return LocalPosterior(log_evidence, mean, square, agreement, norm)
+
+    @torch.no_grad()
+    def evidence_at_all_angles(self, observation: Observation, poses: Poses, references: Tensor) -> Tensor:
+        """Log evidence [n] of references [n, 2 R] each, summed over all angles and a hexagon of shifts round those of ``poses``."""
+        step_px = self._quantised(float(self.shift_step_px))
+        found, _, log_prior = self.around(observation, poses, step_px, reach=1)
+        count = max(ANGLES_EVERYWHERE, math.ceil(2 * math.pi / float(self.theta_step_rad)))
+        angles = 2 * math.pi * torch.arange(count, device=found.device) / count
+        cross = self.basis.correlate(found, references[:, None], angles)  # [n, S, G]
+        half = half_norm(references[:, None], observation, self.metric)
+        fit = cross + log_prior[..., None] - half[..., None]
+        return torch.logsumexp(fit.flatten(1), 1) - math.log(count)
 
     @torch.no_grad()
     def joint_search(
